@@ -1,0 +1,66 @@
+"""penstock: from an attention algorithm, written as a cascade of Einsums, to checked hardware.
+
+The public names below load on first use, so that ``import penstock`` stays quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Builder",
+    "Cascade",
+    "Design",
+    "PenstockError",
+    "Target",
+    "count_passes",
+    "exp",
+    "explore",
+    "generate",
+    "parse",
+    "ranks",
+    "reduce_max",
+    "run",
+    "simulate",
+    "verify",
+    "zoo",
+]
+
+if TYPE_CHECKING:
+    from penstock import zoo
+    from penstock.design import Design, explore, generate, run, simulate, verify
+    from penstock.einsum_ir.cascade import Cascade
+    from penstock.einsum_ir.dsl import Builder, exp, ranks, reduce_max
+    from penstock.einsum_ir.notation import parse
+    from penstock.einsum_ir.passes import count_passes
+    from penstock.errors import PenstockError
+    from penstock.targets.base import Target
+
+_HOMES = {
+    "Builder": "penstock.einsum_ir.dsl",
+    "Cascade": "penstock.einsum_ir.cascade",
+    "Design": "penstock.design",
+    "PenstockError": "penstock.errors",
+    "Target": "penstock.targets.base",
+    "count_passes": "penstock.einsum_ir.passes",
+    "exp": "penstock.einsum_ir.dsl",
+    "explore": "penstock.design",
+    "generate": "penstock.design",
+    "parse": "penstock.einsum_ir.notation",
+    "ranks": "penstock.einsum_ir.dsl",
+    "reduce_max": "penstock.einsum_ir.dsl",
+    "run": "penstock.design",
+    "simulate": "penstock.design",
+    "verify": "penstock.design",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "zoo":
+        return import_module("penstock.zoo")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'penstock' has no attribute '{name}'")

@@ -1,0 +1,228 @@
+"""The command line: ``penstock COMMAND ...``. Parses, calls public functions, prints.
+
+stdout is the result, stderr the progress and the errors. Exit code 0, 1 (a clear error) or 2
+(usage). Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from penstock import __version__
+from penstock.errors import PenstockError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parser = _parser()
+    options = parser.parse_args(_spread(list(sys.argv[1:] if argv is None else argv)))
+    if options.command is None:
+        parser.print_help()
+        return 2
+    from penstock.cli import commands
+
+    try:
+        commands.COMMANDS[options.command](options)
+        return 0
+    except PenstockError as error:
+        if options.traceback:
+            raise
+        print(f"penstock: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        print("penstock: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="penstock",
+        description="From an attention algorithm, as a cascade of Einsums, to checked hardware.",
+    )
+    parser.add_argument("--version", action="version", version=f"penstock {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for add in (_show, _run, _passes, _explore, _simulate, _generate, _verify, _report):
+        add(subparsers)
+    _targets(subparsers)
+    _zoo(subparsers)
+    _demo(subparsers)
+    return parser
+
+
+_PAIRS = ("--shape", "--const", "--set", "--small")
+
+
+def _spread(argv: list[str]) -> list[str]:
+    """Give each pair of ``--shape m=8 p=8`` its own option, so that a file name may follow."""
+    spread: list[str] = []
+    option, fresh = "", False
+    for word in argv:
+        if word in _PAIRS:
+            option, fresh = word, True
+            spread.append(word)
+        elif option and "=" in word and not word.startswith("-"):
+            spread += [word] if fresh else [option, word]
+            fresh = False
+        else:
+            option = ""
+            spread.append(word)
+    return spread
+
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _command(subparsers: Subparsers, name: str, help_text: str) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(name, help=help_text, description=help_text)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS)
+    return parser
+
+
+def _source(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("file", metavar="FILE", help=what)
+    parser.add_argument(
+        "--shape",
+        metavar="RANK=N",
+        action="append",
+        default=[],
+        help="extents of rank variables, e.g. --shape m=1024 p=1024",
+    )
+    parser.add_argument(
+        "--const",
+        metavar="NAME=X",
+        action="append",
+        default=[],
+        help="values of upper-case constants, e.g. --const SC=0.125",
+    )
+
+
+CASCADE = "a cascade file, a design.json, or the name of a stock cascade (see 'penstock zoo')"
+DESIGN = "a design.json, as 'penstock explore' writes it"
+
+
+def _machine(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument(
+        "--target",
+        metavar="T",
+        required=required,
+        help="a machine by name (see 'penstock targets') or a JSON file of one",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="PATH=X",
+        action="append",
+        default=[],
+        help="change a number of the machine, e.g. --set pe2d.rows=128 gb.capacity_bytes=8388608",
+    )
+    parser.add_argument("--format", metavar="F", help="number format: fp32, fp16, fixed<16,6>, ...")
+
+
+def _show(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "show", "print a cascade or a design")
+    _source(parser, CASCADE)
+
+
+def _run(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "run", "evaluate a cascade on arrays")
+    _source(parser, CASCADE)
+    parser.add_argument("--inputs", metavar="NPZ", required=True, help="arrays by tensor name")
+    parser.add_argument("--out", metavar="NPZ", help="where to write the outputs")
+    parser.add_argument(
+        "--backend",
+        metavar="B",
+        default="interpreter",
+        help="interpreter (default), loops, tvm or hls",
+    )
+    parser.add_argument("--mapping", metavar="FILE", help="a mapping file for the backend")
+    _machine(parser, required=False)
+
+
+def _passes(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "passes", "count the passes over each rank of each tensor")
+    _source(parser, CASCADE)
+
+
+def _explore(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "explore", "find the best mapping of a cascade to a machine")
+    _source(parser, CASCADE)
+    _machine(parser, required=True)
+    parser.add_argument(
+        "--objective", default="latency", choices=["latency", "energy", "edp"], help="what is best"
+    )
+    parser.add_argument("--mapping", metavar="FILE", help="evaluate this mapping, do not search")
+    parser.add_argument("-o", "--out", metavar="JSON", help="write the design here")
+
+
+def _simulate(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "simulate", "simulate a design cycle by cycle, with values")
+    _source(parser, CASCADE)
+    _machine(parser, required=False)
+    parser.add_argument("--mapping", metavar="FILE", help="use this mapping")
+    parser.add_argument("--inputs", metavar="NPZ", help="arrays; random ones if left out")
+
+
+def _generate(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "generate", "write the code of a design")
+    _source(parser, CASCADE)
+    _machine(parser, required=False)
+    parser.add_argument("--mapping", metavar="FILE", help="use this mapping")
+    parser.add_argument("--backend", metavar="B", required=True, help="tvm, cuda, hls or loops")
+    parser.add_argument("-o", "--out", metavar="FOLDER", help="where to write; else to stdout")
+
+
+def _verify(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "verify", "run the code of a design against the interpreter")
+    _source(parser, CASCADE)
+    _machine(parser, required=False)
+    parser.add_argument("--mapping", metavar="FILE", help="use this mapping")
+    parser.add_argument(
+        "--backend",
+        metavar="B",
+        nargs="+",
+        default=["loops"],
+        help="loops, tvm, hls, sim (one or more)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs")
+
+
+def _report(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "report", "write the HTML report of a design")
+    _source(parser, CASCADE)
+    _machine(parser, required=False)
+    parser.add_argument("--mapping", metavar="FILE", help="use this mapping")
+    parser.add_argument("-o", "--out", metavar="HTML", default="report.html")
+    parser.add_argument(
+        "--verify", metavar="B", nargs="+", default=[], help="run this code too: loops, tvm, hls"
+    )
+    parser.add_argument(
+        "--small",
+        metavar="RANK=N",
+        action="append",
+        default=[],
+        help="simulate the design with these extents, for the timeline",
+    )
+
+
+def _targets(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "targets", "list the machines, or print one")
+    parser.add_argument("name", nargs="?", metavar="T", help="one machine")
+
+
+def _zoo(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "zoo", "list the stock cascades, or print one")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="one cascade")
+
+
+def _demo(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "demo", "the main job: BERT and Llama-3, from cascade to report")
+    parser.add_argument("--out", metavar="FOLDER", default="build", help="where to write")

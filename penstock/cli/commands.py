@@ -1,0 +1,359 @@
+"""One function for each command: call the library, print what it returns. No logic of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from penstock.cli import output
+from penstock.cli.files import read_arrays, write_arrays, write_bytes
+from penstock.cli.sources import (
+    design_of,
+    format_of,
+    machine_of,
+    mapping_of,
+    shapes_of,
+    source_of,
+)
+from penstock.errors import PenstockError, UnknownNameError
+
+__all__ = ["COMMANDS"]
+
+
+def show(options: argparse.Namespace) -> None:
+    """Print a cascade, or a design with its mapping and what the model says."""
+    source = source_of(options)
+    cascade = source.cascade.with_shapes(**source.shapes)
+    if source.constants:
+        cascade = cascade.with_constants(**source.constants)
+    design = source.design
+    if options.json:
+        shown: dict[str, Any] = {"cascade": str(cascade), "shapes": cascade.shape}
+        output.print_json(design.to_json() if design else shown)
+        return
+    print(cascade)
+    if design:
+        print(f"\n{design.mapping}\n")
+        output.print_metrics(design.evaluate().metrics())
+
+
+def run(options: argparse.Namespace) -> None:
+    """Evaluate a cascade on arrays."""
+    from penstock import design
+
+    source = source_of(options)
+    mapping = mapping_of(options)
+    machine = machine_of(options)
+    if source.design is not None and options.backend != "interpreter":
+        machine = machine or source.design.target
+        mapping = mapping or source.design.mapping
+    outputs = design.run(
+        source.cascade,
+        read_arrays(options.inputs),
+        backend=options.backend,
+        shapes=source.shapes,
+        constants=source.constants,
+        fmt=format_of(options),
+        target=machine,
+        mapping=mapping,
+    )
+    if options.out:
+        write_arrays(options.out, outputs)
+    facts = [
+        {
+            "tensor": name,
+            "shape": list(array.shape),
+            "dtype": str(array.dtype),
+            "min": float(array.min()) if array.size else None,
+            "max": float(array.max()) if array.size else None,
+        }
+        for name, array in outputs.items()
+    ]
+    if options.json:
+        output.print_json({"backend": options.backend, "outputs": facts, "file": options.out})
+        return
+    columns = ["tensor", "shape", "dtype", "min", "max"]
+    rows = [[_cell(fact[column]) for column in columns] for fact in facts]
+    output.table(columns, rows, title=f"written to {options.out}" if options.out else "")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return " x ".join(str(each) for each in value) or "scalar"
+    return output.number(value) if isinstance(value, int | float) else str(value)
+
+
+def passes(options: argparse.Namespace) -> None:
+    """Count the passes over each rank of each tensor."""
+    from penstock.einsum_ir.passes import live_footprint, pass_table, taxonomy, worth_showing
+
+    cascade = source_of(options).cascade
+    rows = pass_table(cascade)
+    footprints = live_footprint(cascade)
+    if options.json:
+        output.print_json(
+            {
+                "cascade": cascade.name,
+                "taxonomy": taxonomy(cascade),
+                "passes": [row.to_json() for row in rows],
+                "footprint": [each.to_json() for each in footprints],
+            }
+        )
+        return
+    print(f"{cascade.name} is a {taxonomy(cascade)} cascade\n")
+    inputs = [each.tensor for each in cascade.inputs]
+    telling = worth_showing(rows, inputs)
+    shown = [[row.tensor, row.rank, str(row.passes), row.chain] for row in telling]
+    output.table(["tensor", "rank", "passes", "chain"], shown)
+    if len(rows) > len(telling):
+        print(f"{len(rows) - len(telling)} more rows, of intermediates, have one pass (--json)\n")
+    live = [[each.tensor, each.text] for each in footprints if each.ranks]
+    if live:
+        output.table(["tensor", "live at a time, at least (elements)"], live)
+
+
+def explore(options: argparse.Namespace) -> None:
+    """Find the best mapping, or evaluate a given one."""
+    from penstock import design
+
+    source = source_of(options)
+    machine = machine_of(options)
+    if machine is None:
+        raise PenstockError("no machine is given", fix="add --target T")
+    mapping, fmt = mapping_of(options), format_of(options)
+    found = None
+    if mapping is not None:
+        made = design.remap(
+            source.cascade,
+            machine,
+            shapes=source.shapes,
+            constants=source.constants,
+            fmt=fmt,
+            mapping=mapping,
+        )
+    else:
+        with output.progress("exploring") as update:
+            made, found = design.explore(
+                source.cascade,
+                machine,
+                shapes=source.shapes,
+                constants=source.constants,
+                fmt=fmt,
+                objective=options.objective,
+                progress=update,
+            )
+    if options.out:
+        write_bytes(options.out, (json.dumps(made.to_json(), indent=1) + "\n").encode())
+    bounds = design.bounds(made)
+    metrics = made.evaluate().metrics()
+    if options.json:
+        output.print_json(
+            {
+                "cascade": made.cascade.name,
+                "target": made.target.name,
+                "format": str(made.format),
+                "shapes": dict(made.bound.extents),
+                "objective": options.objective,
+                "metrics": [each.to_json() for each in metrics],
+                "bounds": [each.to_json() for each in bounds],
+                "mapping": str(made.mapping),
+                "search": found.to_json() if found else None,
+                "digest": made.digest,
+            }
+        )
+        return
+    print(made.mapping, end="\n\n")
+    output.print_metrics((*metrics, *bounds))
+    if found:
+        print(found.summary())
+
+
+def simulate(options: argparse.Namespace) -> None:
+    """Simulate a design, and compare its values with the interpreter's."""
+    from penstock import design
+
+    made = design_of(options)
+    inputs = read_arrays(options.inputs) if options.inputs else design.sample(made)
+    with output.progress("simulating") as update:
+        result = design.simulate(made, inputs, update)
+    check = design.verify_simulation(made, result, inputs)
+    if options.json:
+        units = [
+            {
+                "unit": each.unit,
+                "busy_cycles": each.busy_cycles,
+                "idle_cycles": each.idle_cycles,
+                "stalls": dict(each.stalls),
+            }
+            for each in result.units
+        ]
+        metrics = [each.to_json() for each in result.metrics()]
+        output.print_json({"metrics": metrics, "units": units, "check": check.to_json()})
+    else:
+        output.print_metrics((*result.metrics(), *made.evaluate().metrics()[:1]))
+        rows = [
+            [each.unit, cause, output.number(cycles)]
+            for each in result.units
+            for cause, cycles in (("busy", each.busy_cycles), *sorted(each.stalls.items()))
+        ]
+        output.table(["unit", "state", "cycles"], rows)
+        output.print_checks([check])
+    _exit_on_failure([check])
+
+
+def _exit_on_failure(checks: list[Any]) -> None:
+    failed = [each for each in checks if each.verdict == "FAILED"]
+    if failed:
+        each = failed[0]
+        raise PenstockError(
+            f"{each.subject} does not agree with the {each.oracle}: error {each.error:.3g}, "
+            f"limit {each.limit:.3g} ({each.detail})"
+        )
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Write the code of a design."""
+    from penstock import design
+    from penstock.codegen.backends import BACKENDS
+
+    backend = BACKENDS.get(options.backend)
+    made = design_of(options, backend.usual_target)
+    command = f"penstock generate --backend {options.backend}"
+    artifact = design.generate(made, options.backend, command)
+    if options.out:
+        paths = artifact.save(options.out)
+        if options.json:
+            output.print_json({"folder": options.out, "files": sorted(artifact.files)})
+        else:
+            for path in paths:
+                print(path)
+        return
+    if options.json:
+        texts = {name: each for name, each in artifact.files.items() if isinstance(each, str)}
+        output.print_json({"files": texts})
+        return
+    for name, content in artifact.files.items():
+        size = f"{len(content):,} bytes"
+        print(f"==> {name} <==\n{content if isinstance(content, str) else size}")
+
+
+def verify(options: argparse.Namespace) -> None:
+    """Run the code of a design against the interpreter."""
+    from penstock import design
+    from penstock.codegen.backends import BACKENDS
+
+    checks = []
+    for name in options.backend:
+        if name == "sim":
+            made = design_of(options, "mesh4x4")
+            inputs = design.sample(made, options.seed)
+            result = design.simulate(made, inputs)
+            checks.append(design.verify_simulation(made, result, inputs))
+            continue
+        if name not in BACKENDS.names():
+            raise UnknownNameError("backend", name, [*BACKENDS.names(), "sim"])
+        made = design_of(options, BACKENDS.get(name).usual_target)
+        checks.append(design.verify(made, name, options.seed))
+    if options.json:
+        output.print_json({"checks": [each.to_json() for each in checks]})
+    else:
+        output.print_checks(checks)
+    _exit_on_failure(checks)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the report of a design: HTML, with JSON and text beside it."""
+    from penstock import design
+    from penstock.report import save_report
+
+    made = design_of(options)
+    checks = [design.verify(made, name) for name in options.verify]
+    small = None
+    if options.small:
+        tiny = design.resized(made, shapes_of(options.small, "--small"))
+        inputs = design.sample(tiny)
+        result = design.simulate(tiny, inputs)
+        checks.append(design.verify_simulation(tiny, result, inputs))
+        small = (tiny, result)
+    command = f"penstock report {options.file}"
+    page = design.page(made, checks=tuple(checks), simulated=small, commands=(command,))
+    paths = save_report([page], options.out, command)
+    if options.json:
+        output.print_json({"files": [str(path) for path in paths]})
+    else:
+        for path in paths:
+            print(path)
+
+
+def targets(options: argparse.Namespace) -> None:
+    """List the machines, or print one as JSON that --target reads back."""
+    from penstock.targets import TARGETS
+    from penstock.targets.serial import to_json
+
+    if options.name:
+        print(to_json(TARGETS.get(options.name)))
+        return
+    machines = [TARGETS.get(name) for name in TARGETS.names()]
+    if options.json:
+        output.print_json([json.loads(to_json(machine)) for machine in machines])
+        return
+    rows = [
+        [
+            machine.name,
+            machine.family,
+            f"{machine.clock_hz / 1e6:,.0f} MHz",
+            ", ".join(
+                f"{array.name} {'x'.join(str(axis.size) for axis in array.axes)}"
+                for array in machine.arrays
+            ),
+            ", ".join(memory.name for memory in machine.memories),
+            machine.format,
+        ]
+        for machine in machines
+    ]
+    output.table(["name", "family", "clock", "arrays", "memories", "format"], rows)
+
+
+def zoo(options: argparse.Namespace) -> None:
+    """List the stock cascades, or print one."""
+    from penstock import zoo as stock
+    from penstock.einsum_ir.passes import taxonomy
+
+    if options.name:
+        print(stock.load(options.name))
+        return
+    cascades = [(name, stock.load(name)) for name in stock.names()]
+    if options.json:
+        output.print_json(
+            [{"name": name, "passes": taxonomy(c), "cascade": str(c)} for name, c in cascades]
+        )
+        return
+    rows = [[name, taxonomy(each), str(len(each.einsums))] for name, each in cascades]
+    output.table(["name", "passes", "Einsums"], rows)
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Run the main job."""
+    from penstock.cli.demo import run_demo
+
+    checks = run_demo(options.out, as_json=options.json)
+    sys.stdout.flush()
+    _exit_on_failure(checks)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "show": show,
+    "run": run,
+    "passes": passes,
+    "explore": explore,
+    "simulate": simulate,
+    "generate": generate,
+    "verify": verify,
+    "report": report,
+    "targets": targets,
+    "zoo": zoo,
+    "demo": demo,
+}

@@ -1,0 +1,94 @@
+"""How results look on a terminal: tables within 100 columns, numbers with units, a progress bar."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from penstock.metrics import Check, Metric
+
+__all__ = ["WIDTH", "number", "print_checks", "print_json", "print_metrics", "progress", "table"]
+
+WIDTH = 100
+
+
+def print_json(data: Any) -> None:
+    """Print a JSON object to stdout."""
+    json.dump(data, sys.stdout, indent=2, default=float)
+    sys.stdout.write("\n")
+
+
+def number(value: float) -> str:
+    """Return a number as people read it: 4 digits, thousands apart, powers of ten when far out."""
+    if value != value or value in (float("inf"), float("-inf")):
+        return str(value)
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """Print a table to stdout; columns whose cells all look like numbers are aligned right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for place, column in enumerate(columns):
+        cells = [row[place] for row in rows]
+        numeric = bool(cells) and all(cell[:1].isdigit() or cell[:1] in "-." for cell in cells)
+        shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(_escaped(cell) for cell in row))
+    Console(width=WIDTH, highlight=False).print(shown)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def print_metrics(metrics: Sequence[Metric]) -> None:
+    """Print metrics with unit and evidence."""
+    rows = [(each.name, number(each.value), each.unit, each.evidence) for each in metrics]
+    table(["metric", "value", "unit", "evidence"], rows)
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """Print a verification table."""
+    rows = [
+        (
+            each.verdict,
+            each.subject,
+            f"{each.error:.2g}" if each.ran else "",
+            f"{each.limit:.2g}" if each.limit else "exact",
+            each.evidence if each.ran else "",
+            each.detail,
+        )
+        for each in checks
+    ]
+    table(["verdict", "what", "error", "limit", "evidence", "detail"], rows)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[..., None]]:
+    """Show a bar on stderr (only on a terminal); yields ``update(done, total, note="")``."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeElapsedColumn as Elapsed
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed())
+    note = TextColumn("{task.fields[note]}")
+    with Progress(
+        *columns, note, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        job = bar.add_task(title, total=None, note="")
+
+        def update(done: int, total: int, best: object = "") -> None:
+            text = f"best {number(best)}" if isinstance(best, int | float) else ""
+            bar.update(job, completed=done, total=total, note=text)
+
+        yield update

@@ -1,0 +1,1 @@
+"""Generated code: one lowering to loops, and one printer for each language."""

@@ -1,0 +1,425 @@
+"""`Design` = cascade + mapping + target + format, and the functions that take it through the pipe.
+
+Each function is one stage: explore (cascade → design), run (cascade and arrays → arrays),
+simulate, generate, verify. They contain no algorithm of their own; they put the layers together,
+and know no single machine or cascade. Excluded: printing and files (`cli`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from collections.abc import Mapping as MappingABC
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.codegen.backends import BACKENDS, Provenance
+from penstock.codegen.base import Artifact, digest
+from penstock.codegen.loops import Program
+from penstock.codegen.lower import lower
+from penstock.einsum_ir.cascade import Cascade
+from penstock.einsum_ir.formats import Format, parse_format
+from penstock.einsum_ir.inputs import bind_arrays, default_format
+from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.shapes import Bound, bind
+from penstock.errors import FileError, ToolError
+from penstock.mapper.build import default_mapping
+from penstock.mapper.check import check
+from penstock.mapper.model import Evaluation, evaluate
+from penstock.mapper.nodes import Mapping
+from penstock.mapper.notation import parse_mapping
+from penstock.mapper.roofline import roofline
+from penstock.mapper.search import Objective, SearchResult
+from penstock.mapper.search import explore as search
+from penstock.metrics import Check, Metric
+from penstock.report.data import Page, Simulated
+from penstock.samples import random_inputs
+from penstock.sim.simulate import Simulation
+from penstock.sim.simulate import simulate as run_simulation
+from penstock.targets import TARGETS
+from penstock.targets.base import Target
+from penstock.targets.serial import from_json as target_from_json
+from penstock.targets.serial import to_json as target_to_json
+
+__all__ = [
+    "Design",
+    "as_target",
+    "bounds",
+    "explore",
+    "generate",
+    "page",
+    "relative_error",
+    "remap",
+    "resized",
+    "run",
+    "sample",
+    "simulate",
+    "verify",
+    "verify_simulation",
+]
+
+Arrays = dict[str, NDArray[Any]]
+Progress = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Design:
+    """A cascade with all its shapes, mapped to a machine, in a number format.
+
+    It is what every command of the pipe takes and gives (``design.json``). The mapping is
+    checked when the design is built.
+
+    Raises:
+        CascadeError: a shape is missing.
+        MappingError: the mapping is not legal for the cascade, or does not fit the machine.
+    """
+
+    cascade: Cascade
+    mapping: Mapping
+    target: Target
+    format: Format
+
+    def __post_init__(self) -> None:
+        bound = bind(self.cascade)
+        object.__setattr__(self, "cascade", bound.cascade)
+        check(self.mapping, bound, self.target, self.format)
+
+    @property
+    def bound(self) -> Bound:
+        """The cascade with every extent."""
+        return bind(self.cascade)
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits that name the design: same design, same digits."""
+        return digest(*self._texts())
+
+    def evaluate(self) -> Evaluation:
+        """Return what the analytical model says of the design."""
+        return evaluate(self.mapping, self.bound, self.target, self.format)
+
+    def program(self) -> Program:
+        """Return the loops that every generator prints."""
+        return lower(self.bound, self.mapping, self.target, self.format)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the design as a JSON object; `from_json` reads it back."""
+        cascade, mapping, target, fmt = self._texts()
+        return {
+            "penstock": "design",
+            "digest": self.digest,
+            "cascade": cascade,
+            "mapping": mapping,
+            "format": fmt,
+            "target": json.loads(target),
+        }
+
+    @staticmethod
+    def from_json(text: str, file: str = "design.json") -> Design:
+        """Read a design.
+
+        Raises:
+            FileError: the text is no design.
+            PenstockError: a part of it is wrong; the part's own message says where.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise FileError(
+                f"{file} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}",
+                fix="make it again with 'penstock explore ... -o design.json'",
+            ) from None
+        _check_fields(data, file)
+        design = Design(
+            parse(data["cascade"], file=f"{file}:cascade"),
+            parse_mapping(data["mapping"], file=f"{file}:mapping"),
+            target_from_json(json.dumps(data["target"])),
+            parse_format(data["format"]),
+        )
+        if design.digest != data["digest"]:
+            raise FileError(
+                f"{file} was changed by hand: its digest is {data['digest']}, "
+                f"its content has {design.digest}",
+                fix="set the digest to the new value if the change is meant",
+            )
+        return design
+
+    def _texts(self) -> tuple[str, str, str, str]:
+        target = target_to_json(self.target)
+        return str(self.cascade), str(self.mapping), target, str(self.format)
+
+
+_FIELDS = {"cascade": str, "mapping": str, "format": str, "target": dict, "digest": str}
+
+
+def _check_fields(data: object, file: str) -> None:
+    if not isinstance(data, dict) or data.get("penstock") != "design":
+        raise FileError(
+            f"{file} is not a penstock design",
+            fix="make one with 'penstock explore ... -o design.json'",
+        )
+    for name, kind in _FIELDS.items():
+        if not isinstance(data.get(name), kind):
+            state = "has no" if name not in data else "has a wrong"
+            raise FileError(
+                f"{file} {state} field '{name}'",
+                fix="make it again with 'penstock explore ... -o design.json'",
+            )
+
+
+def as_target(target: Target | str) -> Target:
+    """Return the machine itself, or the registered one of that name."""
+    return target if isinstance(target, Target) else TARGETS.get(target)
+
+
+def explore(
+    cascade: Cascade,
+    target: Target | str,
+    *,
+    shapes: MappingABC[str, int] | None = None,
+    constants: MappingABC[str, float] | None = None,
+    fmt: Format | None = None,
+    objective: Objective = "latency",
+    progress: Callable[..., None] | None = None,
+) -> tuple[Design, SearchResult]:
+    """Find the best mapping of a cascade to a machine.
+
+    Args:
+        cascade: any cascade.
+        target: a machine, or the name of one.
+        shapes: rank variable → extent, in coordinates.
+        constants: upper-case name → value.
+        fmt: number format; the machine's own if left out.
+        objective: ``latency``, ``energy`` or ``edp``.
+        progress: called with (points done, points in all, best so far).
+
+    Returns:
+        The design, and how the search came to it.
+
+    Raises:
+        PenstockError: a shape is missing, or nothing fits the machine.
+    """
+    machine = as_target(target)
+    bound = bind(_with_constants(cascade, constants), shapes=shapes)
+    chosen = fmt or parse_format(machine.format)
+    found = search(bound, machine, chosen, objective=objective, progress=progress)
+    return Design(bound.cascade, found.mapping, machine, chosen), found
+
+
+def remap(
+    cascade: Cascade,
+    target: Target | str,
+    *,
+    shapes: MappingABC[str, int] | None = None,
+    constants: MappingABC[str, float] | None = None,
+    fmt: Format | None = None,
+    mapping: Mapping | None = None,
+) -> Design:
+    """Return the design with a given mapping, or with the default one, without a search."""
+    machine = as_target(target)
+    bound = bind(_with_constants(cascade, constants), shapes=shapes)
+    chosen = fmt or parse_format(machine.format)
+    used = mapping or default_mapping(bound, machine, chosen)
+    return Design(bound.cascade, used, machine, chosen)
+
+
+def resized(design: Design, shapes: MappingABC[str, int]) -> Design:
+    """Return the same mapping on other extents; its tiles are clipped to them."""
+    return remap(
+        design.cascade, design.target, shapes=shapes, fmt=design.format, mapping=design.mapping
+    )
+
+
+def _with_constants(cascade: Cascade, constants: MappingABC[str, float] | None) -> Cascade:
+    return cascade.with_constants(**constants) if constants else cascade
+
+
+def run(
+    cascade: Cascade,
+    inputs: MappingABC[str, NDArray[Any]],
+    *,
+    backend: str = "interpreter",
+    shapes: MappingABC[str, int] | None = None,
+    constants: MappingABC[str, float] | None = None,
+    fmt: Format | None = None,
+    target: Target | str | None = None,
+    mapping: Mapping | None = None,
+) -> Arrays:
+    """Evaluate a cascade on arrays.
+
+    Args:
+        cascade: any cascade.
+        inputs: tensor → array; extents are read off them.
+        backend: ``interpreter``, or the name of a generator, whose code is compiled and run.
+        shapes: extents that the arrays do not give.
+        constants: upper-case name → value.
+        fmt: number format; from the arrays' dtype if left out.
+        target: the machine to map to for a generator; the generator's usual one if left out.
+        mapping: the mapping for a generator; the default one of `target` if left out.
+
+    Returns:
+        Output tensor → array; absent elements are 0.
+
+    Raises:
+        PenstockError: arrays, shapes or format do not fit, or a tool is missing.
+    """
+    bound = bind_arrays(cascade, inputs, shapes=shapes, constants=constants)
+    chosen = fmt or default_format(inputs)
+    if backend == "interpreter":
+        return interpret(bound, inputs, chosen)
+    generator = BACKENDS.get(backend)
+    machine = as_target(target or generator.usual_target)
+    used = mapping or default_mapping(bound, machine, chosen)
+    check(used, bound, machine, chosen)
+    program = lower(bound, used, machine, chosen)
+    return generator.execute(program, machine, _declared(bound, inputs))
+
+
+def _declared(bound: Bound, inputs: MappingABC[str, NDArray[Any]]) -> Arrays:
+    """Drop the arrays that were only values of constants."""
+    return {each.tensor: inputs[each.tensor] for each in bound.cascade.inputs}
+
+
+def simulate(
+    design: Design,
+    inputs: MappingABC[str, NDArray[Any]] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Simulation:
+    """Simulate a design cycle by cycle, with values; random inputs if none are given."""
+    arrays = inputs or random_inputs(design.bound, design.format)
+    return run_simulation(
+        design.mapping, design.bound, design.target, design.format, arrays, progress
+    )
+
+
+def generate(design: Design, backend: str, command: str = "") -> Artifact:
+    """Generate the project or kernel of a design. Pure: same design, same bytes.
+
+    Args:
+        design: what to generate.
+        backend: ``tvm``, ``cuda`` or ``hls``.
+        command: the command line that made it, for the files' first lines.
+
+    Raises:
+        PenstockError: the backend cannot express the design.
+    """
+    source = Provenance(design.cascade.name, design.digest, command)
+    program = design.program()
+    golden = _golden(design) if BACKENDS.get(backend).wants_golden else None
+    return BACKENDS.get(backend).generate(program, design.target, source, golden)
+
+
+def _golden(design: Design) -> tuple[Arrays, Arrays]:
+    inputs = random_inputs(design.bound, design.format)
+    return inputs, interpret(design.bound, inputs, design.format)
+
+
+def sample(design: Design, seed: int = 0) -> Arrays:
+    """Return random inputs for a design, with large logits."""
+    return dict(random_inputs(design.bound, design.format, seed))
+
+
+def bounds(design: Design) -> tuple[Metric, ...]:
+    """Return the lower bounds that hold for every mapping of the design's cascade."""
+    return roofline(design.bound, design.target, design.format)
+
+
+def page(
+    design: Design,
+    *,
+    search: SearchResult | None = None,
+    checks: tuple[Check, ...] = (),
+    simulated: tuple[Design, Simulation] | None = None,
+    published: tuple[Metric, ...] = (),
+    commands: tuple[str, ...] = (),
+) -> Page:
+    """Put together what the report says of one design.
+
+    Args:
+        design: the design.
+        search: how it was found.
+        checks: rows of the verification table.
+        simulated: a small design of the same cascade and its simulation, for the timeline.
+        published: numbers from elsewhere to stand beside the model's.
+        commands: command lines that reproduce it.
+    """
+    small = (
+        Simulated(simulated[0].bound, simulated[0].mapping, simulated[0].target, simulated[1])
+        if simulated
+        else None
+    )
+    return Page(
+        bound=design.bound,
+        mapping=design.mapping,
+        target=design.target,
+        format=design.format,
+        digest=design.digest,
+        evaluation=design.evaluate(),
+        bounds=bounds(design),
+        search=search,
+        checks=checks,
+        simulated=small,
+        published=published,
+        commands=commands,
+    )
+
+
+def relative_error(got: MappingABC[str, Any], want: MappingABC[str, Any]) -> float:
+    """Return the worst tensor's largest difference over largest value; NaN counts as infinite."""
+    worst = 0.0
+    for tensor, expected in want.items():
+        reference = np.asarray(expected, dtype=np.float64)
+        difference = np.abs(np.asarray(got[tensor], dtype=np.float64) - reference)
+        scale = float(np.max(np.abs(reference), initial=0.0)) or 1.0
+        error = float(np.max(difference, initial=0.0)) / scale
+        worst = max(worst, math.inf if math.isnan(error) else error)
+    return worst
+
+
+def verify(design: Design, backend: str, seed: int = 0) -> Check:
+    """Run the code of a design on random inputs with large logits against the interpreter.
+
+    Fixed-point code must agree in every bit; fp32 code within 1e-5, fp64 within 1e-12 and fp16
+    and bf16 within 2e-2, all relative to the largest value.
+
+    Returns:
+        A row for the verification table; ``ran`` is False if a tool is missing, and then the
+        detail says which.
+
+    Raises:
+        PenstockError: the backend cannot express the design.
+    """
+    inputs = random_inputs(design.bound, design.format, seed)
+    want = interpret(design.bound, inputs, design.format)
+    limit = LIMITS.get(design.format.name, 0.0)
+    generator = BACKENDS.get(backend)
+    row = Check(generator.title, "interpreter", math.nan, limit, "measurement")
+    shape = " ".join(f"{name}={extent}" for name, extent in design.bound.cascade.shapes)
+    started = time.perf_counter()
+    try:
+        got = generator.execute(design.program(), design.target, inputs)
+    except ToolError as error:
+        return replace(row, ran=False, detail=error.what)
+    seconds = time.perf_counter() - started
+    detail = f"{design.format}, {shape}, {seconds:.1f} s with compiling"
+    return replace(row, error=relative_error(got, want), detail=detail)
+
+
+LIMITS = {"fp64": 1e-12, "fp32": 1e-5, "fp16": 2e-2, "bf16": 2e-2}
+"""Largest relative error by format; formats that are not listed must agree exactly."""
+
+
+def verify_simulation(design: Design, simulation: Simulation, inputs: Arrays) -> Check:
+    """Compare the values of a simulation with the interpreter's."""
+    want = interpret(design.bound, inputs, design.format)
+    limit = LIMITS.get(design.format.name, 0.0)
+    error = relative_error(simulation.outputs, want)
+    shape = " ".join(f"{name}={extent}" for name, extent in design.bound.cascade.shapes)
+    detail = f"{design.format}, {shape}, {simulation.cycles:,.0f} cycles"
+    return Check("simulated values", "interpreter", error, limit, "simulation", detail)

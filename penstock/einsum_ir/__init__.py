@@ -1,0 +1,1 @@
+"""Cascades of extended Einsums: nodes, notation, interpreter, analyses. Knows no machines."""

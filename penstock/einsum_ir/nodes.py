@@ -1,0 +1,384 @@
+"""The immutable nodes of a cascade, what each must satisfy, and how each prints.
+
+Excluded on purpose: loops, machines, arrays of data. What cannot mean anything cannot be
+built: the checks run in ``__post_init__`` and raise `CascadeError`. A `Cascade` of these
+nodes, and the checks between Einsums, are in `cascade.py`.
+
+Printing is ``str``; `notation.parse` reads it back (``parse(str(c)) == c``). Spans (where the
+user wrote something) take no part in equality, so text and Python build equal objects.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+
+from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS
+from penstock.errors import CascadeError, Span, UnknownNameError
+
+__all__ = [
+    "MAX_DEPTH",
+    "Access",
+    "Apply",
+    "Declaration",
+    "Einsum",
+    "Expr",
+    "Group",
+    "Num",
+    "Reduce",
+    "Statement",
+    "Sym",
+    "Var",
+    "accesses",
+    "check_depth",
+    "next_variable",
+    "resolve_scalars",
+    "substitute",
+    "variables",
+    "walk",
+]
+
+MAX_DEPTH = 100
+"""Levels that an expression may have, so that no recursion over one can run out of stack."""
+
+_WHOLE = 10**15
+_LARGEST = 10**300
+
+
+@dataclass(frozen=True, slots=True)
+class Num:
+    """A literal number; ``-inf`` prints as ``-inf``. A whole one is kept as an int (to 1e15)."""
+
+    value: float
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.value, int) and abs(self.value) > _LARGEST:
+            raise CascadeError(
+                f"a number of {len(str(abs(self.value)))} digits is too large",
+                span=self.span,
+                fix="write inf for infinity",
+            )
+        if math.isnan(self.value):
+            raise CascadeError(
+                "nan is not a number that an Einsum can hold",
+                span=self.span,
+                fix="use a predicate (s.t.) for points that do not exist",
+            )
+        if abs(self.value) < _WHOLE and self.value == int(self.value):
+            object.__setattr__(self, "value", int(self.value))
+
+    def __str__(self) -> str:
+        return format_number(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Var:
+    """A rank variable, lower case: as an index, or as a value (its coordinate)."""
+
+    name: str
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Sym:
+    """A named scalar, upper case: the shape of a rank (``M0``) or a constant (``SC``)."""
+
+    name: str
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A tensor at a point: ``K[h//G, m1*M0+m0, e]``. Each index is an integer expression."""
+
+    tensor: str
+    indices: tuple[Expr, ...]
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.tensor}[{', '.join(str(index) for index in self.indices)}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """A point-wise operator (a key of `ops.OPERATORS`) on its operands."""
+
+    op: str
+    args: tuple[Expr, ...]
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.op not in OPERATORS:
+            functions = [name for name, row in OPERATORS.items() if row.kind == "function"]
+            raise UnknownNameError("operator", self.op, functions, span=self.span)
+        arity = OPERATORS[self.op].arity
+        if len(self.args) != arity:
+            raise CascadeError(
+                f"operator '{self.op}' takes {arity} operand(s), {len(self.args)} given",
+                span=self.span,
+                fix=f"write {self.op} with {arity} operand(s)",
+            )
+
+    def __str__(self) -> str:
+        return _print_apply(self)
+
+
+Expr = Num | Var | Sym | Access | Apply
+
+
+def format_number(value: float) -> str:
+    """Return the shortest text that reads back as the same number."""
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if float(value).is_integer() and abs(value) < _WHOLE:
+        return str(int(value))
+    return repr(float(value))
+
+
+def _print_apply(expr: Apply) -> str:
+    operator = OPERATORS[expr.op]
+    if not operator.precedence:
+        return f"{expr.op}({', '.join(str(arg) for arg in expr.args)})"
+    if operator.arity == 1:
+        operand = _wrapped(expr.args[0], operator.precedence)
+        if expr.op == "not":
+            return f"not {operand}"
+        # -3 is a literal, -(3) the negation of one
+        return f"-({operand})" if operand[0].isdigit() or operand == "inf" else f"-{operand}"
+    left = _wrapped(expr.args[0], operator.precedence + (expr.op == "**"))
+    right = _wrapped(expr.args[1], operator.precedence + (expr.op != "**"))
+    if operator.kind == "comparison":  # comparisons do not associate
+        left = _wrapped(expr.args[0], operator.precedence + 1)
+    return f"{left} {expr.op} {right}"
+
+
+def _wrapped(expr: Expr, at_least: int) -> str:
+    """Print `expr`, in parentheses if it binds less tightly than `at_least`."""
+    text = str(expr)
+    if isinstance(expr, Apply):
+        precedence = OPERATORS[expr.op].precedence
+        return f"({text})" if precedence and precedence < at_least else text
+    return f"({text})" if isinstance(expr, Num) and expr.value < 0 and at_least > 5 else text
+
+
+def walk(expr: Expr) -> Iterator[Expr]:
+    """Yield `expr` and everything below it, indices included, outermost first."""
+    yield expr
+    match expr:
+        case Access(_, indices):
+            for index in indices:
+                yield from walk(index)
+        case Apply(_, args):
+            for arg in args:
+                yield from walk(arg)
+        case Num() | Var() | Sym():
+            pass
+
+
+def variables(*exprs: Expr) -> tuple[str, ...]:
+    """Return the rank variables of the expressions, in order of first appearance."""
+    found = {node.name: None for expr in exprs for node in walk(expr) if isinstance(node, Var)}
+    return tuple(found)
+
+
+def accesses(*exprs: Expr) -> tuple[Access, ...]:
+    """Return every access in the expressions (nested ones too), in order of appearance."""
+    return tuple(node for expr in exprs for node in walk(expr) if isinstance(node, Access))
+
+
+def substitute(expr: Expr, values: dict[str, Expr]) -> Expr:
+    """Replace rank variables by expressions; spans are kept."""
+    match expr:
+        case Var(name):
+            return values.get(name, expr)
+        case Access(_, indices):
+            return replace(expr, indices=tuple(substitute(each, values) for each in indices))
+        case Apply(_, args):
+            return replace(expr, args=tuple(substitute(each, values) for each in args))
+        case Num() | Sym():
+            return expr
+
+
+def resolve_scalars(expr: Expr, scalars: AbstractSet[str]) -> Expr:
+    """Replace a scalar by the tensor of no ranks with its name, if there is one."""
+    match expr:
+        case Sym(name, span):
+            return Access(name, (), span=span) if name in scalars else expr
+        case Access(_, indices):
+            return replace(expr, indices=tuple(resolve_scalars(i, scalars) for i in indices))
+        case Apply(_, args):
+            return replace(expr, args=tuple(resolve_scalars(each, scalars) for each in args))
+        case Num() | Var():
+            return expr
+
+
+def check_depth(expr: Expr, span: Span | None = None) -> None:
+    """Check that an expression has at most `MAX_DEPTH` levels.
+
+    Raises:
+        CascadeError: it has more.
+    """
+    level, depth = [expr], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise CascadeError(
+                f"an expression has more than {MAX_DEPTH} levels",
+                span=span,
+                fix="split it into several Einsums",
+            )
+        level = [child for node in level for child in _children(node)]
+
+
+def _children(expr: Expr) -> tuple[Expr, ...]:
+    match expr:
+        case Access(_, children) | Apply(_, children):
+            return children
+        case Num() | Var() | Sym():
+            return ()
+
+
+def next_variable(index: Expr) -> str | None:
+    """Return ``i`` if the index is ``i + 1`` (the next step of an iterative rank), else None."""
+    match index:
+        case Apply("+", (Var(name), Num(1))):
+            return name
+        case _:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """``:: max[m0]``: fold over the variables that the left side lacks."""
+
+    op: str
+    over: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.op}[{', '.join(self.over)}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Einsum:
+    """One equation: map (the body), then reduce, then populate the output.
+
+    ``reduce`` may be left out: an absent one means a sum over every variable of the body (and
+    of the predicate) that the output lacks; it is filled in here, so that two spellings of the
+    same Einsum are equal. ``init`` marks the equation of an iterative tensor's first coordinate.
+    """
+
+    output: Access
+    body: Expr
+    reduce: Reduce | None = None
+    where: Expr | None = None
+    init: bool = False
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for expr in (self.output, self.body, *((self.where,) if self.where else ())):
+            check_depth(expr, self.span)
+        kept = variables(self.output)
+        inner = [self.body] if self.where is None else [self.body, self.where]
+        missing = tuple(name for name in variables(*inner) if name not in kept)
+        if self.reduce is None:
+            if missing:
+                object.__setattr__(self, "reduce", Reduce("sum", missing))
+            return
+        if self.reduce.op not in REDUCTIONS:
+            raise UnknownNameError("reduction", self.reduce.op, REDUCTIONS, span=self.span)
+        self._check_reduced(self.reduce, kept, missing)
+        object.__setattr__(self, "reduce", Reduce(self.reduce.op, missing) if missing else None)
+
+    def _check_reduced(
+        self, reduce: Reduce, kept: tuple[str, ...], missing: tuple[str, ...]
+    ) -> None:
+        for name in reduce.over:
+            if name in kept:
+                raise CascadeError(
+                    f"{self.name} reduces over '{name}', which its left side keeps",
+                    span=self.span,
+                    fix=f"leave '{name}' out of {self.output} or out of {reduce}",
+                )
+            if name not in missing:
+                raise CascadeError(
+                    f"{self.name} reduces over '{name}', which does not occur on its right side",
+                    span=self.span,
+                    fix=f"leave '{name}' out of {reduce}",
+                )
+        for name in missing:
+            if name not in reduce.over:
+                raise CascadeError(
+                    f"{self.name} says {reduce}, but '{name}' is missing on its left side too",
+                    span=self.span,
+                    fix=f"add '{name}' to {self.output} or to {reduce}",
+                )
+
+    @property
+    def name(self) -> str:
+        """The tensor that the Einsum defines."""
+        return self.output.tensor
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The iteration space: output variables in order, then the reduced ones."""
+        return (*variables(self.output), *(self.reduce.over if self.reduce else ()))
+
+    @property
+    def operands(self) -> tuple[Access, ...]:
+        """Every access on the right side, in order of appearance (predicate last)."""
+        exprs = [self.body] if self.where is None else [self.body, self.where]
+        indices = self.output.indices
+        return accesses(*exprs, *indices)
+
+    @property
+    def iterative(self) -> str | None:
+        """The variable ``i`` if the output is written at ``i + 1``, else None."""
+        for index in self.output.indices:
+            name = next_variable(index)
+            if name is not None:
+                return name
+        return None
+
+    def __str__(self) -> str:
+        text = f"{'init ' if self.init else ''}{self.output} = {self.body}"
+        if self.reduce is not None:
+            text += f" :: {self.reduce}"
+        if self.where is not None:
+            text += f" s.t. {self.where}"
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """``loop m1:``: Einsums that advance along one iterative rank in lock step."""
+
+    variable: str
+    einsums: tuple[Einsum, ...]
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return "\n".join([f"loop {self.variable}:", *(f"  {einsum}" for einsum in self.einsums)])
+
+
+Statement = Einsum | Group
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """An input or output with a rank for each of its dimensions: ``K[h, m, e]``."""
+
+    tensor: str
+    ranks: tuple[str, ...]
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.tensor}[{', '.join(self.ranks)}]"

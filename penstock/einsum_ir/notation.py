@@ -1,0 +1,363 @@
+"""The text notation of cascades: `parse` reads what ``str(cascade)`` prints, and more freely.
+
+::
+
+    cascade attention(Q[p, e], K[m, e], V[m, f]) -> O[p, f]
+      const SC = 1 / sqrt(E)              # a named scalar
+      shape m0 = 64                       # the extent of a rank
+      init RM[p, 0] = -inf                # first coordinate of an iterative rank
+      loop i:                             # these advance together
+        RM[p, i + 1] = max(RM[p, i], LM[p, i])
+      QK[p, m] = Q[p, e] * K[m, e] * SC :: sum[e] s.t. m <= p
+
+Also read: comments, several lines for one statement, ``init i: RM[p, i + 1] = ...`` (``i`` is
+-1 there), ``max2`` and ``min2``, ``max`` of three or more, ``0 <= x < W``, a reduction without
+ranks (``:: max``: all that the left side lacks). A name without brackets is a scalar; if it is
+declared or defined as a tensor of no ranks, it is that tensor (printed ``SC[]``).
+
+Excluded: whether the cascade makes sense, which is checked when a `Cascade` is built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from penstock.einsum_ir.affine import evaluate_scalar
+from penstock.einsum_ir.cascade import Cascade
+from penstock.einsum_ir.equation import Equation, Loop, statements
+from penstock.einsum_ir.expressions import Cursor
+from penstock.einsum_ir.nodes import (
+    Access,
+    Apply,
+    Declaration,
+    Expr,
+    Num,
+    Reduce,
+    Var,
+    next_variable,
+)
+from penstock.einsum_ir.ops import REDUCTIONS
+from penstock.einsum_ir.tokens import Line, Source, Token, logical_lines, tokens_of
+from penstock.errors import NotationError, UnknownNameError, nearest
+
+__all__ = ["parse", "parse_expr"]
+
+_KEYWORDS = ("cascade", "const", "init", "loop", "shape")
+
+
+@dataclass(slots=True)
+class _Body:
+    """What has been read below the first line."""
+
+    statements: list[Equation | Loop]
+    constants: dict[str, Expr]
+    shapes: dict[str, int]
+
+
+def parse(text: str, *, file: str = "<text>") -> Cascade:
+    """Read a cascade.
+
+    Args:
+        text: the notation; see the module's docstring.
+        file: what error messages call it.
+
+    Raises:
+        NotationError: the text is not in the notation.
+        UnknownNameError: it names an operator, a reduction or a tensor that does not exist.
+        CascadeError: it is in the notation, but means nothing.
+    """
+    source = Source.of(text, file)
+    lines = logical_lines(source)
+    if not lines or lines[0].tokens[0].text != "cascade":
+        raise NotationError(
+            "a cascade starts with a line that names its inputs and outputs",
+            span=source.span(lines[0].tokens[0], lines[0].tokens[-1]) if lines else None,
+            fix="put a first line like 'cascade attention(Q[p, e], K[m, e]) -> O[p, f]'",
+        )
+    name, inputs, outputs = _header(Cursor(source, lines[0].tokens))
+    body = _body(source, lines[1:])
+    return _build(name, inputs, outputs, body)
+
+
+def parse_expr(text: str) -> Expr:
+    """Read one expression, as in ``"m <= p and p - m < W"``.
+
+    Raises:
+        NotationError: the text is not one expression.
+        UnknownNameError: it calls an operator that does not exist.
+        CascadeError: it has too many levels.
+    """
+    source = Source.of(text, "<expression>")
+    found = [t for number in range(1, len(source.lines) + 1) for t in tokens_of(source, number)]
+    stop = found[-1] if found else Token("end", "", 1, 0)
+    cursor = Cursor(source, (*found, Token("end", "", stop.line, stop.stop)))
+    expr = cursor.whole()
+    cursor.expect_end()
+    return expr
+
+
+def _header(cursor: Cursor) -> tuple[str, tuple[Declaration, ...], tuple[Declaration, ...]]:
+    """Read ``cascade name(Q[p, e], SC) -> O[p, f]``."""
+    cursor.take()
+    if cursor.now.kind != "name":
+        raise cursor.unexpected("a name", fix="name the cascade, as in 'cascade attention(...)'")
+    name = cursor.take().text
+    bracket = cursor.expect("(", "before the inputs", "list the inputs: (Q[p, e], K[m, e])")
+    inputs = () if cursor.at(")") else _declarations(cursor)
+    cursor.closing(bracket)
+    cursor.expect("->", "before the outputs", "end the line with '-> O[p, f]'")
+    outer = cursor.take() if cursor.at("(") else None
+    outputs = _declarations(cursor)
+    if outer is not None:
+        cursor.closing(outer)
+    cursor.expect_end()
+    return name, inputs, outputs
+
+
+def _declarations(cursor: Cursor) -> tuple[Declaration, ...]:
+    found = [_declaration(cursor)]
+    while cursor.accept(","):
+        found.append(_declaration(cursor))
+    return tuple(found)
+
+
+def _declaration(cursor: Cursor) -> Declaration:
+    """Read ``K[m, e]``, or ``SC`` or ``SC[]`` for a scalar."""
+    token = cursor.name("tensor", upper=True)
+    if not cursor.at("["):
+        return Declaration(token.text, (), span=cursor.span(token))
+    bracket = cursor.take()
+    ranks: list[str] = []
+    if not cursor.at("]"):
+        ranks.append(cursor.name("rank variable", upper=False).text)
+        while cursor.accept(","):
+            ranks.append(cursor.name("rank variable", upper=False).text)
+    cursor.closing(bracket)
+    return Declaration(token.text, tuple(ranks), span=cursor.span(token))
+
+
+def _body(source: Source, lines: list[Line]) -> _Body:
+    body = _Body([], {}, {})
+    position = 0
+    while position < len(lines):
+        cursor = Cursor(source, lines[position].tokens)
+        if cursor.at("loop"):
+            stop = _group_end(source, lines, position)
+            body.statements.append(_loop(source, lines[position:stop]))
+            position = stop
+        else:
+            _statement(cursor, body)
+            position += 1
+    return body
+
+
+def _statement(cursor: Cursor, body: _Body) -> None:
+    first = cursor.now
+    if cursor.at("const"):
+        cursor.take()
+        _constants(cursor, body)
+    elif cursor.at("shape"):
+        cursor.take()
+        _shapes(cursor, body)
+    elif cursor.at("cascade"):
+        raise NotationError(
+            "a second cascade starts here",
+            span=cursor.source.span(first, cursor.tokens[-1]),
+            fix="put each cascade in a file of its own",
+        )
+    else:
+        body.statements.append(_equation(cursor))
+
+
+def _constants(cursor: Cursor, body: _Body) -> None:
+    """Read ``NAME = expression``, one or more with commas between them."""
+    while True:
+        token = cursor.name("constant", upper=True)
+        if token.text in body.constants:
+            raise _twice(cursor, f"constant {token.text}", token)
+        cursor.expect("=", f"after '{token.text}'")
+        body.constants[token.text] = cursor.whole()
+        if not cursor.accept(","):
+            return cursor.expect_end()
+
+
+def _shapes(cursor: Cursor, body: _Body) -> None:
+    """Read ``m0 = 64``, one or more with commas between them; ``M0`` is read as ``m0``."""
+    while True:
+        if cursor.now.kind != "name":
+            raise cursor.unexpected("a rank variable", fix="write it as in 'shape m0 = 64'")
+        token = cursor.take()
+        name = token.text.lower()
+        if name in body.shapes:
+            raise _twice(cursor, f"the shape of {name}", token)
+        cursor.expect("=", f"after '{token.text}'")
+        first = cursor.now
+        expr = cursor.whole()
+        value = evaluate_scalar(expr, {})
+        if value is None or not float(value).is_integer():
+            raise NotationError(
+                f"the shape of {name} is '{expr}', which is not a whole number",
+                span=cursor.span(first),
+                fix=f"give the number of coordinates, as in 'shape {name} = 64'",
+            )
+        body.shapes[name] = int(value)
+        if not cursor.accept(","):
+            return cursor.expect_end()
+
+
+def _twice(cursor: Cursor, what: str, token: Token) -> NotationError:
+    span = cursor.source.span(token)
+    return NotationError(f"{what} is given twice", span=span, fix="leave one of the two out")
+
+
+def _group_end(source: Source, lines: list[Line], start: int) -> int:
+    """Return the number of the first line after the group: not indented deeper than its head."""
+    outer = lines[start].indent
+    for position in range(start + 1, len(lines)):
+        indent = lines[position].indent
+        if outer.startswith(indent):
+            return position
+        if not indent.startswith(outer):
+            raise NotationError(
+                "this line is indented with other characters than the 'loop' above it",
+                span=source.span(lines[position].tokens[0]),
+                fix="indent both with spaces, or both with tabs",
+            )
+    return len(lines)
+
+
+def _loop(source: Source, lines: list[Line]) -> Loop:
+    cursor = Cursor(source, lines[0].tokens)
+    first = cursor.take()
+    variable = cursor.name("rank variable", upper=False).text
+    cursor.expect(":", f"after 'loop {variable}'")
+    cursor.expect_end("put the Einsums of the loop on lines of their own, indented deeper")
+    if len(lines) == 1:
+        raise NotationError(
+            f"'loop {variable}:' has no Einsums",
+            span=cursor.span(first),
+            fix="indent the Einsums of the loop deeper than the loop",
+        )
+    return Loop(variable, tuple(_in_loop(source, line) for line in lines[1:]), cursor.span(first))
+
+
+def _in_loop(source: Source, line: Line) -> Equation:
+    cursor = Cursor(source, line.tokens)
+    for word in ("cascade", "const", "loop", "shape"):
+        if cursor.at(word):
+            raise NotationError(
+                f"'{word}' stands inside a loop",
+                span=source.span(cursor.now),
+                fix="a loop holds Einsums only: indent this line like the 'loop' line",
+            )
+    return _equation(cursor)
+
+
+def _equation(cursor: Cursor) -> Equation:
+    """Read ``[init [i:]] output = body [:: reduction] [s.t. predicate]``."""
+    first = cursor.now
+    init = cursor.accept("init")
+    step = None
+    if init and cursor.at(":", 1):
+        step = cursor.name("rank variable", upper=False)
+        cursor.take()
+    _check_start(cursor)
+    output = cursor.access("tensor")
+    cursor.expect("=", f"after {output}", "write one '=' between the tensor and its expression")
+    body = cursor.whole()
+    reduce: Reduce | None = None
+    where: Expr | None = None
+    while cursor.at("::") or cursor.at("s.t."):
+        sign = cursor.now
+        if (where if cursor.take().text == "s.t." else reduce) is not None:
+            raise _twice(cursor, f"'{sign.text}'", sign)
+        if sign.text == "s.t.":
+            where = cursor.whole()
+        else:
+            reduce = _reduction(cursor)
+    cursor.expect_end()
+    found = Equation(output, body, reduce, where, init, cursor.span(first))
+    return found if step is None else _first_step(cursor, found, step)
+
+
+def _check_start(cursor: Cursor) -> None:
+    """Check that a statement can start here.
+
+    Raises:
+        NotationError: it starts with a lower-case word, or with no name at all.
+    """
+    token = cursor.now
+    if token.kind != "name":
+        raise cursor.unexpected(
+            "a tensor", fix="start an Einsum with its output, as in 'QK[p, m] = ...'"
+        )
+    if token.text[0].islower() and not (cursor.at("[", 1) or cursor.at("=", 1)):
+        near = nearest(token.text, _KEYWORDS)
+        raise NotationError(
+            f"unknown statement '{token.text}'",
+            span=cursor.source.span(token),
+            fix=f"did you mean {near}?"
+            if near
+            else f"statements start with a tensor, or with one of {', '.join(_KEYWORDS[1:])}",
+        )
+
+
+def _reduction(cursor: Cursor) -> Reduce:
+    """Read ``max[m]``, or ``max`` for all that the left side lacks (marked by no ranks)."""
+    token = cursor.now
+    if token.kind != "name":
+        raise cursor.unexpected("a reduction", fix="write it as in ':: max[m]'")
+    if token.text not in REDUCTIONS:
+        span = cursor.source.span(token)
+        raise UnknownNameError("reduction", token.text, REDUCTIONS, span=span)
+    cursor.take()
+    if not cursor.at("["):
+        return Reduce(token.text, ())
+    bracket = cursor.take()
+    over = [cursor.name("rank variable", upper=False).text]
+    while cursor.accept(","):
+        over.append(cursor.name("rank variable", upper=False).text)
+    cursor.closing(bracket)
+    return Reduce(token.text, tuple(over))
+
+
+def _first_step(cursor: Cursor, found: Equation, step: Token) -> Equation:
+    """Turn ``init i: X[i + 1] = body`` into ``init X[0] = body``; ``i`` is -1 in the body."""
+    name = step.text
+    if all(next_variable(index) != name for index in found.output.indices):
+        raise NotationError(
+            f"'init {name}:' defines {found.output}, which has no index {name} + 1",
+            span=found.output.span,
+            fix=f"write it as in 'init {name}: RM[{name} + 1] = 0'",
+        )
+    indices = tuple(_before(index, name) for index in found.output.indices)
+    output = replace(found.output, indices=indices)
+    where = None if found.where is None else _before(found.where, name)
+    return replace(found, output=output, body=_before(found.body, name), where=where)
+
+
+def _before(expr: Expr, name: str) -> Expr:
+    """Replace a variable by -1, and the variable + 1 by 0."""
+    match expr:
+        case Var(found) if found == name:
+            return Num(-1, span=expr.span)
+        case Apply("+", (Var(found), Num(1))) if found == name:
+            return Num(0, span=expr.span)
+        case Access(_, indices):
+            return replace(expr, indices=tuple(_before(each, name) for each in indices))
+        case Apply(_, args):
+            return replace(expr, args=tuple(_before(each, name) for each in args))
+        case _:
+            return expr
+
+
+def _build(
+    name: str,
+    inputs: tuple[Declaration, ...],
+    outputs: tuple[Declaration, ...],
+    body: _Body,
+) -> Cascade:
+    built = statements(body.statements, {each.tensor for each in inputs if not each.ranks})
+    return Cascade(
+        name, inputs, outputs, built, tuple(body.constants.items()), tuple(body.shapes.items())
+    )

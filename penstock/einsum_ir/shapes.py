@@ -1,0 +1,222 @@
+"""From a cascade and some shapes to the extent of every rank and the size of every tensor.
+
+`bind` is the one place where extents are inferred; the interpreter, the model, the simulator
+and the generators all work on the `Bound` that it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from penstock.einsum_ir.affine import Affine, affine, evaluate_scalar
+from penstock.einsum_ir.cascade import Cascade
+from penstock.einsum_ir.nodes import Access, Einsum, Expr, Sym, Var, next_variable, variables, walk
+from penstock.errors import CascadeError, Span, nearest
+
+__all__ = ["Bound", "bind"]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A cascade of which every extent is known.
+
+    Args:
+        cascade: the cascade, with the shapes that were given (not those that were inferred).
+        extents: rank variable → number of coordinates.
+        dims: tensor → its extents, in coordinates; an iterative rank of ``n`` steps has ``n+1``.
+        symbols: upper-case name → value, for shapes (``M0``) and constants (``SC``).
+    """
+
+    cascade: Cascade
+    extents: Mapping[str, int]
+    dims: Mapping[str, tuple[int, ...]]
+    symbols: Mapping[str, float] = field(default_factory=dict)
+
+
+def bind(
+    cascade: Cascade,
+    *,
+    shapes: Mapping[str, int] | None = None,
+    constants: Mapping[str, float] | None = None,
+) -> Bound:
+    """Find the extent of every rank.
+
+    Extents come from `shapes`, then the cascade's own, then from accesses: in ``K[m1*M0+m0]``
+    the last unknown variable gets the extent that covers all of K (rounded up; what lies beyond
+    K is absent). A constant wins over a shape of the same name.
+
+    Args:
+        cascade: any cascade.
+        shapes: rank variable → extent, in coordinates; wins over the cascade's own.
+        constants: upper-case name → value; wins over the cascade's own.
+
+    Raises:
+        CascadeError: an extent cannot be found or is not positive; a constant has no value, or
+            is given but unknown.
+    """
+    given = {**cascade.shape, **(shapes or {})}
+    known = dict(given)
+    values = dict(constants or {})
+    _check_extents(cascade, known)
+    cascade.check_constants(values)
+    symbols = _symbols(cascade, known, values)
+    while new := _inferred(cascade, known, symbols):
+        known |= new
+        symbols = _symbols(cascade, known, values)
+    _check_complete(cascade, known, symbols)
+    used = {name: known[name] for name in _variables(cascade) if name in known}
+    dims = {each.tensor: tuple(known[rank] for rank in each.ranks) for each in cascade.inputs}
+    dims |= _defined_dims(cascade, known)
+    named = cascade.with_shapes(**given)  # not the inferred ones: they follow from these
+    return Bound(named, used, dims, symbols)
+
+
+def _check_extents(cascade: Cascade, known: Mapping[str, int]) -> None:
+    names = _variables(cascade)
+    for name, extent in known.items():
+        if name not in names:
+            near = nearest(name, names)
+            raise CascadeError(
+                f"shape {name}={extent} names no rank of {cascade.name} (ranks: "
+                f"{', '.join(names)})",
+                fix=f"did you mean {near}?" if near else f"leave out {name}",
+            )
+        if extent < 1:
+            raise CascadeError(
+                f"rank {name} has extent {extent}", fix=f"give {name} at least 1 coordinate"
+            )
+
+
+def _variables(cascade: Cascade) -> tuple[str, ...]:
+    """Return every rank of the inputs and every rank variable of the Einsums."""
+    found = {rank: None for each in cascade.inputs for rank in each.ranks}
+    found |= {name: None for einsum in cascade.einsums for name in einsum.variables}
+    return tuple(found)
+
+
+def _symbols(
+    cascade: Cascade, known: Mapping[str, int], values: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the named scalars that have a value: a constant hides a shape of the same name."""
+    symbols: dict[str, float] = {name.upper(): extent for name, extent in known.items()}
+    own = [(name, expr) for name, expr in cascade.constants if name not in values]
+    for name, _ in own:
+        symbols.pop(name, None)
+    symbols |= values
+    while own:
+        found = {name: evaluate_scalar(expr, symbols) for name, expr in own}
+        symbols |= {name: value for name, value in found.items() if value is not None}
+        rest = [(name, expr) for name, expr in own if name not in symbols]
+        if len(rest) == len(own):
+            break
+        own = rest
+    return symbols
+
+
+def _inferred(
+    cascade: Cascade, known: Mapping[str, int], symbols: Mapping[str, float]
+) -> dict[str, int]:
+    """Return extents that follow from accesses with one unknown variable, plain ones first."""
+    for plain in (True, False):
+        found: dict[str, int] = {}
+        for access in (each for einsum in cascade.einsums for each in einsum.operands):
+            dims = _known_dims(cascade, access.tensor, known)
+            for index, dim in zip(access.indices, dims, strict=True):
+                form = affine(index, symbols)
+                if form is None or dim is None or isinstance(index, Var) != plain:
+                    continue
+                for name, extent in _implied(form, dim, known).items():
+                    found[name] = max(found.get(name, 0), extent)
+        if found:
+            return found
+    return {}
+
+
+def _implied(form: Affine, dim: int, known: Mapping[str, int]) -> dict[str, int]:
+    """Return the extent of the one unknown variable of an index into `dim` coordinates.
+
+    It is the smallest that reaches the last coordinate, but no step starts beyond that.
+    Nothing follows if the index may be negative: there is more than one convention for halos.
+    """
+    unknown = [(name, factor) for name, factor in form.coefficients if name not in known]
+    if len(unknown) != 1 or unknown[0][1] < 1:
+        return {}
+    name, factor = unknown[0]
+    first = {**known, name: 1}
+    lowest, highest = form.minimum(first), form.maximum(first)
+    if lowest < 0:
+        return {}
+    reaching = -((highest - dim + 1) // factor) + 1
+    inside = (dim - 1 - lowest) // factor + 1
+    return {name: max(1, min(reaching, inside))}
+
+
+def _known_dims(cascade: Cascade, tensor: str, known: Mapping[str, int]) -> tuple[int | None, ...]:
+    for declaration in cascade.inputs:
+        if declaration.tensor == tensor:
+            return tuple(known.get(rank) for rank in declaration.ranks)
+    output = next(e.output for e in cascade.einsums if e.name == tensor and not e.init)
+    return tuple(_extent(index, known) for index in output.indices)
+
+
+def _extent(index: Expr, known: Mapping[str, int]) -> int | None:
+    """Return the extent of the dimension that a left side writes with this index."""
+    if isinstance(index, Var):
+        return known.get(index.name)
+    name = next_variable(index)
+    return known[name] + 1 if name is not None and name in known else None
+
+
+def _defined_dims(cascade: Cascade, known: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    dims: dict[str, tuple[int, ...]] = {}
+    for einsum in cascade.einsums:
+        if not einsum.init:
+            extents = [_extent(index, known) for index in einsum.output.indices]
+            dims[einsum.name] = tuple(extent for extent in extents if extent is not None)
+    return dims
+
+
+def _check_complete(
+    cascade: Cascade, known: Mapping[str, int], symbols: Mapping[str, float]
+) -> None:
+    for declaration in cascade.inputs:
+        for rank in declaration.ranks:
+            if rank not in known:
+                raise _no_shape(rank, str(declaration), known, declaration.span)
+    for einsum in cascade.einsums:
+        for name in einsum.variables:
+            if name not in known:
+                place = _place(einsum, name)
+                raise _no_shape(name, str(place), known, _where(einsum, place, name))
+        for expr in (einsum.body, *((einsum.where,) if einsum.where else ())):
+            for node in walk(expr):
+                if isinstance(node, Sym) and node.name not in symbols:
+                    raise CascadeError(
+                        f"constant {node.name} of {einsum.name} has no value",
+                        span=node.span,
+                        fix=f"add a line 'const {node.name} = ...', "
+                        f"or give it with --const {node.name}=...",
+                    )
+
+
+def _no_shape(rank: str, place: str, known: Mapping[str, int], span: Span | None) -> CascadeError:
+    listed = ", ".join(sorted(known)) if known else "none"
+    return CascadeError(
+        f"rank variable '{rank}' of {place} has no shape (known: {listed})",
+        span=span,
+        fix=f"give it with --shape {rank}=64, or in Python with_shapes({rank}=64)",
+    )
+
+
+def _place(einsum: Einsum, name: str) -> Access:
+    """Return the first operand that is read at a variable, or the output if there is none."""
+    return next((each for each in einsum.operands if name in variables(each)), einsum.output)
+
+
+def _where(einsum: Einsum, place: Access, name: str) -> Span | None:
+    """Return where the user wrote a variable, or else the access or Einsum that it is part of."""
+    exprs = (place, einsum.output, einsum.body, *((einsum.where,) if einsum.where else ()))
+    spans = (n.span for e in exprs for n in walk(e) if isinstance(n, Var) and n.name == name)
+    found = next((span for span in spans if span is not None), None)
+    return found or (place.span if name in variables(place) else einsum.span)

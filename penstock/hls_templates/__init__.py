@@ -1,0 +1,1 @@
+"""Fixed C++ headers and project files of the HLS backend."""

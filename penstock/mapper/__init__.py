@@ -1,0 +1,1 @@
+"""Mappings of a cascade to a machine: legality, cost model, search."""

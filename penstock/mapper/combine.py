@@ -1,0 +1,383 @@
+"""The costs of all combinations of a skeleton's options at once, as numpy arrays.
+
+Each site with several options is an axis. What depends on few sites is a small array that
+broadcasts; sums over all sites are the only large ones. Excluded: what is best (`search.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.mapper.costs import Costs, Moves, Tabulator
+from penstock.mapper.interval import Task, Wait, initiation_interval
+from penstock.mapper.residency import Home, Where
+from penstock.mapper.space import Place, in_time, stages_of
+
+__all__ = ["Choice", "Combinations", "Totals", "reaches", "restricted", "sliced"]
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One memory for one tensor, over all combinations.
+
+    Args:
+        place: the memory, and the body from which inward the tensor lives there.
+        allowed: where all readers reach it and the tensor alone has room in it.
+        size: bytes that it takes there.
+        at: memory → bytes that the tensor moves there.
+        energy_pj: of these.
+    """
+
+    place: Place
+    allowed: Flags
+    size: Floats
+    at: Mapping[str, Floats]
+    energy_pj: Floats
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Costs of combinations, one entry for each: of one residency, or least ones of any.
+
+    ``fits`` says whether all memories have room.
+    """
+
+    latency: Floats
+    dram_bytes: Floats
+    energy_pj: Floats
+    fits: Flags
+
+    def objective(self, name: str) -> Floats:
+        """Return what is to be made small."""
+        if name == "latency":
+            return self.latency
+        return self.energy_pj if name == "energy" else self.latency * self.energy_pj
+
+
+def reaches(place: Place, body: Where) -> bool:
+    """Whether what lives in a place is there while a body runs."""
+    return place.home is None or body[: len(place.home.body)] == place.home.body
+
+
+def restricted(costs: Costs, picks: Sequence[int]) -> Costs:
+    """Return the costs with one option left for each site.
+
+    Args:
+        costs: of a skeleton.
+        picks: positions in the list of options that `costs` has.
+    """
+    return sliced(costs, [slice(pick, pick + 1) for pick in picks])
+
+
+def sliced(costs: Costs, parts: Sequence[slice]) -> Costs:
+    """Return the costs with part of each site's options left."""
+    sites = []
+    for site, part in zip(costs.sites, parts, strict=True):
+        moves = {
+            key: Moves({m: a[part] for m, a in each.at.items()}, each.energy_pj[part])
+            for key, each in site.moves.items()
+        }
+        sites.append(
+            replace(
+                site,
+                picks=site.picks[part],
+                arrays=site.arrays[part],
+                cycles=site.cycles[part],
+                init_cycles=site.init_cycles[part],
+                energy_pj=site.energy_pj[part],
+                moves=moves,
+                shares={key: each[part] for key, each in site.shares.items()},
+            )
+        )
+    return replace(costs, sites=tuple(sites))
+
+
+class Combinations:
+    """All combinations of the options of a skeleton's sites.
+
+    Args:
+        costs: of the skeleton.
+        tab: that counted them.
+    """
+
+    def __init__(self, costs: Costs, tab: Tabulator) -> None:
+        self.costs, self.tab, self.target = costs, tab, tab.target
+        self.counts = [len(site.picks) for site in costs.sites]
+        self.axes = [number for number, count in enumerate(self.counts) if count > 1]
+        self.shape = tuple(self.counts[number] for number in self.axes) or (1,)
+        self.one = tuple(1 for _ in self.shape)
+        self.arrays = [self.along(n, site.arrays) for n, site in enumerate(costs.sites)]
+        self.order = {site.site.einsum: number for number, site in enumerate(costs.sites)}
+        self.dram = self.target.dram.name
+
+    @property
+    def size(self) -> int:
+        """The number of combinations."""
+        return math.prod(self.counts)
+
+    def picks(self, flat: int) -> tuple[int, ...]:
+        """Return each site's option in a combination."""
+        found = dict(zip(self.axes, np.unravel_index(flat, self.shape), strict=False))
+        return tuple(int(found.get(number, 0)) for number in range(len(self.counts)))
+
+    def along(self, site: int, values: NDArray[Any]) -> NDArray[Any]:
+        """Lay one value for each option of a site along its axis."""
+        shape = list(self.one)
+        if site in self.axes:
+            shape[self.axes.index(site)] = len(values)
+        return values.reshape(shape)
+
+    def flat(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return one value for each combination."""
+        return np.broadcast_to(values, self.shape).reshape(-1)
+
+    # -- schedule --------------------------------------------------------------------------
+
+    @cached_property
+    def stages(self) -> list[NDArray[np.int64]]:
+        """The stage of each site."""
+        return stages_of([costs.site for costs in self.costs.sites], self.arrays)
+
+    @cached_property
+    def legal(self) -> Flags:
+        """Which combinations are points of the space."""
+        return in_time([costs.site for costs in self.costs.sites], self.arrays, self.stages)
+
+    @cached_property
+    def schedule(self) -> Floats:
+        """Cycles of the schedule: leaves one after another, pipelined loops by busiest array."""
+        total = np.zeros(self.one)
+        loops: dict[int, dict[int, Floats]] = {}
+        for number, costs in enumerate(self.costs.sites):
+            total = total + self.along(number, costs.init_cycles)
+            if costs.site.pipeline < 0:
+                total = total + self.along(number, costs.cycles)
+                continue
+            loads = loops.setdefault(costs.site.pipeline, {})
+            for array in np.unique(costs.arrays):
+                mine = np.where(costs.arrays == array, costs.cycles, 0.0)
+                loads[int(array)] = loads.get(int(array), np.zeros(1)) + self.along(number, mine)
+        for loads in loops.values():
+            busiest = np.zeros(1)
+            for load in loads.values():
+                busiest = np.maximum(busiest, load)
+            total = total + busiest
+        return total
+
+    def exact_schedule(self) -> float:
+        """Return the cycles of the only combination, with what iterations of a loop wait for.
+
+        `schedule` is exact unless the skeleton is recurrent, for then every consumer on another
+        array works a stage later, and no circle of waits is longer than an array's own list.
+        """
+        if not self.costs.skeleton.recurrent:
+            return float(self.schedule.sum())
+        total = 0.0
+        loops: dict[int, list[int]] = {}
+        for number, costs in enumerate(self.costs.sites):
+            total += float(costs.init_cycles.sum())
+            if costs.site.pipeline < 0:
+                total += float(costs.cycles.sum())
+            else:
+                loops.setdefault(costs.site.pipeline, []).append(number)
+        return total + sum(self._interval(members) for members in loops.values())
+
+    def _interval(self, members: list[int]) -> float:
+        """Return the cycles of a pipelined loop: its interval, for all iterations together."""
+        place = {number: index for index, number in enumerate(members)}
+        tasks, waits = [], []
+        for number in members:
+            costs = self.costs.sites[number]
+            array = self.target.arrays[int(costs.arrays[0])].name
+            stage = int(self.stages[number].sum())
+            tasks.append(Task(costs.site.einsum, array, stage, float(costs.cycles.sum())))
+            waits += [
+                Wait(place[maker], place[number], lag)
+                for maker, lag in costs.site.waits
+                if costs.site.direct and self.costs.sites[maker].site.direct
+            ]
+        return initiation_interval(tasks, tuple(waits)).cycles
+
+    # -- tensors ---------------------------------------------------------------------------
+
+    @cached_property
+    def choices(self) -> dict[str, list[Choice]]:
+        """Tensor → the memories in which it may live, innermost first."""
+        return {
+            each.tensor: [self._choice(each.tensor, place) for place in each.places]
+            for each in self.costs.skeleton.residents
+        }
+
+    def _choice(self, tensor: str, place: Place) -> Choice:
+        memory = place.memory
+        allowed = np.ones(self.one, dtype=bool)
+        moved = self._moved(tensor, place)
+        if place.home is None:
+            inside = tensor not in self.tab.facts.inputs
+            size = np.full(1, self.costs.whole_bytes[tensor] if inside else 0.0)
+            return Choice(place, allowed, size, moved.at, moved.energy_pj)
+        owner = self.tab.owners[memory]
+        if owner:
+            allowed, size = self._owned(tensor, memory, owner)
+        else:
+            size = np.full(1, self.costs.sizes[tensor, place])
+        size = size * self._copies(tensor, place.home)
+        allowed = allowed & (size <= self.room(memory))
+        return Choice(place, allowed, size, moved.at, moved.energy_pj)
+
+    def room(self, memory: str) -> float:
+        """Return the bytes that may be kept in a memory, in one place of a spread one."""
+        found = self.target.memory(memory)
+        return found.total_bytes if self.target.spread(found) is None else found.capacity_bytes
+
+    def _readers(self, tensor: str) -> list[int]:
+        steps = self.tab.facts.steps
+        return [
+            number
+            for name, number in self.order.items()
+            if any(use.tensor == tensor for use in steps[name].reads)
+        ]
+
+    def _owned(self, tensor: str, memory: str, owner: str) -> tuple[Flags, Floats]:
+        """Return where all readers are on the memory's array, and the fullest place's bytes."""
+        mine = [array.name for array in self.target.arrays].index(owner)
+        readers = self._readers(tensor)
+        allowed = np.full(self.one, bool(readers))
+        size = np.zeros(1)
+        for number in readers:
+            allowed = allowed & (self.arrays[number] == mine)
+        for number, costs in enumerate(self.costs.sites):
+            share = costs.shares.get((tensor, memory))
+            if share is not None:
+                size = np.maximum(size, self.along(number, share))
+        return allowed, size
+
+    def _copies(self, tensor: str, home: Home) -> NDArray[np.int64]:
+        """Return the copies of a tensor that iterations in flight need."""
+        maker = self.order.get(tensor)
+        if maker is None or not any(nest.pipelined for nest in home.nests):
+            return np.ones(1, dtype=np.int64)
+        stages = [self.stages[each] for each in (maker, *self._readers(tensor))]
+        most, least = stages[0], stages[0]
+        for stage in stages[1:]:
+            most, least = np.maximum(most, stage), np.minimum(least, stage)
+        return most - least + 1
+
+    def _moved(self, tensor: str, place: Place) -> Moves:
+        """Return the traffic of a tensor with all sites, and of copying it in."""
+        at: dict[str, Floats] = {}
+        energy = np.zeros(1)
+        parts: list[tuple[int, Moves]] = [
+            (number, costs.moves[tensor, place.memory])
+            for number, costs in enumerate(self.costs.sites)
+            if (tensor, place.memory) in costs.moves
+        ]
+        copied = self.costs.copies.get((tensor, place))
+        if copied is not None:
+            parts.append((-1, copied))
+        for number, moves in parts:
+            for name, count in moves.at.items():
+                at[name] = at.get(name, np.zeros(1)) + self.along(number, count)
+            energy = energy + self.along(number, moves.energy_pj)
+        return Moves(at, energy)
+
+    @cached_property
+    def fixed(self) -> Moves:
+        """Traffic of the tensors that always live in the outermost memory; all operations."""
+        at: dict[str, Floats] = {}
+        energy = np.zeros(1)
+        tensors = {tensor for costs in self.costs.sites for tensor, _ in costs.moves}
+        for tensor in sorted(tensors - self.choices.keys()):
+            moved = self._moved(tensor, Place(self.dram, None))
+            energy = energy + moved.energy_pj
+            for name, count in moved.at.items():
+                at[name] = at.get(name, np.zeros(1)) + count
+        for number, costs in enumerate(self.costs.sites):
+            energy = energy + self.along(number, costs.energy_pj)
+        return Moves(at, energy)
+
+    # -- totals ----------------------------------------------------------------------------
+
+    def innermost(self) -> Totals:
+        """Return the costs with every tensor in the first memory that allows it."""
+        at = dict(self.fixed.at)
+        energy = self.fixed.energy_pj
+        held: list[tuple[Place, Floats]] = []
+        for resident in self.costs.skeleton.residents:
+            left = np.ones(self.one, dtype=bool)
+            for choice in self.choices[resident.tensor]:
+                here = left & choice.allowed
+                left = left & ~choice.allowed
+                energy = energy + np.where(here, choice.energy_pj, 0.0)
+                for name, count in choice.at.items():
+                    at[name] = at.get(name, np.zeros(1)) + np.where(here, count, 0.0)
+                taken = np.where(here, choice.size, 0.0)
+                held.append((choice.place, taken))
+        return self._totals(at, energy, self._fits(held) & self.legal)
+
+    def least(self) -> Totals:
+        """Return bounds on the costs of any residency; `fits` leaves room aside."""
+        at = {self.dram: self.fixed.at.get(self.dram, np.zeros(1))}
+        energy = self.fixed.energy_pj
+        for choices in self.choices.values():
+            bytes_, energies = np.full(1, np.inf), np.full(1, np.inf)
+            for choice in choices:
+                count = choice.at.get(self.dram, np.zeros(1))
+                bytes_ = np.minimum(bytes_, np.where(choice.allowed, count, np.inf))
+                energies = np.minimum(energies, np.where(choice.allowed, choice.energy_pj, np.inf))
+            at[self.dram] = at[self.dram] + bytes_
+            energy = energy + energies
+        return self._totals(at, energy, self.legal)
+
+    def _totals(self, at: Mapping[str, Floats], energy: Floats, fits: Flags) -> Totals:
+        latency = self.schedule
+        for memory in self.target.memories:
+            if memory.name in at and math.isfinite(memory.bytes_per_cycle):
+                speed = memory.bytes_per_cycle * memory.instances
+                latency = np.maximum(latency, at[memory.name] / speed)
+        return Totals(
+            self.flat(latency),
+            self.flat(at.get(self.dram, np.zeros(1))),
+            self.flat(energy),
+            self.flat(fits),
+        )
+
+    def _fits(self, held: Sequence[tuple[Place, Floats]]) -> Flags:
+        """Return where every memory has room on every way from the outermost body inward."""
+        fits = np.ones(1, dtype=bool)
+        for memory, bodies in self.bodies().items():
+            base = self.costs.rest_bytes if memory == self.dram else 0.0
+            for body in bodies:
+                total = np.full(1, base)
+                for place, size in held:
+                    if place.memory == memory and reaches(place, body):
+                        total = total + size
+                fits = fits & (total <= self.room(memory))
+        return fits
+
+    def bodies(self) -> dict[str, list[Where]]:
+        """Return memory → the bodies in which it may be fullest."""
+        found: dict[str, set[Where]] = {self.dram: {()}}
+        for resident in self.costs.skeleton.residents:
+            for place in resident.places:
+                if place.home is not None:
+                    found.setdefault(place.memory, set()).add(place.home.body)
+        return {memory: sorted(bodies) for memory, bodies in found.items()}
+
+    # -- one combination -------------------------------------------------------------------
+
+    def allowed(self, tensor: str) -> Iterator[Choice]:
+        """Yield the choices that the only combination allows."""
+        for each in self.choices[tensor]:
+            if bool(each.allowed.all()):
+                yield each

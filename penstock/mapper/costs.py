@@ -1,0 +1,319 @@
+"""What each choice in a skeleton costs by itself, counted with the model's own functions.
+
+The cost of a mapping is a sum over its leaves and tensors once shared loops are fixed: a leaf's
+cycles and operations depend on its own option, its traffic with a tensor on its option and on the
+memory of that tensor, copies of inputs on that memory alone. Excluded: combining (`search.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.shapes import Bound
+from penstock.mapper.counting import Traffic, count_leaf, count_traffic
+from penstock.mapper.facts import Facts, facts_of
+from penstock.mapper.nodes import Compute, Keep
+from penstock.mapper.occupancy import bytes_held
+from penstock.mapper.scopes import Leaf, Scope, Tree, paces_of
+from penstock.mapper.space import Option, Place, Resident, Site, Skeleton
+from penstock.mapper.tiles import Pace
+from penstock.mapper.visits import Visits, visits_of
+from penstock.targets.base import Target
+
+__all__ = ["Costs", "Moves", "SiteCosts", "Tabulator"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Traffic of one tensor: bytes at each memory, and picojoules; one entry for each option."""
+
+    at: Mapping[str, Floats]
+    energy_pj: Floats
+
+
+@dataclass(frozen=True)
+class SiteCosts:
+    """What a site costs, one entry for each of the options that are worth trying.
+
+    Args:
+        site: itself.
+        picks: the numbers of those options in the site's list.
+        arrays: the number of each option's array in the target.
+        cycles: that the array is taken; ``init_cycles`` more before its loop.
+        energy_pj: of the operations.
+        moves: (tensor, memory) → traffic if the tensor lives there.
+        shares: (tensor, memory) → bytes in one place, for memories that the option's array owns.
+    """
+
+    site: Site
+    picks: tuple[int, ...]
+    arrays: NDArray[np.int64]
+    cycles: Floats
+    init_cycles: Floats
+    energy_pj: Floats
+    moves: Mapping[tuple[str, str], Moves]
+    shares: Mapping[tuple[str, str], Floats]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What everything in a skeleton costs.
+
+    Args:
+        skeleton: itself.
+        sites: by site.
+        copies: (input, place) → traffic of copying it in (one entry).
+        sizes: (tensor, place) → bytes of one copy, in memories that no array's places own.
+        rest_bytes: what the outermost memory holds in any case.
+        whole_bytes: tensor → bytes of all of it.
+    """
+
+    skeleton: Skeleton
+    sites: tuple[SiteCosts, ...]
+    copies: Mapping[tuple[str, Place], Moves]
+    sizes: Mapping[tuple[str, Place], float]
+    rest_bytes: float
+    whole_bytes: Mapping[str, float]
+
+
+class Tabulator:
+    """Counts the skeletons of one problem; remembers visits, which many skeletons share."""
+
+    def __init__(self, bound: Bound, target: Target, fmt: Format, objective: str) -> None:
+        self.target, self.fmt, self.objective = target, fmt, objective
+        self.facts: Facts = facts_of(bound)
+        self.owners = {memory.name: memory.array for memory in target.memories}
+        self.narrow = [m.name for m in target.memories if math.isfinite(m.bytes_per_cycle)]
+        self._visits: dict[tuple[str, tuple[Pace, ...]], Visits] = {}
+
+    def costs(self, skeleton: Skeleton) -> Costs:
+        """Count a skeleton."""
+        sites = tuple(_Counter(self, site, skeleton.residents).counted() for site in skeleton.sites)
+        leaves = [self.leaf(site, site.options[0], {}) for site in skeleton.sites]
+        copies: dict[tuple[str, Place], Moves] = {}
+        sizes: dict[tuple[str, Place], float] = {}
+        for each in skeleton.residents:
+            users = [leaf for leaf in leaves if each.tensor in _touched(leaf)]
+            for place in each.places[:-1]:
+                scope = _scope(each.tensor, place, users)
+                if not self.owners[place.memory]:
+                    sizes[each.tensor, place] = self.held(scope)
+                if each.tensor in self.facts.inputs:
+                    rows = count_traffic(Tree([], [scope], []), (), self.facts, self.target)
+                    copies[each.tensor, place] = self.moves([rows], each.tensor, writes=True)
+        whole = {name: math.prod(dims) * self.fmt.bytes for name, dims in self.facts.dims.items()}
+        movable = {each.tensor for each in skeleton.residents} - self.facts.inputs
+        at_rest = sum(size for name, size in whole.items() if name not in movable)
+        return Costs(skeleton, sites, copies, sizes, at_rest, whole)
+
+    def held(self, scope: Scope) -> float:
+        """Return the bytes that a scope takes."""
+        return bytes_held(scope, self.facts, self.target, self.fmt)
+
+    def leaf(self, site: Site, option: Option, homes: Mapping[str, Place]) -> Leaf:
+        """Build the model's view of a leaf, with some tensors kept in some memories."""
+        array = self.target.array(option.array)
+        loops = [*(nest.loop for nest in site.nests), *option.loops]
+        paces, depth = paces_of(loops, array, self.facts.extents), len(site.nests)
+        kept: dict[str, Scope] = {}
+        leaf = Leaf(
+            Compute(site.einsum, option.array, option.loops),
+            self.facts.steps[site.einsum],
+            array,
+            site.nests,
+            kept,
+            paces[:depth],
+            paces[depth:],
+        )
+        kept |= {name: _scope(name, place, [leaf]) for name, place in homes.items()}
+        return leaf
+
+    def visits(self, leaf: Leaf) -> Visits:
+        """Return the visits of a leaf; loops whose tiles a loop inside cuts alike do not count."""
+        mine = [pace for pace in leaf.paces if pace.variable in leaf.step.einsum.variables]
+        paces = tuple(
+            pace for number, pace in enumerate(mine) if not _cut_again(pace, mine[number + 1 :])
+        )
+        key = (leaf.name, paces)
+        if key not in self._visits:
+            self._visits[key] = visits_of(leaf.step, paces, self.facts)
+        return self._visits[key]
+
+    def moves(self, counts: Sequence[Iterable[Traffic]], tensor: str, *, writes: bool) -> Moves:
+        """Add up what several options move of a tensor.
+
+        ``writes`` is False for what only reads it: the zeros that `count_traffic` writes to every
+        output are not its doing.
+        """
+        at = {memory.name: np.zeros(len(counts)) for memory in self.target.memories}
+        energy = np.zeros(len(counts))
+        for number, rows in enumerate(counts):
+            for row in rows:
+                if row.tensor != tensor:
+                    continue
+                memory = self.target.memory(row.memory)
+                read, written = row.reads * self.fmt.bytes, row.writes * self.fmt.bytes * writes
+                at[row.memory][number] += read + written
+                energy[number] += read * memory.read_pj_per_byte
+                energy[number] += written * memory.write_pj_per_byte
+        return Moves({name: each for name, each in at.items() if each.any()}, energy)
+
+
+def _cut_again(pace: Pace, inside: Sequence[Pace]) -> bool:
+    """Whether the next loop over the variable makes the same tiles without this one."""
+    following = next((each for each in inside if each.variable == pace.variable), None)
+    if following is None or pace.side or following.side:
+        return False
+    return pace.tile % following.tile == 0
+
+
+def _touched(leaf: Leaf) -> set[str]:
+    uses = (*leaf.step.reads, leaf.step.write, *leaf.step.init_reads)
+    return {use.tensor for use in uses}
+
+
+def _scope(tensor: str, place: Place, leaves: list[Leaf]) -> Scope:
+    assert place.home is not None
+    keep = Keep((tensor,), place.memory)
+    return Scope(keep, tensor, place.home.nests, None, leaves[0].array, leaves)
+
+
+class _Counter:
+    """Counts one site; lives only inside `Tabulator.costs`."""
+
+    def __init__(self, tab: Tabulator, site: Site, residents: Sequence[Resident]) -> None:
+        self.tab, self.site = tab, site
+        self.leaves = [tab.leaf(site, option, {}) for option in site.options]
+        self.tensors = sorted(_touched(self.leaves[0]))
+        self.residents = {each.tensor: each for each in residents if each.tensor in self.tensors}
+        self.seen = tab.visits(self.leaves[0])
+        counts = [count_leaf(leaf, self.seen, tab.facts) for leaf in self.leaves]
+        numbers = {array.name: number for number, array in enumerate(tab.target.arrays)}
+        self.arrays = np.array([numbers[leaf.array.name] for leaf in self.leaves])
+        self.cycles = np.array([count.cycles for count in counts], dtype=np.float64)
+        self.starts = np.array([count.init_cycles for count in counts], dtype=np.float64)
+        costs = [dict(leaf.array.energy_pj) for leaf in self.leaves]
+        self.energy = np.array(
+            [
+                sum(times * pj.get(op, 0.0) for op, times in count.operators.items())
+                for count, pj in zip(counts, costs, strict=True)
+            ],
+            dtype=np.float64,
+        )
+        self.alive = np.arange(len(self.leaves))
+
+    def counted(self) -> SiteCosts:
+        """Return the costs of the options that no other one makes pointless."""
+        shares = self._shares()
+        everywhere = {name: each.memories for name, each in self.residents.items()}
+        inner = {memory for each in everywhere.values() for memory in each[:-1]}
+        if self.tab.objective == "latency" and not inner.intersection(self.tab.narrow):
+            outside = self._moves({name: each[-1:] for name, each in everywhere.items()})
+            self._prune(outside, shares)
+        moves = self._moves(everywhere)
+        kept = self._prune(moves, shares)
+        return SiteCosts(
+            self.site,
+            tuple(int(each) for each in self.alive),
+            self.arrays[self.alive],
+            self.cycles[self.alive],
+            self.starts[self.alive],
+            self.energy[self.alive],
+            {
+                key: Moves({m: a[kept] for m, a in each.at.items()}, each.energy_pj[kept])
+                for key, each in moves.items()
+            },
+            {key: each[self.alive] for key, each in shares.items()},
+        )
+
+    def _shares(self) -> dict[tuple[str, str], Floats]:
+        """Return the bytes that each option takes in a place of its own array's memories."""
+        found: dict[tuple[str, str], Floats] = {}
+        for tensor, resident in self.residents.items():
+            for place in resident.places[:-1]:
+                owner = self.tab.owners[place.memory]
+                if owner:
+                    found[tensor, place.memory] = np.array(
+                        [
+                            self.tab.held(_scope(tensor, place, [leaf]))
+                            if leaf.array.name == owner
+                            else 0.0
+                            for leaf in self.leaves
+                        ]
+                    )
+        return found
+
+    def _moves(self, memories: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, str], Moves]:
+        """Count the traffic of every option left with every tensor in each of its memories."""
+        dram = self.tab.target.dram.name
+        moves: dict[tuple[str, str], Moves] = {}
+        for number in range(max((len(each) for each in memories.values()), default=1)):
+            places = {name: each[min(number, len(each) - 1)] for name, each in memories.items()}
+            homes = {
+                name: next(each for each in self.residents[name].places if each.memory == memory)
+                for name, memory in places.items()
+                if memory != dram
+            }
+            rows = [self._traffic(self.site.options[pick], homes) for pick in self.alive]
+            for tensor in self.tensors:
+                key = (tensor, places.get(tensor, dram))
+                if key not in moves:
+                    moves[key] = self.tab.moves(rows, tensor, writes=tensor == self.site.einsum)
+        return moves
+
+    def _traffic(self, option: Option, homes: Mapping[str, Place]) -> tuple[Traffic, ...]:
+        leaf = self.tab.leaf(self.site, option, homes)
+        return count_traffic(Tree([leaf], [], []), (self.seen,), self.tab.facts, self.tab.target)
+
+    def _prune(
+        self, moves: Mapping[tuple[str, str], Moves], shares: Mapping[tuple[str, str], Floats]
+    ) -> NDArray[np.int64]:
+        """Leave out options that another one on the same array equals or beats in everything.
+
+        What counts is what the objective, or room in a memory, can depend on. Returns the
+        positions, among the options before, of those that are left.
+        """
+        columns = [each[self.alive] for each in shares.values()]
+        if self.tab.objective != "energy":
+            columns += [self.cycles[self.alive], self.starts[self.alive]]
+            columns += [
+                each.at[memory]
+                for each in moves.values()
+                for memory in self.tab.narrow
+                if memory in each.at
+            ]
+        energy = self.energy[self.alive] + sum(each.energy_pj for each in moves.values())
+        if self.tab.objective != "latency":
+            columns += [self.energy[self.alive], *(each.energy_pj for each in moves.values())]
+        table = np.stack(columns, axis=1) if columns else np.zeros((len(self.alive), 1))
+        kept = _undominated(table, self.arrays[self.alive], energy)
+        self.alive = self.alive[kept]
+        return kept
+
+
+def _undominated(table: Floats, arrays: NDArray[np.int64], energy: Floats) -> NDArray[np.int64]:
+    """Return the rows that no other row of the same array is at most equal to everywhere.
+
+    Of equal rows the one with the least energy stays, then the first.
+    """
+    order = np.lexsort((np.arange(len(energy)), energy))
+    kept: list[int] = []
+    for row in order:
+        others = [each for each in order if each != row and arrays[each] == arrays[row]]
+        rank = {int(each): number for number, each in enumerate(order)}
+        beaten = any(
+            bool((table[each] <= table[row]).all())
+            and (bool((table[each] < table[row]).any()) or rank[int(each)] < rank[int(row)])
+            for each in others
+        )
+        if not beaten:
+            kept.append(int(row))
+    return np.array(sorted(kept), dtype=np.int64)

@@ -1,0 +1,178 @@
+"""Where the tensors of one combination live best: exact, by branch and bound.
+
+Moving a tensor inward can only be barred by room, so that most combinations never come here.
+Excluded: everything but memories.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from penstock.mapper.combine import Choice, Combinations, reaches
+from penstock.mapper.residency import Where
+from penstock.mapper.space import Place
+
+__all__ = ["Housing", "Key", "better", "house", "promising"]
+
+Key = tuple[float, float, float]
+"""What a point is judged by: objective, bytes of the outermost memory, energy."""
+
+MAX_NODES = 20_000
+MORE_NODES = 2_000
+SAME = 1e-12
+
+
+def better(first: Key, second: Key | None) -> bool:
+    """Whether a point is better: by its objective, then by bytes, then by energy."""
+    if second is None:
+        return True
+    for one, other in zip(first, second, strict=True):
+        if abs(one - other) > SAME * max(abs(one), abs(other)):
+            return one < other
+    return False
+
+
+def promising(bound: Key, beat: Key | None) -> bool:
+    """Whether a point with this lower bound may have a smaller objective, or equal and fewer bytes.
+
+    Less energy alone is no reason to look further.
+    """
+    return beat is None or better((*bound[:2], 0.0), (*beat[:2], 0.0))
+
+
+@dataclass(frozen=True)
+class Housing:
+    """The best residency of a combination: its key, and tensor → place.
+
+    ``found`` is None if none is better than the one to beat. ``points`` were costed, in ``nodes``
+    steps; ``complete`` says whether all others are shown to be no better.
+    """
+
+    found: tuple[Key, Mapping[str, Place]] | None
+    points: int
+    nodes: int
+    complete: bool
+
+
+def house(combination: Combinations, objective: str, schedule: float, beat: Key | None) -> Housing:
+    """Find the best residency that is better than `beat`.
+
+    Args:
+        combination: a single one (`combine.restricted`).
+        objective: ``latency``, ``energy`` or ``edp``.
+        schedule: cycles of the combination's schedule.
+        beat: the key to beat, None for any.
+    """
+    search = _Search(combination, objective, schedule, beat)
+    if combination.costs.rest_bytes <= combination.room(combination.dram):
+        search.descend(0, dict(search.base_at), search.base_energy, {})
+    complete = search.nodes <= MAX_NODES
+    if search.found is not None and complete:  # the same cost with less energy, as far as is quick
+        search.by_energy, search.nodes = True, MAX_NODES - MORE_NODES
+        search.descend(0, dict(search.base_at), search.base_energy, {})
+    return Housing(search.found, search.points, search.nodes, complete)
+
+
+@dataclass(frozen=True)
+class _Option:
+    place: Place
+    size: float
+    at: Mapping[str, float]
+    energy_pj: float
+
+
+@dataclass
+class _Search:
+    """The state of one branch and bound; lives only inside `house`."""
+
+    combination: Combinations
+    objective: str
+    schedule: float
+    beat: Key | None
+    found: tuple[Key, Mapping[str, Place]] | None = None
+    points: int = 0
+    nodes: int = 0
+    by_energy: bool = False
+    used: dict[tuple[str, Where], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        fixed = self.combination.fixed
+        self.base_at = {name: float(count.sum()) for name, count in fixed.at.items()}
+        self.base_energy = float(fixed.energy_pj.sum())
+        self.dram = self.combination.dram
+        self.bodies = self.combination.bodies()
+        self.used = {
+            (memory, body): self.combination.costs.rest_bytes if memory == self.dram else 0.0
+            for memory, bodies in self.bodies.items()
+            for body in bodies
+        }
+        residents = self.combination.costs.skeleton.residents
+        options = {
+            each.tensor: [_scalar(choice) for choice in self.combination.allowed(each.tensor)]
+            for each in residents
+        }
+        self.order = sorted(options, key=lambda name: _weight(options[name]), reverse=True)
+        self.options = [options[name] for name in self.order]
+        self.rest = [(0.0, 0.0)]
+        for choices in reversed(self.options):
+            moved, energy = self.rest[0]
+            least = min(each.at.get(self.dram, 0.0) for each in choices)
+            self.rest.insert(0, (moved + least, energy + min(each.energy_pj for each in choices)))
+
+    def key(self, at: Mapping[str, float], energy: float) -> Key:
+        """Return what costs amount to."""
+        latency = self.schedule
+        for memory in self.combination.target.memories:
+            if memory.name in at and math.isfinite(memory.bytes_per_cycle):
+                speed = memory.bytes_per_cycle * memory.instances
+                latency = max(latency, at[memory.name] / speed)
+        cost = {"latency": latency, "energy": energy, "edp": latency * energy}[self.objective]
+        return cost, at.get(self.dram, 0.0), energy
+
+    def descend(
+        self, number: int, at: dict[str, float], energy: float, kept: dict[str, Place]
+    ) -> None:
+        """Choose the memory of one tensor after the other."""
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            return
+        moved, more = self.rest[number]
+        bound = self.key({**at, self.dram: at.get(self.dram, 0.0) + moved}, energy + more)
+        beat = self.found[0] if self.found else self.beat
+        if not (better(bound, beat) if self.by_energy else promising(bound, beat)):
+            return
+        if number == len(self.order):
+            self.points += 1
+            self.found = (bound, dict(kept))
+            return
+        tensor = self.order[number]
+        for option in self.options[number]:
+            if self._take(option, 1.0):
+                inner = dict(at)
+                for name, count in option.at.items():
+                    inner[name] = inner.get(name, 0.0) + count
+                here = {**kept, tensor: option.place}
+                self.descend(number + 1, inner, energy + option.energy_pj, here)
+            self._take(option, -1.0)
+
+    def _take(self, option: _Option, sign: float) -> bool:
+        """Use room, or give it back; return whether there is enough."""
+        fits = True
+        memory = option.place.memory
+        for body in self.bodies[memory]:
+            if reaches(option.place, body):
+                self.used[memory, body] += sign * option.size
+                fits = fits and self.used[memory, body] <= self.combination.room(memory)
+        return fits
+
+
+def _weight(choices: list[_Option]) -> float:
+    """Return the most room that a tensor may take inside: large ones are placed first."""
+    return max((each.size for each in choices if each.place.home is not None), default=0.0)
+
+
+def _scalar(choice: Choice) -> _Option:
+    at = {name: float(count.sum()) for name, count in choice.at.items()}
+    return _Option(choice.place, float(choice.size.sum()), at, float(choice.energy_pj.sum()))

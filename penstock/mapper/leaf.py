@@ -1,0 +1,211 @@
+"""The loops of one leaf: which variable lies along which axis of the array, and the order.
+
+Excluded: which loops are shared (`forest.py`), where tensors live (`residency.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+
+from penstock.einsum_ir.nodes import Access, Einsum, Var, variables
+from penstock.einsum_ir.shapes import Bound
+from penstock.einsum_ir.work import output_ops, point_ops
+from penstock.errors import MappingError
+from penstock.mapper.nodes import Loop
+from penstock.targets.base import Array, Axis, Target
+
+__all__ = [
+    "Assignment",
+    "arrays_for",
+    "assignments",
+    "cycles_of_point",
+    "leaf_loops",
+    "operators",
+    "ranked_assignments",
+    "speedup",
+]
+
+SPATIAL_REDUCTIONS = frozenset({"sum", "max", "min"})
+
+Assignment = tuple[tuple[str, str], ...]
+"""(axis, variable) pairs: which variable lies along which axis."""
+
+
+def operators(einsum: Einsum, bound: Bound) -> dict[str, int]:
+    """Return what the array of an Einsum must be able to do, its ``init`` included."""
+    found = dict(point_ops(einsum)) | output_ops(einsum)
+    for each in bound.cascade.einsums:
+        if each.init and each.name == einsum.name:
+            found |= {op: found.get(op, 0) for op in point_ops(each)}
+    return found
+
+
+def arrays_for(einsum: Einsum, bound: Bound, target: Target) -> tuple[Array, ...]:
+    """Return the arrays that have every operator of an Einsum.
+
+    Raises:
+        MappingError: there is none; names the operators that no array has.
+    """
+    needed = operators(einsum, bound)
+    able = tuple(each for each in target.arrays if needed.keys() <= dict(each.cycles).keys())
+    if able:
+        return able
+    offered = {op for each in target.arrays for op, _ in each.cycles}
+    missing = sorted(needed.keys() - offered)
+    listed = ", ".join(f"'{op}'" for op in missing or sorted(needed))
+    where = "no array has" if missing else "no single array has all of"
+    raise MappingError(
+        f"{einsum.name} cannot run on {target.name}: {where} {listed}",
+        span=einsum.span,
+        fix="split the Einsum, or use a machine with these operators",
+    )
+
+
+def cycles_of_point(einsum: Einsum, array: Array) -> float:
+    """Return the cycles that one point takes a place of the array."""
+    costs = dict(array.cycles)
+    return sum(count * costs[op] for op, count in point_ops(einsum).items())
+
+
+def _eligible(einsum: Einsum, axis: Axis, remaining: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the variables that may lie along an axis and are worth it.
+
+    Reduced ones only in hardware PEs: cores and threads would have to meet, and lanes reduce
+    slowly.
+    """
+    names = [
+        index.name
+        for index in einsum.output.indices
+        if isinstance(index, Var) and remaining[index.name] > 1
+    ]
+    if axis.kind == "simd" and names:  # lanes want neighbours: gathers are not in the model
+        most = max(_contiguity(einsum, name) for name in names)
+        names = [name for name in names if _contiguity(einsum, name) == most]
+    reduce = einsum.reduce
+    if (
+        axis.kind == "pe"
+        and axis.reduces
+        and reduce is not None
+        and reduce.op in SPATIAL_REDUCTIONS
+    ):
+        names += [name for name in reduce.over if remaining[name] > 1]
+    return tuple(names)
+
+
+def assignments(
+    einsum: Einsum, array: Array, remaining: Mapping[str, int], taken: Sequence[str] = ()
+) -> Iterator[Assignment]:
+    """Yield every way to lay variables along the array's free axes, the empty one included.
+
+    Args:
+        einsum: what is computed.
+        array: where.
+        remaining: variable → coordinates that the shared loops leave.
+        taken: axes that shared spatial loops use already.
+    """
+    free = [axis for axis in array.axes if axis.name not in taken]
+    if taken:  # inside a core or a thread only its own lanes are left
+        free = [axis for axis in free if axis.kind in ("simd", "pe")]
+    options = [("", *_eligible(einsum, axis, remaining)) for axis in free]
+    for names in product(*options):
+        used = [name for name in names if name]
+        if len(used) == len(set(used)):
+            yield tuple((axis.name, name) for axis, name in zip(free, names, strict=True) if name)
+
+
+def speedup(assignment: Assignment, array: Array, remaining: Mapping[str, int]) -> float:
+    """Return the points done per step: along each axis, steps / rounds."""
+    steps: dict[str, float] = {}
+    for axis, name in assignment:
+        extent, size = remaining[name], array.axis(axis).size
+        grid = _grid(array, axis)
+        if grid is not None and extent > size:
+            blocks = math.ceil(extent / size)
+            steps[grid.name] = steps.get(grid.name, 1.0) * blocks
+            extent = math.ceil(extent / blocks)
+        steps[axis] = steps.get(axis, 1.0) * extent
+    return math.prod(
+        count / math.ceil(count / array.axis(axis).size) for axis, count in steps.items()
+    )
+
+
+def _grid(array: Array, axis: str) -> Axis | None:
+    """Return the axis of thread blocks if `axis` is one of threads."""
+    if array.axis(axis).kind != "thread":
+        return None
+    return next((each for each in array.axes if each.kind == "block"), None)
+
+
+def ranked_assignments(
+    einsum: Einsum,
+    array: Array,
+    remaining: Mapping[str, int],
+    taken: Sequence[str] = (),
+    order: Sequence[str] = (),
+) -> list[Assignment]:
+    """Return all assignments, the fastest first, then those that suit the other Einsums.
+
+    Among equally fast ones: reduced variables last; vector lanes along the last index of the
+    operands; the first variables of `order` along axes that cannot reduce, and else along the
+    last axes, so that all Einsums agree.
+    """
+    ranks = {name: place for place, name in enumerate(order)}
+
+    def key(each: Assignment) -> tuple[int, int, int, int, tuple[int, ...]]:
+        kinds = [(array.axis(axis), name) for axis, name in each]
+        reduced = sum(name not in variables(einsum.output) for _, name in kinds)
+        lanes = sum(_contiguity(einsum, name) for axis, name in kinds if axis.kind == "simd")
+        blocked = sum(len(ranks) - ranks.get(name, 0) for axis, name in kinds if axis.reduces)
+        alike = tuple(-ranks.get(name, 0) for _, name in kinds)
+        speed = round(4 * math.log2(speedup(each, array, remaining)))  # within a fifth: the same
+        return (-speed, reduced, -lanes, blocked, alike)
+
+    return sorted(assignments(einsum, array, remaining, taken), key=key)
+
+
+def _contiguity(einsum: Einsum, name: str) -> int:
+    """Count the accesses whose last index is `name`, less those that have it further out."""
+    score = 0
+    for access in (einsum.output, *einsum.operands):
+        if access.indices and access.indices[-1] == Var(name):
+            score += 1
+        score -= _strided(access, name)
+    return score
+
+
+def _strided(access: Access, name: str) -> int:
+    return int(name in variables(*access.indices[:-1]))
+
+
+def leaf_loops(
+    einsum: Einsum, array: Array, remaining: Mapping[str, int], assignment: Assignment
+) -> tuple[Loop, ...]:
+    """Return the loops of a leaf: kept variables outside, reduced ones inside, lanes innermost.
+
+    A variable with more coordinates than its axis has places is stepped in tiles of the axis
+    first: over thread blocks for threads, one after another for PEs; other axes fold.
+    """
+    kept = variables(einsum.output)
+    along = {name: array.axis(axis) for axis, name in assignment}
+    shared: list[Loop] = []
+    outer: list[Loop] = []
+    places: list[Loop] = []
+    inner: list[Loop] = []
+    tree: list[Loop] = []
+    lanes: list[Loop] = []
+    for name in einsum.variables:
+        axis, extent = along.get(name), remaining[name]
+        where, side = (outer, places) if name in kept else (inner, tree)
+        if axis is None:
+            where += [Loop(name)] if extent > 1 else []
+            continue
+        grid = _grid(array, axis.name)
+        if extent > axis.size and grid is not None:
+            shared.append(Loop(name, axis.size, grid.name))
+        elif extent > axis.size and not axis.folds:
+            where.append(Loop(name, axis.size))
+        by_kind = {"block": shared, "core": shared, "simd": lanes}
+        by_kind.get(axis.kind, side).append(Loop(name, 1, axis.name))
+    return (*shared, *outer, *places, *inner, *tree, *lanes)

@@ -1,0 +1,347 @@
+"""The best mapping of a space, and how it was found: every point is covered, none is sampled.
+
+For each skeleton the costs of all combinations of its options are computed as arrays, with every
+tensor as far in as it may live; where these fit and nothing can be cheaper, that is their best.
+The others, the most promising first, are searched for their best residency until their lower
+bounds cannot beat what was found. What wins is evaluated by the model, must cost what the search
+believed, and is checked. Excluded: cost (`model.py`), legality (`check.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.shapes import Bound
+from penstock.errors import MappingError
+from penstock.mapper import nodes
+from penstock.mapper.build import default_mapping
+from penstock.mapper.check import check
+from penstock.mapper.combine import Combinations, restricted, sliced
+from penstock.mapper.costs import Costs, Tabulator
+from penstock.mapper.facts import facts_of
+from penstock.mapper.housing import Key, better, house, promising
+from penstock.mapper.model import Evaluation, evaluate
+from penstock.mapper.occupancy import occupancies
+from penstock.mapper.scopes import tree_of
+from penstock.mapper.space import Place, Skeleton, mapping_at, skeletons
+from penstock.targets.base import Target
+
+__all__ = ["Objective", "SearchResult", "explore"]
+
+Objective = Literal["latency", "energy", "edp"]
+Progress = Callable[[int, int, float], None]
+
+MAX_COMBINATIONS = 1 << 18
+"""Combinations of one skeleton that are kept in memory; beyond, the smallest sites are fixed."""
+
+SETUP = 200
+"""What taking up a combination counts as, in steps of a residency search."""
+
+MAX_WORK = 300_000
+"""Steps of residency searches in all, after which the rest is left open."""
+
+SAME = 1e-9
+"""Relative difference up to which the model's cost is what the search believed."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The best mapping found, and how.
+
+    Args:
+        mapping: the best.
+        evaluation: what the model says of it.
+        points: mappings in the space.
+        evaluated: of them, those of which the cost was computed.
+        ruled_out: of them, those shown to be no better (equal or beaten in everything by another
+            option, or bounded) or not to fit; not looked at, if not ``optimal``.
+        optimal: whether no mapping of the space is better under the model.
+        seconds: wall time.
+    """
+
+    mapping: nodes.Mapping
+    evaluation: Evaluation
+    points: int
+    evaluated: int
+    ruled_out: int
+    optimal: bool
+    seconds: float
+
+    def summary(self) -> str:
+        """Return one sentence on how the mapping was found."""
+        claim = "optimal in this space" if self.optimal else "the best of those evaluated"
+        rest = "ruled out by bounds or capacity" if self.optimal else "not"
+        return (
+            f"{claim}: {self.points:,} mappings, {self.evaluated:,} evaluated, "
+            f"{self.ruled_out:,} {rest}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as a JSON object."""
+        return {
+            "points": self.points,
+            "evaluated": self.evaluated,
+            "ruled_out": self.ruled_out,
+            "optimal": self.optimal,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A point of the space: options by their numbers in the skeleton; None is the default one."""
+
+    skeleton: Skeleton | None
+    picks: tuple[int, ...] = ()
+    kept: Mapping[str, Place] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Open:
+    """Combinations of one skeleton whose best residency is not known; bounds and positions."""
+
+    costs: Costs
+    combinations: Combinations
+    objective: NDArray[np.float64]
+    dram_bytes: NDArray[np.float64]
+    energy_pj: NDArray[np.float64]
+    flat: NDArray[np.int64]
+
+
+def explore(
+    bound: Bound,
+    target: Target,
+    fmt: Format,
+    *,
+    objective: Objective = "latency",
+    progress: Progress | None = None,
+    limit: int | None = None,
+) -> SearchResult:
+    """Find the best mapping of a cascade to a machine.
+
+    Ties go to fewer bytes of the outermost memory, then less energy, then the first.
+
+    Args:
+        bound: the cascade with its extents.
+        target: the machine.
+        fmt: number format of all tensors.
+        objective: what is best: ``latency``, ``energy`` or their product.
+        progress: called with (mappings covered, mappings in all, best objective so far).
+        limit: mappings to evaluate at most, about; None = all that are not ruled out.
+
+    Raises:
+        MappingError: an operator exists on no array, or nothing fits the machine.
+    """
+    started = time.perf_counter()
+    space = list(skeletons(bound, target))
+    search = _Search(bound, target, fmt, objective, 1 + sum(each.size for each in space), limit)
+    search.start()
+    for skeleton in space:
+        search.cover(skeleton)
+        if progress is not None:
+            progress(search.covered, search.points, search.best_objective)
+    search.finish()
+    mapping, evaluation = search.result()
+    if progress is not None:
+        progress(search.points, search.points, search.best_objective)
+    return SearchResult(
+        mapping,
+        evaluation,
+        search.points,
+        search.evaluated,
+        search.points - search.evaluated,
+        search.complete,
+        time.perf_counter() - started,
+    )
+
+
+@dataclass
+class _Search:
+    """What is known so far; lives only inside `explore`."""
+
+    bound: Bound
+    target: Target
+    fmt: Format
+    objective: Objective
+    points: int
+    limit: int | None
+    evaluated: int = 0
+    covered: int = 0
+    complete: bool = True
+    best: tuple[Key, _Point] | None = None
+    broken: MappingError | None = None
+    open: list[_Open] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tab = Tabulator(self.bound, self.target, self.fmt, self.objective)
+
+    @property
+    def best_objective(self) -> float:
+        return self.best[0][0] if self.best else math.inf
+
+    @property
+    def exhausted(self) -> bool:
+        return self.limit is not None and self.evaluated >= self.limit
+
+    def offer(self, key: Key, point: _Point) -> None:
+        """Keep a point if it is the best so far."""
+        if better(key, self.best[0] if self.best else None):
+            self.best = (key, point)
+
+    def start(self) -> None:
+        """Begin with the default mapping, which need not be a point of any skeleton."""
+        self.covered = self.evaluated = 1
+        try:
+            self.default = default_mapping(self.bound, self.target, self.fmt)
+        except MappingError as error:
+            self.broken = error
+            return
+        found = evaluate(self.default, self.bound, self.target, self.fmt)
+        self.offer(self.key_of(found), _Point(None))
+
+    def key_of(self, found: Evaluation) -> Key:
+        """Return what an evaluation amounts to."""
+        latency, energy = found.latency_cycles, found.energy_pj
+        cost = {"latency": latency, "energy": energy, "edp": latency * energy}[self.objective]
+        return cost, found.dram_bytes, energy
+
+    # -- all combinations at once ----------------------------------------------------------
+
+    def cover(self, skeleton: Skeleton) -> None:
+        """Cost all combinations of a skeleton; leave open what may be better than it looks."""
+        self.covered += skeleton.size
+        if self.exhausted:
+            self.complete = False
+            return
+        costs, whole = _capped(self.tab.costs(skeleton))
+        self.complete = self.complete and whole
+        combinations = Combinations(costs, self.tab)
+        inner, least = combinations.innermost(), combinations.least()
+        self.evaluated += combinations.size
+        objective = inner.objective(self.objective)
+        exact = not skeleton.recurrent
+        fits = np.flatnonzero(inner.fits)
+        if len(fits) and exact:
+            order = np.lexsort((inner.energy_pj[fits], inner.dram_bytes[fits], objective[fits]))
+            flat = int(fits[order[0]])
+            key = (
+                float(objective[flat]),
+                float(inner.dram_bytes[flat]),
+                float(inner.energy_pj[flat]),
+            )
+            self.offer(key, self.innermost(combinations, flat))
+        floor = least.objective(self.objective)
+        settled = exact & inner.fits & (objective <= floor * (1 + SAME))
+        settled &= inner.dram_bytes <= least.dram_bytes * (1 + SAME)
+        flat_open = np.flatnonzero(
+            ~settled & least.fits & (floor <= self.best_objective * (1 + SAME))
+        )
+        if len(flat_open):
+            rest = (least.dram_bytes[flat_open], least.energy_pj[flat_open], flat_open)
+            self.open.append(_Open(costs, combinations, floor[flat_open], *rest))
+
+    def innermost(self, combinations: Combinations, flat: int) -> _Point:
+        """Return the point of a combination with every tensor as far in as it may live."""
+        picks = combinations.picks(flat)
+        one = Combinations(restricted(combinations.costs, picks), self.tab)
+        kept = {tensor: next(one.allowed(tensor)).place for tensor in one.choices}
+        return self.point(combinations.costs, picks, kept)
+
+    def point(self, costs: Costs, picks: Sequence[int], kept: Mapping[str, Place]) -> _Point:
+        own = tuple(site.picks[pick] for site, pick in zip(costs.sites, picks, strict=True))
+        inside = {tensor: place for tensor, place in kept.items() if place.home is not None}
+        return _Point(costs.skeleton, own, inside)
+
+    # -- one combination after the other ---------------------------------------------------
+
+    def finish(self) -> None:
+        """Search the residencies of what is open, the most promising first."""
+        work = 0
+        for floor, dram_bytes, each, flat in self._queue():
+            beat = self.best[0] if self.best else None
+            if not promising((floor, dram_bytes, 0.0), beat):
+                if beat is not None and floor > beat[0]:
+                    return
+                continue
+            if self.exhausted or work > MAX_WORK:
+                self.complete = False
+                return
+            picks = each.combinations.picks(flat)
+            one = Combinations(restricted(each.costs, picks), self.tab)
+            found = house(one, self.objective, one.exact_schedule(), beat)
+            work += found.nodes + SETUP
+            self.evaluated += found.points
+            self.complete = self.complete and found.complete
+            if found.found is not None:
+                key, kept = found.found
+                self.offer(key, self.point(each.costs, picks, kept))
+
+    def _queue(self) -> Iterator[tuple[float, float, _Open, int]]:
+        if not self.open:
+            return
+        objective = np.concatenate([each.objective for each in self.open])
+        dram_bytes = np.concatenate([each.dram_bytes for each in self.open])
+        flat = np.concatenate([each.flat for each in self.open])
+        owner = np.repeat(np.arange(len(self.open)), [len(each.flat) for each in self.open])
+        energy = np.concatenate([each.energy_pj for each in self.open])
+        for number in np.lexsort((energy, dram_bytes, objective)):
+            yield (
+                float(objective[number]),
+                float(dram_bytes[number]),
+                self.open[owner[number]],
+                int(flat[number]),
+            )
+
+    # -- the winner ------------------------------------------------------------------------
+
+    def result(self) -> tuple[nodes.Mapping, Evaluation]:
+        """Return the best mapping, evaluated by the model and checked."""
+        if self.best is None:
+            assert self.broken is not None
+            raise self.broken
+        key, point = self.best
+        mapping = self.default if point.skeleton is None else self._built(point)
+        check(mapping, self.bound, self.target, self.fmt)
+        found = evaluate(mapping, self.bound, self.target, self.fmt)
+        for believed, counted in zip(key, self.key_of(found), strict=True):
+            assert math.isclose(believed, counted, rel_tol=SAME, abs_tol=SAME), (key, found)
+        return mapping, found
+
+    def _built(self, point: _Point) -> nodes.Mapping:
+        """Build the mapping; inputs get two buffers, the innermost first, where they fit."""
+        assert point.skeleton is not None
+        facts = facts_of(self.bound)
+        kept = {tensor: (place, 1) for tensor, place in point.kept.items()}
+        mapping = mapping_at(point.skeleton, point.picks, kept, self.bound, self.target)
+        depth = {name: len(place.home.nests) for name, place in point.kept.items() if place.home}
+        inputs = [name for name in depth if name in facts.inputs and depth[name]]
+        for tensor in sorted(inputs, key=lambda name: -depth[name]):
+            doubled = {**kept, tensor: (kept[tensor][0], 2)}
+            trial = mapping_at(point.skeleton, point.picks, doubled, self.bound, self.target)
+            rows = occupancies(tree_of(trial, facts, self.target), facts, self.target, self.fmt)
+            if all(row.needed_bytes <= row.capacity_bytes for row in rows):
+                kept, mapping = doubled, trial
+        return mapping
+
+
+def _capped(costs: Costs) -> tuple[Costs, bool]:
+    """Leave one option to the sites that matter least, until all combinations fit in memory."""
+    counts = [len(site.picks) for site in costs.sites]
+    least = sorted(range(len(counts)), key=lambda number: float(costs.sites[number].cycles.min()))
+    keep = [slice(None)] * len(counts)
+    whole = True
+    for number in least:
+        if math.prod(counts) <= MAX_COMBINATIONS:
+            break
+        if counts[number] > 1:
+            pick = int(costs.sites[number].cycles.argmin())
+            keep[number], counts[number], whole = slice(pick, pick + 1), 1, False
+    return (costs if whole else sliced(costs, keep)), whole

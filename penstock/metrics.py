@@ -1,0 +1,80 @@
+"""`Metric`, one number that says what it is, and `Check`, one comparison. Computes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Check", "Evidence", "Metric"]
+
+Evidence = Literal["bound", "model", "simulation", "synthesis", "measurement", "published"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number: ``Metric("latency", 4096, "cycles", "model")``.
+
+    ``evidence`` says how it is known, so that a model never passes for a measurement.
+    """
+
+    name: str
+    value: float
+    unit: str
+    evidence: Evidence
+
+    def to_json(self) -> dict[str, str | float]:
+        """Return the metric as a JSON object."""
+        return {
+            "name": self.name,
+            "value": self.value,
+            "unit": self.unit,
+            "evidence": self.evidence,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One row of a verification table: what was compared with what, and how well it agreed.
+
+    Args:
+        subject: what was checked, e.g. ``TVM CPU code``.
+        oracle: what it was compared with.
+        error: largest relative error (largest difference over largest value), or the number of
+            differing elements for bit comparisons; NaN if it could not be run.
+        limit: what the error may be at most.
+        evidence: how the subject's values came about.
+        detail: shape, format, seconds; or why it was not run.
+        ran: False if a tool was missing.
+    """
+
+    subject: str
+    oracle: str
+    error: float
+    limit: float
+    evidence: Evidence
+    detail: str = ""
+    ran: bool = True
+
+    @property
+    def passed(self) -> bool:
+        """Whether it ran and agreed."""
+        return self.ran and self.error <= self.limit
+
+    @property
+    def verdict(self) -> str:
+        """``ok``, ``FAILED`` or ``not run``."""
+        if not self.ran:
+            return "not run"
+        return "ok" if self.passed else "FAILED"
+
+    def to_json(self) -> dict[str, str | float | bool | None]:
+        """Return the row as a JSON object; an error that is not known is null."""
+        return {
+            "subject": self.subject,
+            "oracle": self.oracle,
+            "error": self.error if self.ran else None,
+            "limit": self.limit,
+            "evidence": self.evidence,
+            "detail": self.detail,
+            "verdict": self.verdict,
+        }

@@ -1,0 +1,38 @@
+"""Reports: one self-contained HTML file, with JSON and text beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from penstock.report.data import Page
+
+__all__ = ["save_report"]
+
+
+def save_report(pages: Sequence[Page], path: str | Path, command: str) -> tuple[Path, ...]:
+    """Write a report of several designs: HTML at `path`, JSON and text beside it.
+
+    Args:
+        pages: one for each design.
+        path: of the HTML file; the others have its name with ``.json`` and ``.txt``.
+        command: the command line that made it.
+
+    Returns:
+        The three paths, HTML first.
+
+    Raises:
+        FileError: a file cannot be written.
+    """
+    from penstock.report.files import write_together
+    from penstock.report.render import html, plain, text
+
+    place = Path(path)
+    files = {
+        place: html(pages, command),
+        place.with_suffix(".json"): json.dumps(plain(pages, command), indent=2, default=float),
+        place.with_suffix(".txt"): text(pages, command),
+    }
+    write_together(files)
+    return tuple(files)

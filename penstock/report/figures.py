@@ -1,0 +1,144 @@
+"""The report's figures, as plotly HTML fragments without the library itself.
+
+Excluded: numbers. Each function draws what it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.sim.engine import Event
+
+__all__ = ["Figure", "bars", "roofline_figure", "waterfall"]
+
+COLOURS = (
+    "#0b6e8f", "#e07a3f", "#4b9b58", "#b5508c", "#8c7a2f", "#5a67c8",
+    "#c2453f", "#3aa6a0", "#9b6b43", "#7d8590", "#a0b429", "#d48fb7",
+)  # fmt: skip
+MAX_EVENTS = 6000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawn figure and what it shows."""
+
+    html: str
+    caption: str
+
+
+def _html(figure: Any, height: int) -> str:
+    figure.update_layout(
+        height=height,
+        margin={"l": 60, "r": 20, "t": 16, "b": 46},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 13},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+    )
+    grid = {"gridcolor": "rgba(128,128,128,.22)", "zerolinecolor": "rgba(128,128,128,.4)"}
+    figure.update_xaxes(**grid)
+    figure.update_yaxes(**grid)
+    config = {"displayModeBar": False, "responsive": True}
+    text: str = figure.to_html(full_html=False, include_plotlyjs=False, config=config)
+    return text
+
+
+def bars(values: Mapping[str, Mapping[str, float]], unit: str, caption: str) -> Figure:
+    """Draw stacked horizontal bars: row → (part → value)."""
+    import plotly.graph_objects as go
+
+    parts = list({part: None for row in values.values() for part in row})
+    figure = go.Figure()
+    for number, part in enumerate(parts):
+        figure.add_bar(
+            y=list(values),
+            x=[row.get(part, 0.0) for row in values.values()],
+            name=part,
+            orientation="h",
+            marker_color=COLOURS[number % len(COLOURS)],
+            hovertemplate=f"%{{y}}, {part}: %{{x:.4s}} {unit}<extra></extra>",
+        )
+    figure.update_layout(barmode="stack", xaxis_title=unit, showlegend=len(parts) > 1)
+    figure.update_yaxes(autorange="reversed")
+    return Figure(_html(figure, 110 + 30 * len(values)), caption)
+
+
+def roofline_figure(
+    intensity: float,
+    peak: float,
+    bandwidth: float,
+    achieved: float,
+    caption: str,
+) -> Figure:
+    """Draw the roofline of a machine with one design in it.
+
+    Args:
+        intensity: operations per byte of the cascade (compulsory traffic).
+        peak: operations per second.
+        bandwidth: bytes per second.
+        achieved: operations per second that the model gives the design.
+        caption: what the reader should see.
+    """
+    import plotly.graph_objects as go
+
+    ridge = peak / bandwidth
+    low, high = min(intensity, ridge) / 16, max(intensity, ridge) * 16
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[low, ridge, high],
+        y=[low * bandwidth, peak, peak],
+        mode="lines",
+        name="roof (bound)",
+        line={"color": COLOURS[0], "width": 3},
+        hovertemplate="%{x:.3g} op/B: %{y:.3s}op/s<extra>roof</extra>",
+    )
+    figure.add_scatter(
+        x=[intensity],
+        y=[achieved],
+        mode="markers",
+        name="this design (model)",
+        marker={"color": COLOURS[1], "size": 13, "symbol": "diamond"},
+        hovertemplate="%{x:.3g} op/B: %{y:.3s}op/s<extra>this design</extra>",
+    )
+    figure.update_xaxes(type="log", title="arithmetic intensity, operations per byte of DRAM")
+    figure.update_yaxes(type="log", title="operations per second")
+    return Figure(_html(figure, 330), caption)
+
+
+def waterfall(events: Sequence[Event], units: Sequence[str], caption: str) -> Figure:
+    """Draw what each unit does in each cycle, a colour for each Einsum or transfer."""
+    import plotly.graph_objects as go
+
+    shown = [event for event in events if event.task.cycles > 0][:MAX_EVENTS]
+    figure = go.Figure()
+    names = list({event.task.name: None for event in shown})
+    for number, name in enumerate(names):
+        mine = [event for event in shown if event.task.name == name]
+        figure.add_bar(
+            y=[event.task.unit for event in mine],
+            x=[event.task.cycles for event in mine],
+            base=[event.start for event in mine],
+            name=name,
+            orientation="h",
+            marker={"color": COLOURS[number % len(COLOURS)], "line": {"width": 0}},
+            customdata=[
+                [event.start, event.end, event.cause or "ready at once", _box(event)]
+                for event in mine
+            ],
+            hovertemplate=(
+                f"{name} on %{{y}}<br>cycles %{{customdata[0]:.0f}} to %{{customdata[1]:.0f}}"
+                "<br>%{customdata[3]}<br>waited for: %{customdata[2]}<extra></extra>"
+            ),
+        )
+    figure.update_layout(barmode="overlay", bargap=0.25, xaxis_title="cycle")
+    figure.update_yaxes(categoryorder="array", categoryarray=list(units)[::-1])
+    left_out = len([event for event in events if event.task.cycles > 0]) - len(shown)
+    more = f" The first {MAX_EVENTS:,} events; {left_out:,} more are left out." if left_out else ""
+    return Figure(_html(figure, 150 + 48 * len(units)), caption + more)
+
+
+def _box(event: Event) -> str:
+    sides = (f"{name} {start}..{stop - 1}" for name, (start, stop) in event.task.box)
+    return ", ".join(sides) or f"{event.task.bytes:,.0f} bytes"

@@ -1,0 +1,1 @@
+"""Cycle-level simulation of a mapped design, with values."""

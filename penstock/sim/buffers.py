@@ -1,0 +1,190 @@
+"""Who wrote what last, and who has used which copy of a kept tile: where waits come from.
+
+Excluded: time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.sim.geometry import Block, Span
+from penstock.sim.plan import Hold
+
+__all__ = ["Slots", "Writers"]
+
+NOBODY = -1
+
+Label = tuple[object, ...] | None
+"""Equal for equal tiles."""
+
+
+class Writers:
+    """For each element of each tensor, the task that wrote it last.
+
+    A tile that is read as it was written is found in a table; others element by element.
+    """
+
+    def __init__(self, dims: Mapping[str, tuple[int, ...]]) -> None:
+        self._dims = dims
+        self._elements: dict[str, NDArray[np.int64]] = {}
+        self._tiles: dict[str, dict[tuple[Span, ...], int]] = {}
+
+    def _of(self, tensor: str) -> NDArray[np.int64]:
+        if tensor not in self._elements:
+            self._elements[tensor] = np.full(self._dims[tensor], NOBODY, dtype=np.int64)
+            self._tiles[tensor] = {}
+        return self._elements[tensor]
+
+    def put(self, tensor: str, block: Block, number: int) -> None:
+        """Note that a visit writes a block; blocks of visits are equal or disjoint."""
+        self._of(tensor)[block.slices] = number
+        self._tiles[tensor][block.bounds] = number
+
+    def cover(self, tensor: str, block: Block, number: int) -> None:
+        """Note that a transfer moves a block, of any shape."""
+        self._of(tensor)[block.slices] = number
+        self._tiles[tensor].clear()
+
+    def of(self, tensor: str, block: Block) -> tuple[int, ...]:
+        """Return the tasks that wrote the elements of a block last."""
+        elements = self._of(tensor)
+        number = self._tiles[tensor].get(block.bounds)
+        if number is not None:
+            return (number,)
+        found = np.unique(elements[block.slices]).tolist()
+        return tuple(found[1:] if found and found[0] == NOBODY else found)
+
+    def carry(self, tensor: str, block: Block, place: int) -> int:
+        """Note that a block has the writers of the one before it along a dimension.
+
+        Returns:
+            The last of them, -1 if nothing wrote it.
+        """
+        elements = self._of(tensor)
+        here = list(block.slices)
+        there = list(here)
+        there[place] = slice(here[place].start - 1, here[place].stop - 1)
+        elements[tuple(here)] = elements[tuple(there)]
+        self._tiles[tensor].pop(block.bounds, None)
+        return int(elements[tuple(here)].max(initial=NOBODY))
+
+    def unwritten(self, tensor: str) -> int:
+        """Return how many elements of a tensor nothing wrote."""
+        return int((self._of(tensor) == NOBODY).sum())
+
+
+@dataclass
+class _Slot:
+    """The copies of one kept tile.
+
+    ``history`` has, for each of the last tiles, user → the last task that used it.
+    """
+
+    hold: Hold
+    history: deque[dict[tuple[str, str], int]]
+    label: Label = None
+    expected: Label = None
+    block: Block | None = None
+    claimed: set[str] = field(default_factory=set)
+    seen: set[Label] = field(default_factory=set)
+    load: int = NOBODY
+    dirty: bool = False
+
+
+class Slots:
+    """The tile that each hold has now, and who used the ones before it.
+
+    Units work in order, so that of each unit and Einsum the last user is enough.
+    """
+
+    def __init__(self) -> None:
+        self._slots: dict[Hold, _Slot] = {}
+
+    def _slot(self, hold: Hold) -> _Slot:
+        found = self._slots.get(hold)
+        if found is None:
+            found = self._slots[hold] = _Slot(hold, deque(maxlen=hold.copies + 1))
+        return found
+
+    def _turned(self, hold: Hold) -> _Slot:
+        """Return the slot, with the tile that is expected."""
+        slot = self._slot(hold)
+        if not slot.history or slot.expected != slot.label:
+            self._next(slot, slot.expected)
+        return slot
+
+    def _next(self, slot: _Slot, label: Label) -> None:
+        slot.label = slot.expected = label
+        slot.history.append({})
+        slot.claimed.clear()
+        slot.load = NOBODY
+
+    def expect(self, hold: Hold, label: Label, block: Block) -> None:
+        """Say which tile comes when somebody next uses the hold."""
+        slot = self._slot(hold)
+        slot.expected, slot.block = label, block
+
+    def holds(self, hold: Hold, label: Label) -> bool:
+        """Whether a tile is there."""
+        slot = self._slot(hold)
+        return bool(slot.history) and slot.label == label
+
+    def turn(self, hold: Hold, label: Label, block: Block) -> bool:
+        """Make a tile the present one; return whether it was there at any time before."""
+        slot = self._slot(hold)
+        self._next(slot, label)
+        slot.block, slot.dirty = block, hold.role == "drain"
+        again = label in slot.seen
+        slot.seen.add(label)
+        return again
+
+    def claim(self, hold: Hold, unit: str) -> tuple[int, ...]:
+        """Return the tasks that must end before a unit first writes to the present tile."""
+        if hold.role == "none":
+            return ()
+        slot = self._turned(hold)
+        slot.dirty = slot.dirty or hold.role == "drain"
+        if unit in slot.claimed:
+            return ()
+        slot.claimed.add(unit)
+        if len(slot.history) <= hold.copies:
+            return ()
+        return tuple(sorted(set(slot.history[0].values())))
+
+    def touch(self, hold: Hold, who: tuple[str, str], number: int) -> None:
+        """Note that a task uses the present tile."""
+        if hold.role != "none":
+            self._turned(hold).history[-1][who] = number
+
+    def loaded(self, hold: Hold, number: int) -> None:
+        """Note the task that fetched the present tile."""
+        self._slot(hold).load = number
+
+    def load_of(self, hold: Hold) -> int:
+        """Return the task that fetched the present tile, -1 if none did."""
+        return self._slot(hold).load
+
+    def leaving(self, hold: Hold) -> Block | None:
+        """Return the present tile if it has to be written out; from then on it has not."""
+        slot = self._slot(hold)
+        if not slot.dirty:
+            return None
+        slot.dirty = False
+        return slot.block
+
+    def inside(self, hold: Hold) -> list[Hold]:
+        """Return the holds of the same tensor directly inside one."""
+        return [slot.hold for slot in self._slots.values() if slot.hold.outer is hold]
+
+    def outermost(self) -> list[Hold]:
+        """Return the holds that nothing but the outermost memory is around."""
+        return [slot.hold for slot in self._slots.values() if slot.hold.outer is None]
+
+    def tensors(self) -> set[str]:
+        """Return the tensors that are kept somewhere."""
+        return {slot.hold.tensor for slot in self._slots.values()}

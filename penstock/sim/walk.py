@@ -1,0 +1,423 @@
+"""From a mapping to tasks: walks the loops once, as the hardware's sequencer would.
+
+`trace` writes down one task for each visit of a leaf (a tile of one Einsum on one array) and for
+each transfer of a kept tile, with what it has to wait for. What moves, and how much, follows the
+rules of the model (`mapper/moves.py`, `mapper/counting.py`), found here visit by visit. Excluded:
+time (`engine.py`) and values (`values.py`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Literal
+
+from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.shapes import Bound
+from penstock.errors import MappingError
+from penstock.mapper.nodes import Mapping
+from penstock.sim.buffers import Slots, Writers
+from penstock.sim.geometry import Block, Boxes, Span
+from penstock.sim.plan import Hold, Leaf, Plan, Read, Shared, init_box, planned
+from penstock.sim.tasks import Box, Direction, Row, Skip, Task, Trace, collection_paused
+from penstock.targets.base import Memory, Target
+
+__all__ = ["MAX_TASKS", "trace"]
+
+MAX_TASKS = 2_000_000
+
+
+def trace(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> Trace:
+    """Walk the loops of a mapping and return what the machine has to do, in program order.
+
+    Raises:
+        MappingError: a spatial loop is shared by several Einsums (GPU and CPU mappings), or there
+            are more than `MAX_TASKS` tiles.
+    """
+    plan = planned(mapping, bound, target, fmt)
+    if plan.visits > MAX_TASKS:
+        raise MappingError(
+            f"the design has {plan.visits:,} tile tasks, the simulator takes {MAX_TASKS:,}",
+            fix="simulate a smaller instance, as in --shape p=16 --shape m=16",
+        )
+    walker = _Walker(plan)
+    with collection_paused():
+        walker.run()
+    return Trace(tuple(walker.tasks), tuple(walker.skips), dict(walker.traffic))
+
+
+Turn = tuple[int, int, int, int]
+"""Phase, epoch, less the stage, number: the order in which arrays take computing tasks."""
+
+_FIRST: Turn = (-1, 0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Visit:
+    """The costs of a visit of one size; `rows` are (memory, tensor, direction, bytes)."""
+
+    cycles: float
+    latency: int
+    ports: tuple[tuple[str, float], ...]
+    rows: tuple[tuple[Row, float], ...]
+
+
+class _Walker:
+    """The sequencer's state while it walks the loops; lives only inside `trace`."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.bytes = plan.format.bytes
+        self.inputs = {each.tensor for each in plan.bound.cascade.inputs}
+        self.outputs = {each.tensor for each in plan.bound.cascade.outputs}
+        self.tasks: list[Task] = []
+        self.turns: list[Turn] = []
+        self.skips: list[Skip] = []
+        self.traffic: dict[Row, float] = defaultdict(float)
+        self.writers = Writers(plan.bound.dims)
+        self.slots = Slots()
+        self.visits: dict[tuple[Leaf, tuple[int, ...], bool], _Visit] = {}
+        self.times: dict[_Visit, int] = defaultdict(int)
+        self.begun: dict[str, set[tuple[Span, ...]]] = defaultdict(set)
+        self.phase = self.iteration = self.flows = 0
+        self.flow = -1  # the one that the last computing task belongs to
+
+    def run(self) -> None:
+        """Walk everything, then write out the outputs that are still in kept tiles."""
+        box = {name: (0, extent) for name, extent in self.plan.bound.extents.items()}
+        self.walk(self.plan.holds, self.plan.body, box, -1)
+        for hold in self.slots.outermost():
+            self.drain(hold)
+        self.zeros()
+        for visit, times in self.times.items():
+            for row, size in visit.rows:
+                self.traffic[row] += times * size
+
+    def walk(
+        self,
+        holds: tuple[Hold, ...],
+        body: tuple[Shared | Leaf, ...],
+        box: dict[str, Span],
+        flow: int,
+    ) -> None:
+        """Walk one iteration of a body; `flow` numbers the pipeline around it, -1 for none."""
+        for hold in holds:
+            self.open(hold, box)
+        for node in body:
+            if isinstance(node, Leaf):
+                self.leaf(node, box, flow)
+            else:
+                self.loop(node, box, flow)
+
+    def loop(self, node: Shared, box: dict[str, Span], flow: int) -> None:
+        for leaf in node.inits:
+            self.init(leaf, box)
+        if not node.flows:
+            flow = -1
+        elif flow < 0:
+            self.flows += 1
+            flow = self.flows
+        name, tile = node.loop.variable, node.loop.tile
+        start, stop = box[name]
+        for low in range(start, stop, tile):
+            self.iteration += node.pipelined
+            inner = {**box, name: (low, min(low + tile, stop))}
+            self.walk(node.holds, node.body, inner, flow)
+
+    def add(self, task: Task) -> None:
+        """Append a task, with its turn: that of the last computing task that it has to follow."""
+        if task.computes:
+            turn = (task.phase, task.epoch, -task.stage, task.number)
+        else:
+            turn = self.last_turn((*task.needs, *task.frees))
+        self.tasks.append(task)
+        self.turns.append(turn)
+
+    def last_turn(self, numbers: tuple[int, ...]) -> Turn:
+        """Return the turn of the task among these that comes last, as arrays order them."""
+        return max([self.turns[number] for number in numbers], default=_FIRST)
+
+    # --- kept tiles -----------------------------------------------------------------------------
+
+    def open(self, hold: Hold, box: Boxes) -> None:
+        """Make room for the tile of a hold, and fetch it, if it is not the one that is there."""
+        if hold.role == "none" or not hold.used(box):
+            return
+        block = hold.reach.block(box)
+        if hold.role == "local":
+            made = (block.label, *(box[name] for name in hold.again))
+            self.slots.expect(hold, made, block)
+            return
+        if not block.elements or self.slots.holds(hold, block.label):
+            return
+        if hold.role == "drain":
+            self.drain(hold)
+        seen = self.slots.turn(hold, block.label, block)
+        if hold.role == "fill" or seen:
+            self.load(hold, block)
+
+    def load(self, hold: Hold, block: Block) -> None:
+        """Copy a tile in from the memory outside."""
+        outer = hold.outer.memory if hold.outer else self.plan.target.dram
+        needs = self.sources(hold.outer, hold.tensor, block)
+        number = len(self.tasks)
+        frees = self.slots.claim(hold, outer.name)
+        if hold.outer:
+            self.slots.touch(hold.outer, (outer.name, "load"), number)
+        self.slots.touch(hold, (outer.name, "load"), number)
+        self.slots.loaded(hold, number)
+        if hold.role == "drain":
+            self.writers.cover(hold.tensor, block, number)
+        inner = block.elements * hold.replicas
+        self.transfer("load", hold, outer, hold.memory, (block.elements, inner), needs, frees)
+
+    def drain(self, hold: Hold) -> None:
+        """Copy a tile out to the memory outside."""
+        for inner in self.slots.inside(hold):
+            self.drain(inner)
+        block = self.slots.leaving(hold)
+        if block is None:
+            return
+        outer = hold.outer.memory if hold.outer else self.plan.target.dram
+        needs = self.writers.of(hold.tensor, block)
+        number = len(self.tasks)
+        self.slots.touch(hold, (outer.name, "store"), number)
+        frees = self.slots.claim(hold.outer, outer.name) if hold.outer else ()
+        if hold.outer:
+            self.slots.touch(hold.outer, (outer.name, "store"), number)
+        self.writers.cover(hold.tensor, block, number)
+        sizes = (block.elements, block.elements)
+        self.transfer("store", hold, outer, hold.memory, sizes, needs, frees)
+
+    def transfer(
+        self,
+        kind: Literal["load", "store"],
+        hold: Hold,
+        outer: Memory,
+        inner: Memory,
+        sizes: tuple[int, int],
+        needs: tuple[int, ...],
+        frees: tuple[int, ...],
+    ) -> None:
+        """Add a task that moves (outer, inner) elements through the ports of two memories."""
+        moved = (sizes[0] * self.bytes, sizes[1] * self.bytes)
+        out: Direction = "read" if kind == "load" else "write"
+        into: Direction = "write" if kind == "load" else "read"
+        self.traffic[outer.name, hold.tensor, out] += moved[0]
+        self.traffic[inner.name, hold.tensor, into] += moved[1]
+        cycles = _port_cycles(inner, moved[1])
+        self.add(
+            Task(
+                len(self.tasks),
+                kind,
+                outer.name,
+                hold.tensor,
+                cycles=_port_cycles(outer, moved[0]),
+                needs=needs,
+                frees=frees,
+                phase=self.phase,
+                epoch=self.iteration,
+                bytes=moved[0],
+                ports=((inner.name, cycles),) if cycles and inner is not outer else (),
+            )
+        )
+
+    def sources(self, hold: Hold | None, tensor: str, block: Block) -> tuple[int, ...]:
+        """Return the tasks that put a block where it is read from."""
+        if hold is not None and hold.role == "fill":
+            number = self.slots.load_of(hold)
+            return (number,) if number >= 0 else ()
+        return () if tensor in self.inputs else self.writers.of(tensor, block)
+
+    # --- leaves ---------------------------------------------------------------------------------
+
+    def leaf(self, leaf: Leaf, box: dict[str, Span], flow: int) -> None:
+        """Add the task of one visit."""
+        if leaf.init is not None and leaf.enters:
+            self.init(leaf, box)
+        name = leaf.einsum.name
+        mine = tuple([(each, box[each]) for each in leaf.names])
+        block = leaf.write.block(box)
+        if leaf.guard.empty(box):
+            self.skip(leaf, mine, box)
+            return
+        if flow < 0 or flow != self.flow:
+            self.phase += 1
+        self.flow = flow
+        visit = self.visit(leaf, mine, block)
+        number, stage = len(self.tasks), leaf.compute.stage
+        needs = self.needs(leaf, box, block)
+        frees = self.buffers(leaf, number)
+        epoch = self.iteration + stage if flow >= 0 else 0
+        if self.last_turn((*needs, *frees)) > (self.phase, epoch, -stage, number):
+            self.phase += 1  # what it waits for comes later in the pipeline: let that drain
+        self.add(
+            Task(
+                number,
+                "compute",
+                leaf.compute.array,
+                name,
+                mine,
+                visit.cycles,
+                visit.latency,
+                needs,
+                frees,
+                self.phase,
+                epoch,
+                stage,
+                ports=visit.ports,
+            )
+        )
+        self.writers.put(name, block, number)
+
+    def needs(self, leaf: Leaf, box: Boxes, block: Block) -> tuple[int, ...]:
+        """Return the tasks whose results a visit reads.
+
+        Partial sums that the array's own memory holds stay in its last pipeline stage: the next
+        visit, which comes later on the same array, adds to them without waiting.
+        """
+        found: set[int] = set()
+        for read in leaf.reads:
+            found.update(self.sources(read.hold, read.reach.tensor, read.reach.block(box)))
+        if leaf.einsum.reduce is not None:
+            for number in self.writers.of(leaf.einsum.name, block):
+                if not leaf.accumulates or self.tasks[number].kind == "load":
+                    found.add(number)
+        if leaf.stepped is not None:  # an absent step carries the old state over
+            found.update(self.writers.of(leaf.einsum.name, _previous(leaf, box, block)))
+        return tuple(sorted(found))
+
+    def buffers(self, leaf: Leaf, number: int) -> tuple[int, ...]:
+        """Note which kept tiles a visit uses; return who must have let go of its output's."""
+        who = (leaf.compute.array, leaf.einsum.name)
+        frees = self.slots.claim(leaf.hold, leaf.compute.array) if leaf.hold else ()
+        for hold in leaf.holds:
+            self.slots.touch(hold, who, number)
+        return frees
+
+    def skip(self, leaf: Leaf, mine: Box, box: Boxes) -> None:
+        """Note a tile without effect; a state goes on being what it was."""
+        after = -1
+        if leaf.stepped is not None:
+            variable, place = leaf.stepped
+            for step in range(*box[variable]):
+                now = leaf.write.block({**box, variable: (step, step + 1)})
+                after = max(after, self.writers.carry(leaf.einsum.name, now, place))
+        self.skips.append(Skip(leaf.einsum.name, mine, after))
+
+    def init(self, leaf: Leaf, box: Boxes) -> None:
+        """Add what gives an iterative tensor its first coordinate.
+
+        A constant or a copy is a reset and takes an array no time, but passes a port.
+        """
+        init = leaf.init
+        assert init is not None
+        here = init_box(init, box, self.plan.bound.extents)
+        block = init.write.block(here)
+        needs = {
+            number
+            for read in init.reads
+            for number in self.sources(read.hold, read.reach.tensor, read.reach.block(here))
+        }
+        number = len(self.tasks)
+        frees = self.slots.claim(leaf.hold, leaf.compute.array) if leaf.hold else ()
+        sizes = {name: stop - start for name, (start, stop) in here.items()}
+        reads = [(read, float(read.reach.block(here).elements)) for read in init.reads]
+        rows = self.rows(reads, leaf, 0.0, float(block.elements))
+        for row, size in rows:
+            self.traffic[row] += size
+        self.phase += 1
+        self.flow = -1
+        self.add(
+            Task(
+                number,
+                "init",
+                leaf.compute.array,
+                leaf.einsum.name,
+                tuple((name, here[name]) for name in init.einsum.variables),
+                leaf.cost.init_cycles(init.einsum, init.names, sizes),
+                leaf.cost.init_latency(init.einsum),
+                tuple(sorted(needs)),
+                frees,
+                self.phase,
+                ports=self.ports(rows),
+            )
+        )
+        self.touch_all(leaf, init.reads, number)
+        self.writers.put(leaf.einsum.name, block, number)
+
+    def touch_all(self, leaf: Leaf, reads: tuple[Read, ...], number: int) -> None:
+        for hold in (leaf.hold, *(read.hold for read in reads)):
+            if hold is not None:
+                self.slots.touch(hold, (leaf.compute.array, f"init {leaf.einsum.name}"), number)
+
+    # --- costs ----------------------------------------------------------------------------------
+
+    def visit(self, leaf: Leaf, mine: Box, block: Block) -> _Visit:
+        """Count a visit and return its costs.
+
+        They depend on its sizes, and on whether it is the first to its output elements.
+        """
+        begun = self.begun[leaf.einsum.name]
+        opens = block.bounds not in begun
+        if opens:
+            begun.add(block.bounds)
+        key = (leaf, tuple([stop - start for _, (start, stop) in mine]), opens)
+        found = self.visits.get(key)
+        if found is None:
+            sizes = {name: stop - start for name, (start, stop) in mine}
+            written = leaf.cost.written(leaf.use, sizes)
+            back = max(0, written - (block.elements if opens else 0))
+            reads = [(read, leaf.cost.read(read.use, read.memory, sizes)) for read in leaf.reads]
+            rows = self.rows(reads, leaf, float(back), float(written))
+            found = self.visits[key] = _Visit(
+                leaf.cost.cycles(sizes, opens=opens),
+                leaf.cost.latency(sizes),
+                self.ports(rows),
+                tuple(rows),
+            )
+        self.times[found] += 1
+        return found
+
+    def rows(
+        self, reads: list[tuple[Read, float]], leaf: Leaf, back: float, written: float
+    ) -> list[tuple[Row, float]]:
+        """Return what passes which memory's port, in bytes."""
+        found: dict[Row, float] = defaultdict(float)
+        for read, count in reads:
+            found[read.memory.name, read.reach.tensor, "read"] += count * self.bytes
+        found[leaf.memory.name, leaf.einsum.name, "read"] += back * self.bytes
+        found[leaf.memory.name, leaf.einsum.name, "write"] += written * self.bytes
+        return [(row, size) for row, size in found.items() if size]
+
+    def ports(self, rows: list[tuple[Row, float]]) -> tuple[tuple[str, float], ...]:
+        """Return the cycles that each memory's port needs for some bytes."""
+        found: dict[str, float] = defaultdict(float)
+        for (memory, _, _), size in rows:
+            found[memory] += _port_cycles(self.plan.target.memory(memory), size)
+        return tuple((memory, cycles) for memory, cycles in found.items() if cycles)
+
+    def zeros(self) -> None:
+        """Write zeros where an output that is kept nowhere was never computed."""
+        for tensor in sorted(self.outputs - self.slots.tensors()):
+            missing = self.writers.unwritten(tensor)
+            if not missing:
+                continue
+            dram, size = self.plan.target.dram, missing * self.bytes
+            self.traffic[dram.name, tensor, "write"] += size
+            cycles = _port_cycles(dram, size)
+            self.add(Task(len(self.tasks), "store", dram.name, tensor, cycles=cycles, bytes=size))
+
+
+def _port_cycles(memory: Memory, size: float) -> float:
+    return size / (memory.bytes_per_cycle * memory.instances)
+
+
+def _previous(leaf: Leaf, box: Boxes, block: Block) -> Block:
+    """Return the coordinates from which a step of an iterative tensor starts."""
+    assert leaf.stepped is not None
+    variable, place = leaf.stepped
+    span = box[variable]
+    bounds = (*block.bounds[:place], span, *block.bounds[place + 1 :])
+    slices = (*block.slices[:place], slice(*span), *block.slices[place + 1 :])
+    return Block(bounds, block.elements, bounds, slices)

@@ -1,0 +1,278 @@
+"""`Target`, `Memory`, `Array`, `Axis`: machines as data. No behaviour beyond look-up and checks.
+
+Every number of a machine stands in a file of its own beside this one, with its source in the
+same line. Memories are listed from the outermost inward; the outermost one holds every tensor
+that a mapping keeps nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from penstock.errors import TargetError, UnknownNameError
+
+__all__ = ["Array", "Axis", "AxisKind", "Family", "Memory", "Target"]
+
+AxisKind = Literal["pe", "core", "simd", "block", "thread"]
+Family = Literal["spatial", "fpga", "gpu", "cpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One direction of an array, along which a loop can be spatial.
+
+    Args:
+        name: e.g. ``rows``; a mapping writes ``m0@rows``.
+        size: places side by side.
+        kind: what a generator makes of it: ``pe`` (unrolled hardware), ``core`` (a parallel
+            loop), ``simd`` (vector lanes), ``block`` and ``thread`` (CUDA).
+        folds: whether a spatial loop may have more steps than places; the steps then take
+            ``ceil(steps / size)`` rounds (cores and thread blocks do, hardware PEs do not).
+        reduces: whether values can be reduced along the axis (neighbour links, lane tree).
+    """
+
+    name: str
+    size: int
+    kind: AxisKind
+    folds: bool = False
+    reduces: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A level of storage.
+
+    Args:
+        name: e.g. ``gb``.
+        capacity_bytes: of one instance; ``math.inf`` for none.
+        bytes_per_cycle: bandwidth of one instance; ``math.inf`` where it never binds.
+        read_pj_per_byte, write_pj_per_byte: energy.
+        array: the array whose processing elements own it, or "" if all arrays reach it. Other
+            arrays may write (drain) into an owned memory but not read it.
+        instances: how many there are (register files: one for each processing element).
+        area_um2: area of one instance.
+    """
+
+    name: str
+    capacity_bytes: float
+    bytes_per_cycle: float = math.inf
+    read_pj_per_byte: float = 0.0
+    write_pj_per_byte: float = 0.0
+    array: str = ""
+    instances: int = 1
+    area_um2: float = 0.0
+
+    @property
+    def total_bytes(self) -> float:
+        """Capacity of all instances together, in bytes."""
+        return self.capacity_bytes * self.instances
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """A grid of processing elements, each of which does one operation at a time.
+
+    Args:
+        name: e.g. ``pe2d``.
+        axes: its directions; places = the product of their sizes.
+        cycles: (operator, cycles for one element) pairs; an operator that is not listed does
+            not exist on the array. ``mac`` is a multiplication feeding a sum, done as one.
+        energy_pj: (operator, picojoules for one element) pairs.
+        depth_cycles: cycles from the first operand in to the first result out of one place
+            (pipeline depth); the simulator charges it, the model does not.
+        skewed: whether operands enter as a systolic wavefront, one place later for each step
+            along each axis; the simulator charges the fill, the model does not.
+        area_um2: area of one place.
+    """
+
+    name: str
+    axes: tuple[Axis, ...]
+    cycles: tuple[tuple[str, float], ...]
+    energy_pj: tuple[tuple[str, float], ...] = ()
+    depth_cycles: int = 1
+    skewed: bool = False
+    area_um2: float = 0.0
+
+    @property
+    def places(self) -> int:
+        """Processing elements in all."""
+        return math.prod(axis.size for axis in self.axes)
+
+    def axis(self, name: str) -> Axis:
+        """Return the axis with this name.
+
+        Raises:
+            UnknownNameError: there is none.
+        """
+        for axis in self.axes:
+            if axis.name == name:
+                return axis
+        raise UnknownNameError(f"axis of {self.name}", name, [axis.name for axis in self.axes])
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A machine to map to.
+
+    Args:
+        name: lower case.
+        family: decides which generators apply.
+        clock_hz: of the arrays.
+        memories: from the outermost (DRAM) inward.
+        arrays: what computes.
+        format: the number format the machine is described for, e.g. ``fp16``.
+        source: where the numbers come from; single numbers have theirs in the machine's file.
+        resources: (name, count) pairs of an FPGA part: LUT, FF, DSP, BRAM, URAM.
+        part: the vendor's part or architecture name (``sm_90a``, ``xcu280-fsvh2892-2L-e``).
+    """
+
+    name: str
+    family: Family
+    clock_hz: float
+    memories: tuple[Memory, ...]
+    arrays: tuple[Array, ...]
+    format: str
+    source: str
+    resources: tuple[tuple[str, int], ...] = ()
+    part: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in self.memories] + [each.name for each in self.arrays]
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise TargetError(f"target {self.name} names {double[0]} twice", fix="rename one")
+        if not self.memories or not self.arrays:
+            raise TargetError(f"target {self.name} has no memory or no array", fix="add one")
+        arrays = [array.name for array in self.arrays]
+        for memory in self.memories:
+            if memory.array and memory.array not in arrays:
+                raise UnknownNameError("array", memory.array, arrays)
+        _check_numbers(self)
+
+    @property
+    def dram(self) -> Memory:
+        """The outermost memory."""
+        return self.memories[0]
+
+    def memory(self, name: str) -> Memory:
+        """Return the memory with this name.
+
+        Raises:
+            UnknownNameError: there is none.
+        """
+        for memory in self.memories:
+            if memory.name == name:
+                return memory
+        raise UnknownNameError(f"memory of {self.name}", name, [m.name for m in self.memories])
+
+    def array(self, name: str) -> Array:
+        """Return the array with this name.
+
+        Raises:
+            UnknownNameError: there is none.
+        """
+        for array in self.arrays:
+            if array.name == name:
+                return array
+        raise UnknownNameError(f"array of {self.name}", name, [a.name for a in self.arrays])
+
+    def override(self, path: str, value: float) -> Target:
+        """Return the machine with one number changed.
+
+        Args:
+            path: ``clock_hz``, ``gb.capacity_bytes``, ``pe2d.rows`` (size of an axis) or
+                ``pe2d.depth_cycles``.
+            value: the new number, in the unit that the field's name says.
+
+        Memories that an array's places own are as many as before for each place when the size
+        of an axis changes.
+
+        Raises:
+            TargetError: the number cannot be one of a machine.
+            UnknownNameError: nothing has that path.
+        """
+        owner, _, name = path.rpartition(".")
+        if not owner:
+            changed_target: Target = _set(self, name, value)
+            return changed_target
+        if owner in [memory.name for memory in self.memories]:
+            new = _set(self.memory(owner), name, value)
+            swapped = tuple(new if each.name == owner else each for each in self.memories)
+            return replace(self, memories=swapped)
+        array = self.array(owner)
+        memories = self.memories
+        if name in [axis.name for axis in array.axes]:
+            axes = tuple(
+                replace(axis, size=_whole(path, value)) if axis.name == name else axis
+                for axis in array.axes
+            )
+            changed = replace(array, axes=axes)
+            memories = tuple(_as_many(each, array, changed) for each in memories)
+        else:
+            changed = _set(array, name, value)
+        arrays = tuple(changed if each.name == owner else each for each in self.arrays)
+        return replace(self, arrays=arrays, memories=memories)
+
+    def spread(self, memory: Memory) -> tuple[Axis, ...] | None:
+        """Return the axes over which the instances of an array's own memory are spread.
+
+        A register file of a 2D array has an instance at each place (both axes), the scratchpad
+        of a processor core one for each core (the first axis). None if the instances are no such
+        product, or no array owns the memory: then they are one pool.
+        """
+        if not memory.array:
+            return None
+        return _spread(memory, self.array(memory.array))
+
+
+def _spread(memory: Memory, array: Array) -> tuple[Axis, ...] | None:
+    for count in range(len(array.axes), -1, -1):
+        if math.prod(axis.size for axis in array.axes[:count]) == memory.instances:
+            return array.axes[:count]
+    return None
+
+
+def _as_many(memory: Memory, old: Array, new: Array) -> Memory:
+    axes = _spread(memory, old) if memory.array == old.name else None
+    if axes is None:
+        return memory
+    names = [axis.name for axis in axes]
+    sizes = [axis.size for axis in new.axes if axis.name in names]
+    return replace(memory, instances=math.prod(sizes))
+
+
+def _whole(path: str, value: float) -> int:
+    if value != int(value):
+        raise TargetError(f"{path} is {value:g}", fix="give it a whole number")
+    return int(value)
+
+
+def _check_numbers(target: Target) -> None:
+    """Sizes, clock and costs are positive."""
+    numbers = {"clock_hz": target.clock_hz}
+    for array in target.arrays:
+        numbers |= {f"{array.name}.{axis.name}": axis.size for axis in array.axes}
+        numbers |= {f"{array.name}.cycles.{name}": cost for name, cost in array.cycles}
+    for memory in target.memories:
+        numbers[f"{memory.name}.capacity_bytes"] = memory.capacity_bytes
+        numbers[f"{memory.name}.bytes_per_cycle"] = memory.bytes_per_cycle
+        numbers[f"{memory.name}.instances"] = memory.instances
+    for path, value in numbers.items():
+        if not value > 0:
+            raise TargetError(
+                f"{path} of {target.name} is {value:g}", fix="give it a number above 0"
+            )
+
+
+def _set(owner: Any, name: str, value: float) -> Any:
+    """Replace one numeric field of a frozen dataclass."""
+    numeric = [f.name for f in fields(owner) if isinstance(getattr(owner, f.name), int | float)]
+    if name not in numeric:
+        raise UnknownNameError(f"number of {owner.name}", name, numeric)
+    kind = type(getattr(owner, name))
+    if kind is int:
+        return replace(owner, **{name: _whole(f"{owner.name}.{name}", value)})
+    return replace(owner, **{name: kind(value)})

@@ -1,0 +1,96 @@
+"""The machine penstock runs on: its cores and its vector width, found at run time.
+
+What cannot be found out without measuring (bandwidth, clock) is a stated assumption; override it
+with `Target.override` or ``--set``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from penstock.targets.base import Array, Axis, Memory, Target
+from penstock.targets.operators import general
+
+__all__ = ["cpu", "this_machine"]
+
+CLOCK_HZ = 3e9  # assumption: a server core under load
+DRAM_BYTES_PER_S = 20e9  # assumption: one channel of DDR5-4800 at half its peak
+L2_BYTES = 1024 * 1024  # assumption: 1 MB of level-2 cache a core (Zen 4, Golden Cove: 1 to 2 MB)
+
+
+def cpu(
+    cores: int,
+    lanes: int,
+    *,
+    part: str,
+    clock_hz: float = CLOCK_HZ,
+    dram_bytes_per_s: float = DRAM_BYTES_PER_S,
+) -> Target:
+    """Return a CPU as a target.
+
+    Args:
+        cores: that may be used side by side.
+        lanes: fp32 elements of a vector register (8 for AVX2, 16 for AVX-512, 4 for NEON).
+        part: the instruction set, e.g. ``x86-64 avx512f``.
+        clock_hz: of the cores.
+        dram_bytes_per_s: memory bandwidth of all cores together.
+    """
+    return Target(
+        name="cpu",
+        family="cpu",
+        clock_hz=clock_hz,
+        memories=(
+            Memory("dram", float("inf"), bytes_per_cycle=dram_bytes_per_s / clock_hz),
+            Memory("cache", L2_BYTES, instances=cores),
+        ),
+        arrays=(
+            Array(
+                "vector",
+                axes=(
+                    Axis("cores", cores, "core", folds=True),
+                    Axis("lanes", lanes, "simd", folds=True, reduces=True),
+                ),
+                # one vector multiply-add a cycle; a vector division takes about 8 and a
+                # polynomial exp about 12 instructions (Agner Fog's tables: Zen 4, Ice Lake)
+                cycles=tuple(general(simple=1, divide=8, function=12).items()),
+            ),
+        ),
+        format="fp32",
+        source="this machine's cores and vector width; clock, cache and bandwidth assumed",
+        part=part,
+    )
+
+
+def this_machine() -> Target:
+    """Return the machine that this runs on."""
+    lanes, part = _vector_width(_cpu_flags(), platform.machine())
+    return cpu(_cores(), lanes, part=part)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_flags() -> frozenset[str]:
+    """Return the instruction-set flags that Linux reports; none elsewhere."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return frozenset()
+    for line in info.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in {"flags", "Features"}:
+            return frozenset(value.split())
+    return frozenset()
+
+
+def _vector_width(flags: frozenset[str], machine: str) -> tuple[int, str]:
+    """Return (fp32 lanes, name) of the widest vectors that the flags promise."""
+    if "avx512f" in flags:
+        return 16, f"{machine} avx512f"
+    if "avx2" in flags and "fma" in flags:
+        return 8, f"{machine} avx2"
+    return 4, f"{machine} 128-bit vectors"  # SSE2 on x86-64 and NEON on ARM64 are always there

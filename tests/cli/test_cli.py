@@ -1,0 +1,134 @@
+"""Each command on good input: text, JSON, files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from penstock.cli import main
+
+SMALL = ["--shape", "h=1", "p=8", "m=8", "e=4", "f=4"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def said(capsys, *argv):
+    assert main(argv) == 0
+    return capsys.readouterr().out
+
+
+def read(capsys, *argv):
+    return json.loads(said(capsys, *argv, "--json"))
+
+
+def test_show_prints_what_parses(capsys):
+    from penstock import parse, zoo
+
+    text = said(capsys, "show", "attention_1pass", "--shape", "m=100")
+    assert parse(text) == zoo.load("attention_1pass").with_shapes(m=100)
+
+
+def test_passes(capsys):
+    rows = {
+        (r["tensor"], r["rank"]): r["passes"] for r in read(capsys, "passes", "attention")["passes"]
+    }
+    assert rows["K", "m"] == 3
+    assert rows["V", "m"] == 1
+    rows = {
+        (r["tensor"], r["rank"]): r["passes"]
+        for r in read(capsys, "passes", "attention_1pass")["passes"]
+    }
+    assert rows["K", "m"] == 1
+    assert rows["K", "m0"] == 2
+
+
+def test_a_design_goes_through_every_command(folder, capsys):
+    found = read(capsys, "explore", "attention", "--target", "mesh4x4", *SMALL, "-o", "d.json")
+    metrics = {each["name"]: each for each in found["metrics"]}
+    bounds = {each["name"]: each for each in found["bounds"]}
+    assert metrics["latency"]["evidence"] == "model"
+    assert bounds["latency"]["value"] <= metrics["latency"]["value"]
+    simulated = read(capsys, "simulate", "d.json")
+    cycles = next(each for each in simulated["metrics"] if each["name"] == "latency")
+    assert cycles["evidence"] == "simulation"
+    assert cycles["value"] >= metrics["latency"]["value"]
+    assert simulated["check"]["verdict"] == "ok"
+    checks = read(capsys, "verify", "d.json", "--backend", "loops", "hls", "sim")["checks"]
+    assert [each["verdict"] for each in checks] == ["ok"] * 3
+    files = read(capsys, "generate", "d.json", "--backend", "loops", "-o", "loops")["files"]
+    assert all((folder / "loops" / name).exists() for name in files)
+    assert read(capsys, "report", "d.json", "-o", "r.html", "--small", "p=4")["files"]
+    assert (folder / "r.html").stat().st_size > 1_000_000
+    assert found["mapping"] in said(capsys, "show", "d.json")
+
+
+@pytest.mark.parametrize("backend", ["loops", "hls", "tvm", "cuda"])
+def test_generating_twice_gives_the_same_bytes(backend, folder, capsys):
+    command = ["generate", "attention", "--backend", backend, *SMALL]
+    first = said(capsys, *command)
+    assert first == said(capsys, *command)
+    assert "attention" in first
+    names = read(capsys, *command, "-o", "out")["files"]
+    assert all((folder / "out" / name).exists() for name in names)
+
+
+@pytest.mark.parametrize("backend", ["interpreter", "loops", "tvm", "hls"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_run_is_the_same_through_every_door(backend, dtype, folder, capsys):
+    random = np.random.default_rng(0)
+    arrays = {name: random.integers(-8, 9, (2, 5, 3)).astype(dtype) / 4 for name in "QKV"}
+    np.savez("in.npz", **arrays)
+    said(
+        capsys,
+        "run",
+        "causal_attention",
+        "--inputs",
+        "in.npz",
+        "--out",
+        "o.npz",
+        "--backend",
+        backend,
+    )
+    got = np.load("o.npz")["O"]
+    scores = arrays["Q"].astype(float) @ arrays["K"].astype(float).transpose(0, 2, 1) / np.sqrt(3)
+    scores = np.where(np.tril(np.ones((5, 5), dtype=bool)), scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    want = weights / weights.sum(-1, keepdims=True) @ arrays["V"].astype(float)
+    assert got.dtype == dtype
+    limit = {np.float16: 1e-2, np.float32: 1e-5, np.float64: 1e-12}[dtype]
+    assert np.abs(got - want).max() <= limit * np.abs(want).max()
+
+
+def test_targets_round_trip(folder, capsys):
+    (folder / "mine.json").write_text(said(capsys, "targets", "fusemax"))
+    first = read(capsys, "explore", "attention", "--target", "mine.json", *SMALL)
+    again = read(capsys, "explore", "attention", "--target", "fusemax", *SMALL)
+    assert first["metrics"] == again["metrics"]
+    assert first["digest"] == again["digest"]
+    smaller = read(
+        capsys, "explore", "attention", "--target", "fusemax", *SMALL, "--set", "pe2d.rows=2"
+    )
+    assert smaller["digest"] != again["digest"]
+    assert "fusemax" in said(capsys, "targets")
+
+
+def test_zoo(capsys):
+    assert {each["name"] for each in read(capsys, "zoo")} >= {"attention", "attention_1pass"}
+    assert "1-pass" in said(capsys, "zoo")
+
+
+@pytest.mark.slow
+def test_demo(folder, capsys):
+    result = read(capsys, "demo", "--out", "build")
+    verdicts = {each["verdict"] for each in result["checks"]}
+    assert verdicts <= {"ok", "not run"}
+    assert len(result["checks"]) == 8
+    published = next(d for d in result["designs"] if d["published"])
+    metrics = {each["name"]: each["value"] for each in published["metrics"]}
+    said_by_paper = {each["name"]: each["value"] for each in published["published"]}
+    assert metrics["latency_s"] <= said_by_paper["latency_s"] * (1 + 1e-9)
+    assert (folder / "build" / "report.html").exists()

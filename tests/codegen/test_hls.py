@@ -1,0 +1,345 @@
+"""The HLS project: what is in it, where each pragma stands, and that it works."""
+
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from penstock.codegen import csim, hls
+from penstock.codegen.backends import Provenance
+from penstock.codegen.hls_pragmas import HlsNotes
+from penstock.codegen.loops import (
+    Alloc,
+    Block,
+    Buffer,
+    Const,
+    For,
+    Load,
+    Name,
+    Op,
+    Program,
+    Store,
+)
+from penstock.einsum_ir.formats import parse_format
+from penstock.errors import DataError, TargetError
+from penstock.targets.base import Array, Axis, Memory, Target
+
+CARD = Target(
+    name="card",
+    family="fpga",
+    clock_hz=300e6,
+    memories=(Memory("hbm", float("inf"), 1024), Memory("bram", 4e6)),
+    arrays=(Array("grid", (Axis("lanes", 4, "pe"),), (("mac", 1),)),),
+    format="fixed<16,6>",
+    source="made up for tests",
+    part="xcu280-fsvh2892-2L-e",
+)
+SOURCE = Provenance(
+    "weighted sum", "0123456789ab", "penstock generate weighted.einsum --target card"
+)
+
+
+def whole(value):
+    return Const(value, integer=True)
+
+
+def at(buffer, *indices):
+    return Load(buffer, tuple(Name(i) if isinstance(i, str) else i for i in indices))
+
+
+def weighted_sum(fmt="fixed<16,6>", divide=False):
+    """Y[p] = sum over m of X[p, m] * W[m]: p in 2 tiles of 4 lanes, W copied on chip."""
+    p = Op("+", (Op("*", (Name("p1"), whole(4))), Name("p0")))
+    term = Op("*", (at("X", p, "m"), at("WB", "m", "p0")))
+    total = Op("+", (at("sum", "p0"), term))
+    step = Store("sum", (Name("p0"),), Op("/", (total, Const(1.5))) if divide else total)
+    zero = Store("sum", (Name("z0"),), Const(0.0))
+    store = Store("Y", (Op("+", (Op("*", (Name("p1"), whole(4))), Name("q0"))),), at("sum", "q0"))
+    lanes = {"kind": "pe", "axis": "grid.lanes"}
+    body = Block(
+        (
+            For(
+                "c",
+                whole(64),
+                For("k", whole(4), Store("WB", (Name("c"), Name("k")), at("W", "c"))),
+                comment="copy W",
+            ),
+            For(
+                "p1",
+                whole(2),
+                Block(
+                    (
+                        For("z0", whole(4), zero, **lanes),
+                        For("m", whole(64), For("p0", whole(4), step, **lanes), comment="for m"),
+                        For("q0", whole(4), store, **lanes),
+                    ),
+                    "Y[p] = X[p, m] * W[m] :: sum[m]",
+                ),
+                comment="for p by 4",
+                pipelined=True,
+            ),
+        )
+    )
+    for buffer in (
+        Buffer("sum", (4,), "acc", "bram"),
+        Buffer("WB", (64, 4), memory="bram"),
+    ):
+        body = Alloc(buffer, body)
+    return Program(
+        "weighted",
+        (Buffer("X", (8, 64), memory="hbm"), Buffer("W", (64,), memory="hbm")),
+        (Buffer("Y", (8,), memory="hbm"),),
+        body,
+        parse_format(fmt),
+        (38, 18) if fmt.startswith("fixed") else (0, 0),
+    )
+
+
+def arrays(fmt="fixed<16,6>"):
+    rng = np.random.default_rng(0)
+    inputs = {"X": rng.integers(-16, 17, (8, 64)) / 16, "W": rng.integers(-8, 9, 64) / 16}
+    return inputs, csim.execute(weighted_sum(fmt), inputs)
+
+
+def test_the_program_computes_what_it_says():
+    inputs, outputs = arrays()
+    wanted = np.floor(inputs["X"] @ inputs["W"] * 1024 + 0.5) / 1024
+    np.testing.assert_array_equal(outputs["Y"], wanted)
+
+
+def test_the_project_has_every_file_and_names_its_origin():
+    made = hls.generate(weighted_sum(), CARD, SOURCE, arrays())
+    assert sorted(made.files) == [
+        "Makefile",
+        "README.md",
+        "config.hpp",
+        "golden/W.bin",
+        "golden/X.bin",
+        "golden/Y.bin",
+        "hls_config.cfg",
+        "kernel.cpp",
+        "kernel.h",
+        *(f"penstock_{each}.hpp" for each in ("fixed", "math", "tb")),
+        "run_hls.tcl",
+        "tb.cpp",
+    ]
+    for name, content in made.files.items():
+        if not name.startswith(("golden/", "penstock_")):
+            assert SOURCE.digest in content, name
+            assert SOURCE.command in content, name
+            assert "{{" not in content, name
+    assert made.files == hls.generate(weighted_sum(), CARD, SOURCE, arrays()).files
+    assert len(made.files["golden/X.bin"]) == 8 * 64 * 4
+    assert "/work" not in "".join(c for c in made.files.values() if isinstance(c, str))
+
+
+def test_the_scripts_name_part_clock_and_top():
+    files = hls.generate(weighted_sum(), CARD, SOURCE, arrays()).files
+    for line in (
+        "set_top weighted_kernel",
+        "set_part xcu280-fsvh2892-2L-e",
+        "create_clock -period 3.333ns -name default",
+        "add_files -tb golden",
+    ):
+        assert line in files["run_hls.tcl"].splitlines()
+    for line in (
+        "part=xcu280-fsvh2892-2L-e",
+        "clock=3.333ns",
+        "syn.top=weighted_kernel",
+        "tb.file=golden",
+    ):
+        assert line in files["hls_config.cfg"].splitlines()
+
+
+KERNEL = """\
+extern "C" void weighted_kernel(
+    const data_t X[8][64],
+    const data_t W[64],
+    data_t Y[8]) {
+  // Each tensor has its own AXI port, so that their transfers overlap.
+#pragma HLS INTERFACE mode=m_axi port=X bundle=gmem0 offset=slave depth=512 max_widen_bitwidth=512
+#pragma HLS INTERFACE mode=m_axi port=W bundle=gmem1 offset=slave depth=64 max_widen_bitwidth=512
+#pragma HLS INTERFACE mode=m_axi port=Y bundle=gmem2 offset=slave depth=8 max_widen_bitwidth=512
+  // Addresses, start and done, for the host.
+#pragma HLS INTERFACE mode=s_axilite port=X
+#pragma HLS INTERFACE mode=s_axilite port=W
+#pragma HLS INTERFACE mode=s_axilite port=Y
+#pragma HLS INTERFACE mode=s_axilite port=return
+  PK_LOCAL data_t WB[64][4];  // in bram
+  // mapping: unrolled loops use dimension 2 side by side
+  #pragma HLS ARRAY_PARTITION variable=WB type=complete dim=2
+  // mapping: kept in bram
+  #pragma HLS BIND_STORAGE variable=WB type=ram_2p impl=bram
+  PK_LOCAL acc_t sum[4];  // in bram
+  // mapping: unrolled loops use dimension 1 side by side
+  #pragma HLS ARRAY_PARTITION variable=sum type=complete dim=1
+  // copy W
+  L_c: for (index_t c = 0; c < 64; ++c) {
+    L_k: for (index_t k = 0; k < 4; ++k) {
+      // mapping: innermost serial loop, a step each cycle
+      #pragma HLS PIPELINE II=1
+      WB[c][k] = W[c];
+    }
+  }
+  // for p by 4
+  L_p1: for (index_t p1 = 0; p1 < 2; ++p1) {
+    // mapping: pipelined; in this version its stages run one after the other
+    // Y[p] = X[p, m] * W[m] :: sum[m]
+    // side by side on grid.lanes
+    L_z0: for (index_t z0 = 0; z0 < 4; ++z0) {
+      #pragma HLS UNROLL
+      sum[z0] = 0;
+    }
+    // for m
+    L_m: for (index_t m = 0; m < 64; ++m) {
+      // mapping: innermost serial loop, a step each cycle
+      #pragma HLS PIPELINE II=1
+      // side by side on grid.lanes
+      L_p0: for (index_t p0 = 0; p0 < 4; ++p0) {
+        #pragma HLS UNROLL
+        sum[p0] = sum[p0] + X[p1 * 4 + p0][m] * WB[m][p0];
+      }
+    }
+    // side by side on grid.lanes
+    L_q0: for (index_t q0 = 0; q0 < 4; ++q0) {
+      #pragma HLS UNROLL
+      Y[p1 * 4 + q0] = sum[q0];
+    }
+  }
+}
+"""
+
+
+def test_each_pragma_stands_where_the_mapping_says():
+    text = hls.generate(weighted_sum(), CARD, SOURCE).files["kernel.cpp"]
+    assert text[text.index("extern") :] == KERNEL
+
+
+@pytest.mark.parametrize(
+    ("fmt", "divide", "pragma"),
+    [
+        ("fixed<16,6>", False, "#pragma HLS PIPELINE II=1"),
+        ("fixed<16,6>", True, "#pragma HLS PIPELINE"),
+        ("fp32", False, "#pragma HLS PIPELINE"),
+    ],
+)
+def test_a_slow_recurrence_does_not_promise_a_step_each_cycle(fmt, divide, pragma):
+    text = hls.sources(weighted_sum(fmt, divide), SOURCE)["kernel.cpp"]
+    loop = text[text.index("L_m:") :].splitlines()
+    assert loop[2].strip() == pragma
+
+
+def partition(index, extent, lanes):
+    body = Alloc(
+        Buffer("A", (extent,), memory="bram"),
+        For(
+            "t",
+            whole(3),
+            For("v", whole(lanes), Store("A", (index,), Const(1.0)), kind="pe", axis="g.a"),
+        ),
+    )
+    program = Program("x", (), (Buffer("Y", (1,)),), body, parse_format("fp32"))
+    lines = HlsNotes(program).buffer(body.buffer)
+    return [line.split("variable=A ")[1] for line in lines if "ARRAY_PARTITION" in line]
+
+
+def test_partitions_follow_the_index_of_the_unrolled_loop():
+    v, t = Name("v"), Name("t")
+
+    def times(name, factor):
+        return Op("*", (name, whole(factor)))
+
+    assert partition(t, 64, 4) == []
+    assert partition(v, 4, 4) == ["type=complete dim=1"]
+    assert partition(Op("+", (times(t, 4), v)), 64, 4) == ["type=cyclic factor=4 dim=1"]
+    assert partition(Op("+", (times(v, 16), t)), 64, 4) == ["type=block factor=4 dim=1"]
+    assert partition(Op("//", (v, whole(2))), 64, 4) == ["type=complete dim=1"]
+    assert partition(Op("//", (v, whole(2))), 5000, 4) == ["type=cyclic factor=4 dim=1"]
+
+
+def test_floats_bring_their_own_headers_and_tolerance():
+    files = hls.generate(weighted_sum("fp16"), CARD, SOURCE).files
+    assert "penstock_half.hpp" in files
+    assert "penstock_fixed.hpp" not in files
+    assert "typedef pk::float16 data_t;" in files["config.hpp"]
+    assert "const double tolerance = 0.004;" in files["tb.cpp"]
+    assert "AP_TYPES" not in files["Makefile"]
+    assert "without golden vectors" in files["README.md"]
+
+
+@pytest.mark.parametrize("fmt", ["fixed<16,6>", "bf16"])
+def test_make_csim_passes_and_a_wrong_output_fails(tmp_path, fmt):
+    inputs, outputs = arrays(fmt)
+    project = tmp_path / "project"
+    hls.generate(weighted_sum(fmt), CARD, SOURCE, (inputs, outputs)).save(project)
+    command = ["make", "-s", "csim", "CXXFLAGS=-O1 -std=c++14 -Wall -Wextra -Werror"]
+    command[-1] += " -Wno-unknown-pragmas"
+    command += [f"AP_TYPES={csim.header_folder()}"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("PASS\n")
+    wrong = dict(outputs) | {"Y": outputs["Y"] + np.array([0, 0.5, 0, 0, 0, 0, 0, 0])}
+    buffer = weighted_sum(fmt).outputs[0]
+    (project / "golden/Y.bin").write_bytes(hls.encode(wrong["Y"], buffer, parse_format(fmt)))
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "Y[1] is " in done.stdout
+    assert done.stdout.endswith("FAIL\n")
+    (project / "golden/Y.bin").write_bytes(b"1234")
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert "golden/Y.bin does not hold 8 elements of" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("tclsh") is None, reason="needs tclsh")
+def test_the_tcl_script_runs_the_steps_it_is_given(tmp_path):
+    script = hls.generate(weighted_sum(), CARD, SOURCE, arrays()).files["run_hls.tcl"]
+    commands = "open_project set_top add_files open_solution set_part create_clock"
+    commands += " config_interface csim_design csynth_design cosim_design export_design"
+    stubs = "".join(
+        f"proc {each} args {{ puts [list {each} $args] }}\n" for each in commands.split()
+    )
+    (tmp_path / "run.tcl").write_text(stubs + script)
+    done = subprocess.run(
+        ["tclsh", "run.tcl", "csynth", "cosim"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-2:] == ["csynth_design {}", "cosim_design {}"]
+
+
+@pytest.mark.parametrize("fmt", ["fixed<16,6>", "fixed<32,32>", "fp64", "fp32", "fp16", "bf16"])
+def test_files_hold_every_number_exactly(fmt):
+    kind = parse_format(fmt)
+    numbers = np.array([[0, 1, -1], [0.3, -7.125, 1e6]])
+    buffer = Buffer("X", (2, 3))
+    rounded = hls.decode(hls.encode(numbers, buffer, kind), buffer, kind)
+    again = hls.decode(hls.encode(rounded, buffer, kind), buffer, kind)
+    np.testing.assert_array_equal(rounded, again)
+    assert abs(rounded[1, 1] + 7.125) <= (0.5 if kind.fraction_bits == 0 else 0)
+    mask = Buffer("M", (2,), "mask")
+    assert list(hls.decode(hls.encode([True, False], mask, kind), mask, kind)) == [True, False]
+
+
+def test_templates_are_filled_strictly():
+    good = {"banner": "", "top": "t", "parameters": ()}
+    hls.fill("kernel.h", **good)
+    with pytest.raises(ValueError, match=r"no value for \['top'\], no place for \['tops'\]$"):
+        hls.fill("kernel.h", banner="", tops="t", parameters=())
+
+
+def test_a_machine_that_is_no_fpga_is_refused():
+    with pytest.raises(TargetError) as caught:
+        hls.generate(weighted_sum(), replace(CARD, family="spatial"), SOURCE)
+    assert str(caught.value) == (
+        "target card (spatial) is no FPGA with a part name\n"
+        "fix: map the design to an FPGA, e.g. --target u280"
+    )
+
+
+def test_index_files_refuse_fractions():
+    with pytest.raises(DataError):
+        hls.encode([0.5], Buffer("T", (1,), "index"), parse_format("fp32"))

@@ -1,0 +1,277 @@
+"""The search: as good as brute force on tiny spaces, and as FuseMax's binding on its machine."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+
+from penstock import zoo
+from penstock.einsum_ir.formats import parse_format
+from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.shapes import bind
+from penstock.errors import MappingError
+from penstock.mapper.build import default_mapping
+from penstock.mapper.check import check
+from penstock.mapper.mappings import load_mapping
+from penstock.mapper.model import evaluate
+from penstock.mapper.nodes import leaves
+from penstock.mapper.roofline import roofline
+from penstock.mapper.search import explore
+from penstock.mapper.space import arrays_of, in_time, mapping_at, skeletons, stages_of
+from penstock.targets import TARGETS
+from penstock.targets.base import Array, Axis, Memory, Target
+
+FP16 = parse_format("fp16")
+OPS = ("mac", "+", "-", "*", "max", "exp")
+
+TINY = {
+    "chain": """
+cascade chain(X[a,b], Y[b]) -> O[a]
+  T[a] = X[a,b] * Y[b]
+  O[a] = exp(T[a])
+""",
+    "pair": """
+cascade pair(X[a,b]) -> O[a,b]
+  M[a] = X[a,b] :: max[b]
+  O[a,b] = X[a,b] - M[a]
+""",
+    "masked": """
+cascade masked(X[a,b]) -> O[a]
+  T[a,b] = exp(X[a,b]) s.t. b <= a
+  O[a] = T[a,b] :: sum[b]
+""",
+    "running": """
+cascade running(X[a,t]) -> O[a]
+  init S[a,0] = 0
+  S[a,t+1] = S[a,t] * X[a,t] + X[a,t]
+  O[a] = S[a,T] + S[a,T]
+""",
+    "feedback": """
+cascade feedback(X[a,t]) -> O[a]
+  init S[a,0] = 0
+  loop t:
+    U[a,t] = S[a,t] * X[a,t]
+    S[a,t+1] = exp(U[a,t])
+  O[a] = S[a,T] + S[a,T]
+""",
+    "three": """
+cascade three(X[a]) -> O[a]
+  S[a] = X[a] + X[a]
+  T[a] = exp(S[a])
+  O[a] = S[a] * T[a]
+""",
+}
+
+
+def tiny_target(rng):
+    """Two arrays with memories of their own and a shared one, all small, some slow."""
+    costs = {name: tuple((op, float(rng.integers(1, 5))) for op in OPS) for name in "ab"}
+    energy = tuple((op, float(rng.integers(1, 9))) for op in OPS)
+    sizes = {name: int(rng.integers(2, 5)) for name in "ab"}
+    narrow = float(rng.choice([1.0, 4.0, 64.0]))
+    inner = float(rng.choice([0.5, 8.0, math.inf]))
+
+    def memory(name, room, speed, array="", instances=1):
+        pj = [float(each) for each in rng.integers(1, 30, 2)]
+        return Memory(name, room, speed, pj[0], pj[1], array, instances)
+
+    return Target(
+        "tiny",
+        "spatial",
+        1e9,
+        (
+            memory("dram", 1e6, narrow),
+            memory("gb", float(rng.choice([8, 16, 64, 1024])), inner),
+            memory("ra", float(rng.choice([2, 4, 32])), math.inf, "a", sizes["a"]),
+        ),
+        (
+            Array("a", (Axis("x", sizes["a"], "pe", reduces=True),), costs["a"], energy),
+            Array("b", (Axis("y", sizes["b"], "pe"),), costs["b"], energy),
+        ),
+        "fp16",
+        "made up",
+    )
+
+
+def cost_of(found, objective):
+    latency, energy = found.latency_cycles, found.energy_pj
+    return {"latency": latency, "energy": energy, "edp": latency * energy}[objective]
+
+
+def every_mapping(bound, target):
+    """Build every point of the space, one by one."""
+    for skeleton in skeletons(bound, target):
+        for picks in product(*(range(len(site.options)) for site in skeleton.sites)):
+            arrays = arrays_of(skeleton, picks, target)
+            stages = stages_of(skeleton.sites, arrays)
+            if not in_time(skeleton.sites, arrays, stages).all():
+                continue
+            for places in product(*(each.places for each in skeleton.residents)):
+                pairs = zip(skeleton.residents, places, strict=True)
+                kept = {each.tensor: (place, 1) for each, place in pairs if place.home}
+                yield mapping_at(skeleton, picks, kept, bound, target)
+
+
+def brute_force(bound, target, objective):
+    """Evaluate every legal mapping of the space, and the default one; return the least cost."""
+    first = default_mapping(bound, target, FP16)
+    best = cost_of(evaluate(first, bound, target, FP16), objective)
+    legal = 0
+    for mapping in every_mapping(bound, target):
+        cost = cost_of(evaluate(mapping, bound, target, FP16), objective)
+        try:
+            check(mapping, bound, target, FP16)
+        except MappingError:
+            continue
+        legal += 1
+        best = min(best, cost)
+    return best, legal
+
+
+@pytest.mark.parametrize("seed", range(42))
+def test_brute_force_finds_nothing_better(seed):
+    rng = np.random.default_rng(seed)
+    target = tiny_target(rng)
+    name = list(TINY)[seed % len(TINY)]
+    objective = ("latency", "energy", "edp")[seed % 3]
+    shapes = {"a": int(rng.integers(2, 5)), "b": int(rng.integers(2, 4)), "t": 2}
+    cascade = parse(TINY[name])
+    ranks = {rank for each in cascade.inputs for rank in each.ranks}
+    bound = bind(cascade, shapes={each: shapes[each] for each in ranks})
+    found = explore(bound, target, FP16, objective=objective)
+    best, legal = brute_force(bound, target, objective)
+    assert cost_of(found.evaluation, objective) == pytest.approx(best, rel=1e-9)
+    assert found.optimal
+    assert found.points == 1 + sum(each.size for each in skeletons(bound, target))
+    assert 0 < legal < found.points
+    assert found.evaluated + found.ruled_out == found.points
+
+
+def one_pass(length, **shapes):
+    extents = {"b": 2, "h": 12, "p": length, "m": length, "e": 64, "f": 64, "m0": 256}
+    return bind(zoo.load("attention_1pass"), shapes={**extents, **shapes})
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"p": 1},
+        {"p": 64},
+        {"p": 256},
+        {"p": 300, "m": 1000},
+        {"e": 128, "f": 128},
+        {"e": 128},
+        {"f": 256},
+    ],
+    ids=str,
+)
+def test_as_fast_as_the_published_binding_at_other_shapes(shapes):
+    target, bound = TARGETS.get("fusemax"), one_pass(2048, **shapes)
+    found = explore(bound, target, FP16)
+    published = evaluate(load_mapping("fusemax_binding"), bound, target, FP16)
+    assert found.evaluation.latency_cycles <= published.latency_cycles * (1 + 1e-12)
+    assert found.optimal
+
+
+def test_what_it_finds_for_fusemax_overlaps_as_published():
+    bound, target = one_pass(4096), TARGETS.get("fusemax")
+    found = explore(bound, target, FP16)
+    (interval,) = found.evaluation.pipelines
+    assert interval.interval_cycles == 138  # 2F + 10 at F = 64, fusemax.md 3.5
+    assert "for p by 256 pipelined" in str(found.mapping)
+    stages = {leaf.einsum: leaf.stage for _, leaf in leaves(found.mapping.body)}
+    assert stages["BQK"] < stages["RM"] < stages["SLN"] < stages["RD"]
+
+
+STOCK = ("cpu", "flat", "fusemax", "h200", "mesh4x4", "u280")
+
+
+def shapes_of(cascade):
+    usual = {"b": 2, "h": 4, "g": 2, "p": 100, "m": 100, "e": 32, "f": 32, "m0": 32}
+    ranks = {rank for each in cascade.inputs for rank in each.ranks} | cascade.shape.keys()
+    return {rank: usual.get(rank, 48) for rank in ranks}
+
+
+@pytest.mark.parametrize("target", STOCK)
+@pytest.mark.parametrize("name", zoo.names())
+def test_finds_something_legal_and_no_worse_than_the_default(name, target):
+    machine = TARGETS.get(target)
+    fmt = parse_format(machine.format)
+    bound = bind(zoo.load(name), shapes=shapes_of(zoo.load(name)))
+    found = explore(bound, machine, fmt)
+    check(found.mapping, bound, machine, fmt)
+    default = evaluate(default_mapping(bound, machine, fmt), bound, machine, fmt)
+    assert found.evaluation.latency_cycles <= default.latency_cycles
+    least = roofline(bound, machine, fmt)[0].value
+    assert least <= found.evaluation.latency_cycles * (1 + 1e-9)
+
+
+def test_each_objective_wins_at_its_own():
+    bound, target = one_pass(1024, b=1, h=2), TARGETS.get("fusemax")
+    names = ("latency", "energy", "edp")
+    found = {each: explore(bound, target, FP16, objective=each).evaluation for each in names}
+    for name in names:
+        costs = {each: cost_of(found[each], name) for each in names}
+        assert costs[name] == min(costs.values())
+    assert found["energy"].energy_pj < found["latency"].energy_pj
+
+
+def test_same_problem_same_mapping():
+    bound, target = one_pass(1024, b=1, h=2), TARGETS.get("fusemax")
+    first, second = explore(bound, target, FP16), explore(bound, target, FP16)
+    assert first.mapping == second.mapping
+    assert first.evaluated == second.evaluated
+
+
+def test_progress_ends_with_all_points():
+    calls = []
+    bound, target = one_pass(1024, b=1, h=2), TARGETS.get("fusemax")
+    found = explore(bound, target, FP16, progress=lambda *each: calls.append(each))
+    done, total, best = (list(each) for each in zip(*calls, strict=True))
+    assert done == sorted(done)
+    assert done[-1] == found.points
+    assert set(total) == {found.points}
+    assert best == sorted(best, reverse=True)
+    assert best[-1] == found.evaluation.latency_cycles
+
+
+def test_a_limit_is_kept_and_admitted():
+    bound, target = one_pass(1024, b=1, h=2), TARGETS.get("fusemax")
+    full = explore(bound, target, FP16)
+    found = explore(bound, target, FP16, limit=1)
+    assert found.evaluated == 1
+    assert not found.optimal
+    assert found.evaluation.latency_cycles > full.evaluation.latency_cycles
+    assert found.summary() == (
+        f"the best of those evaluated: {found.points:,} mappings, 1 evaluated, "
+        f"{found.points - 1:,} not"
+    )
+    assert full.summary() == (
+        f"optimal in this space: {full.points:,} mappings, {full.evaluated:,} evaluated, "
+        f"{full.points - full.evaluated:,} ruled out by bounds or capacity"
+    )
+    assert full.to_json() == {
+        "points": full.points,
+        "evaluated": full.evaluated,
+        "ruled_out": full.points - full.evaluated,
+        "optimal": True,
+        "seconds": full.seconds,
+    }
+
+
+def test_nothing_fits():
+    target = TARGETS.get("fusemax").override("dram.capacity_bytes", 1000)
+    bound = bind(zoo.load("matmul"), shapes={"m": 100, "k": 100, "n": 100})
+    with pytest.raises(MappingError) as caught:
+        explore(bound, target, FP16)
+    assert str(caught.value) == (
+        "needs 58.59 KB of dram, fusemax has 0.9766 KB; largest tensors: A (19.53), B (19.53), "
+        "Z (19.53)\nfix: use smaller tiles, fewer buffers, or keep less"
+    )
+
+
+def test_an_operator_that_no_array_has():
+    bound = bind(parse("cascade s(X[p]) -> Y[p]\n  Y[p] = sin(X[p])"), shapes={"p": 4})
+    with pytest.raises(MappingError, match=r"Y cannot run on fusemax: no array has 'sin'"):
+        explore(bound, TARGETS.get("fusemax"), FP16)

@@ -121,7 +121,7 @@ def test_states_that_come_too_late_are_no_points():
 
 
 def test_stages_of_a_recurrence_that_two_arrays_share():
-    """S needs V, V needs U, U needs the S of the step before: one change of array, there and back."""
+    """S needs V, V needs U, U the S of the step before: one change of array, there and back."""
     cascade = parse("""
 cascade feedback(X[a,t]) -> O[a]
   init S[a,0] = 0

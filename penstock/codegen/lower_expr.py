@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
 from typing import Protocol
 
 from penstock.codegen.loops import Const, LoopExpr, Op
@@ -133,6 +134,7 @@ _INTEGER: dict[str, Callable[..., Lin]] = {
     ),
     "floor": lambda r, a: a,
     "round": lambda r, a: a,
+    "bitlen": lambda r, a: _bit_length(_absolute(a, r), r),
 }
 
 
@@ -145,6 +147,14 @@ def _absolute(value: Lin, ranges: Ranges) -> Lin:
     if low >= 0:
         return value
     return scale(value, -1) if high <= 0 else atom(Op("abs", (to_expr(value),)))
+
+
+def _bit_length(value: Lin, ranges: Ranges) -> Lin:
+    """Count the powers of two that a number which is not negative reaches."""
+    _, high = range_of(value, ranges)
+    bits = 63 if math.isinf(high) else int(high).bit_length()
+    reached = (compare(">=", value, constant(1 << bit), ranges) for bit in range(bits))
+    return reduce(add, (_as_number(each) for each in reached), constant(0))
 
 
 @dataclass(frozen=True)
@@ -281,6 +291,12 @@ class Translator:
             return self._power(args[0], args[1].lin.constant, present)
         if exact and op in _INTEGER:
             return self._integers(op, args, present)
+        if op == "bitlen":
+            raise DataError(
+                f"'{expr}' takes the bits of a value that is computed",
+                span=expr.span,
+                fix="generated code has bitlen of coordinates, shapes and index tensors only",
+            )
         return Val(real=Op(op, tuple(self.real(arg) for arg in args)), present=present)
 
     def _integers(self, op: str, args: list[Val], present: Present) -> Val:

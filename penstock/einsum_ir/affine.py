@@ -113,6 +113,7 @@ _SCALAR: dict[str, Callable[..., float]] = {
     "where": lambda condition, then, otherwise: then if condition else otherwise,
     "abs": abs,
     "sign": lambda a: (a > 0) - (a < 0),
+    "bitlen": lambda a: int(abs(a)).bit_length(),
     "step": lambda a: int(a >= 0),
     "floor": math.floor,
     "round": lambda a: math.floor(a + 0.5),

@@ -179,6 +179,7 @@ _EXACT: dict[str, Callable[..., Array]] = {
     "min": np.minimum,
     "clamp": clamp,
     "sign": np.sign,
+    "bitlen": lambda x: np.frexp(np.floor(np.abs(x)))[1].astype(x.dtype),
 }
 """Operators that NumPy defines alike on integers and floats."""
 

@@ -14,10 +14,12 @@ from graphlib import CycleError, TopologicalSorter
 from penstock.einsum_ir.legality import (
     check_constants,
     check_einsum_names,
+    check_formats,
     check_groups,
     check_indices,
     check_left_sides,
     check_names,
+    check_states,
 )
 from penstock.einsum_ir.nodes import (
     Declaration,
@@ -50,6 +52,8 @@ class Cascade:
             parameter: it must be given when the cascade is run.
         shapes: (rank variable, extent) pairs that are known so far; the others come from the
             arrays, the command line, or follow from an access (``K[m1*M0+m0]``).
+        states: (input, output) pairs: the next call's input is this call's output.
+        formats: (tensor, number format) pairs, for tensors that are not in the format of the run.
 
     Raises:
         CascadeError: a tensor that is defined twice, never, or in a cycle; an output that
@@ -63,9 +67,12 @@ class Cascade:
     statements: tuple[Statement, ...]
     constants: tuple[tuple[str, Expr], ...] = ()
     shapes: tuple[tuple[str, int], ...] = ()
+    states: tuple[tuple[str, str], ...] = ()
+    formats: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shapes", tuple(sorted(dict(self.shapes).items())))
+        object.__setattr__(self, "formats", tuple(sorted(dict(self.formats).items())))
         check_names(self.name, (*self.inputs, *self.outputs), self.shape)
         check_einsum_names(self.einsums)
         _check_definitions(self)
@@ -76,6 +83,8 @@ class Cascade:
         check_indices(self.einsums)
         _check_ranks(self)
         check_groups(self.statements)
+        check_states(self.states, self.inputs, self.outputs)
+        check_formats(self.formats, self.arity)
         _ordered(self)
 
     @property
@@ -177,6 +186,8 @@ class Cascade:
         lines = [f"cascade {self.name}({inputs}) -> {outputs}"]
         lines += [f"  shape {name} = {extent}" for name, extent in self.shapes]
         lines += [f"  const {name} = {value}" for name, value in self.constants]
+        lines += [f"  state {name} -> {following}" for name, following in self.states]
+        lines += [f"  format {name} = {kind}" for name, kind in self.formats]
         for statement in self.statements:
             lines += [f"  {line}" for line in str(statement).splitlines()]
         return "\n".join(lines)

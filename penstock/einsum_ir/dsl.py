@@ -25,7 +25,8 @@ from penstock.einsum_ir.nodes import (
     Access,
     Declaration,
     Expr,
-    Reduce,
+    Group,
+    Statement,
     Sym,
     Var,
     accesses,
@@ -39,6 +40,10 @@ from penstock.einsum_ir.terms import (
     Term,
     Value,
     absolute,
+    argmax,
+    argmin,
+    argsort,
+    bitlen,
     clamp,
     cos,
     erf,
@@ -66,12 +71,14 @@ from penstock.einsum_ir.terms import (
     sign,
     silu,
     sin,
+    softmax,
     softplus,
     sq,
     sqrt,
     step,
     such_that,
     tanh,
+    topk,
     where,
 )
 from penstock.errors import CascadeError, Span
@@ -83,6 +90,10 @@ __all__ = [
     "Tensor",
     "Term",
     "absolute",
+    "argmax",
+    "argmin",
+    "argsort",
+    "bitlen",
     "clamp",
     "cos",
     "erf",
@@ -108,12 +119,14 @@ __all__ = [
     "sign",
     "silu",
     "sin",
+    "softmax",
     "softplus",
     "sq",
     "sqrt",
     "step",
     "such_that",
     "tanh",
+    "topk",
     "where",
 ]
 
@@ -164,6 +177,8 @@ class Builder:
         self._members: list[Equation] | None = None
         self._inputs: tuple[Declaration, ...] = ()
         self._outputs: tuple[Declaration, ...] = ()
+        self._states: dict[str, str] = {}
+        self._formats: dict[str, str] = {}
 
     def __getattr__(self, name: str) -> Tensor:
         _check_attribute("Builder", name)
@@ -211,6 +226,14 @@ class Builder:
         """Set extents of ranks, in coordinates: ``c.shape(m0=64)``."""
         self._shapes |= extents
 
+    def state(self, before: Term, after: Term) -> None:
+        """Let an output be the next call's input: ``c.state(c.K, c.KX)``."""
+        self._states[_name(before)] = _name(after)
+
+    def format(self, name: str, *tensors: Term) -> None:
+        """Set the number format of tensors: ``c.format("int8", c.K8, c.V8)``."""
+        self._formats |= {_name(each): name for each in tensors}
+
     def inputs(self, *tensors: Term) -> None:
         """Declare inputs, in this order: ``c.inputs(c.K[m, e], c.SC)``; inferred ones follow.
 
@@ -236,9 +259,10 @@ class Builder:
             init: whether it gives the first coordinate of an iterative rank.
         """
         right = value if isinstance(value, RightSide) else RightSide(expression(value))
-        reduce = Reduce(right.reduction, right.over) if right.reduction else None
         span = _whole_line(here())
-        found = Equation(output, right.body, reduce, right.predicate, init, span)
+        found = Equation(
+            output, right.body, right.reduce, right.predicate, init, span, right.softmax
+        )
         (self._found if self._members is None else self._members).append(found)
 
     def build(self) -> Cascade:
@@ -250,16 +274,19 @@ class Builder:
         found = equations(self._found)
         scalars = {each.tensor for each in self._inputs if not each.ranks}
         scalars |= {each.tensor for each in _reads(found) if not each.indices}
-        built = statements(self._found, scalars)
+        outputs = {each.tensor: each.ranks for each in self._outputs}
+        built = statements(self._found, scalars, outputs)
         scalars |= {each.output.tensor for each in found if not each.output.indices}
         constants = ((name, resolve_scalars(e, scalars)) for name, e in self._constants.items())
         return Cascade(
             self._name,
             (*self._inputs, *_inferred_inputs(found, {each.tensor for each in self._inputs})),
-            self._outputs or _inferred_outputs(found),
+            self._outputs or _inferred_outputs(built, set(self._states.values())),
             built,
             tuple(constants),
             tuple(self._shapes.items()),
+            tuple(self._states.items()),
+            tuple(self._formats.items()),
         )
 
 
@@ -329,19 +356,27 @@ def _inferred_inputs(
     return tuple(inputs.values())
 
 
-def _inferred_outputs(found: tuple[Equation, ...]) -> tuple[Declaration, ...]:
-    """Return what is defined and read by no other Einsum, in order of definition."""
-    read = {
-        access.tensor
-        for each in found
-        for access in accesses(*each.exprs)
-        if access.tensor != each.output.tensor
-    }
+def _inferred_outputs(
+    built: tuple[Statement, ...], states: AbstractSet[str]
+) -> tuple[Declaration, ...]:
+    """Return what is defined and read by no other Einsum, or a next state, in that order."""
+    found = [e for each in built for e in (each.einsums if isinstance(each, Group) else (each,))]
+    read = {access.tensor for e in found for access in e.operands if access.tensor != e.name}
     return tuple(
-        Declaration(each.output.tensor, variables(each.output), span=each.output.span)
+        Declaration(each.name, variables(each.output), span=each.output.span)
         for each in found
-        if each.output.tensor not in read and not each.init
+        if (each.name not in read or each.name in states) and not each.init
     )
+
+
+def _name(term: Term) -> str:
+    match term.expr:
+        case Sym(name) | Access(name, _):
+            return name
+        case _:
+            raise CascadeError(
+                f"'{term}' names no tensor", span=here(), fix="write it as in c.K or c.K[m, e]"
+            )
 
 
 def _whole_line(span: Span | None) -> Span | None:

@@ -6,43 +6,23 @@ everything that differs between them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import groupby
 
 from penstock.einsum_ir.nodes import (
-    Access,
     Einsum,
-    Expr,
     Group,
     Reduce,
     Statement,
     resolve_scalars,
     variables,
 )
+from penstock.einsum_ir.sugar import Equation, plain
 from penstock.errors import Span
 
 __all__ = ["Equation", "Loop", "equations", "statements"]
-
-
-@dataclass(frozen=True, slots=True)
-class Equation:
-    """An Einsum before scalars are told from tensors without ranks.
-
-    A reduction over no ranks stands for one over all that the left side lacks.
-    """
-
-    output: Access
-    body: Expr
-    reduce: Reduce | None
-    where: Expr | None
-    init: bool
-    span: Span | None
-
-    @property
-    def exprs(self) -> tuple[Expr, ...]:
-        """The right side: the body and the predicate, if there is one."""
-        return (self.body,) if self.where is None else (self.body, self.where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +44,16 @@ def equations(found: Iterable[Equation | Loop]) -> tuple[Equation, ...]:
 
 
 def statements(
-    found: Iterable[Equation | Loop], scalars: AbstractSet[str]
+    found: Iterable[Equation | Loop],
+    scalars: AbstractSet[str],
+    outputs: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Statement, ...]:
-    """Return the statements of a cascade.
+    """Return the statements of a cascade, without the short forms of `sugar.py`.
 
     Args:
         found: what the front end read.
         scalars: names of inputs without ranks; the equations without ranks are added.
+        outputs: output tensor → its declared ranks.
 
     Raises:
         CascadeError: an Einsum that means nothing.
@@ -78,12 +61,11 @@ def statements(
     found = tuple(found)
     names = scalars | {e.output.tensor for e in equations(found) if not e.output.indices}
     built: list[Statement] = []
-    for each in found:
-        if isinstance(each, Loop):
-            members = tuple(_einsum(equation, names) for equation in each.equations)
-            built.append(Group(each.variable, members, span=each.span))
-        else:
-            built.append(_einsum(each, names))
+    for is_loop, run in groupby(found, lambda each: isinstance(each, Loop)):
+        for each in run if is_loop else [Loop("", equations(run), None)]:
+            assert isinstance(each, Loop)
+            members = tuple(_einsum(one, names) for one in plain(each.equations, outputs))
+            built += [Group(each.variable, members, span=each.span)] if is_loop else members
     return tuple(built)
 
 
@@ -94,5 +76,5 @@ def _einsum(found: Equation, scalars: AbstractSet[str]) -> Einsum:
     if reduce is not None and not reduce.over:
         kept = variables(found.output)
         missing = tuple(name for name in variables(*found.exprs) if name not in kept)
-        reduce = Reduce(reduce.op, missing)
+        reduce = Reduce(reduce.op, missing, reduce.into)
     return Einsum(found.output, body, reduce, where, found.init, span=found.span)

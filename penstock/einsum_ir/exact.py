@@ -103,6 +103,10 @@ def _whole(data: Array, bits: int) -> Number:
     return _tight(Number(np.asarray(data), "real", 0, bits))
 
 
+def _bit_length(data: Array) -> Array:
+    return np.asarray(np.frexp(data.astype(np.float64))[1].astype(np.int64))
+
+
 def _modulo(a: Number, b: Number) -> Number:
     """Return ``a - b * floor(a / b)``, 0 where b is 0."""
     floor = floor_divide_exact(a.data, a.fraction, b.data, b.fraction)
@@ -123,6 +127,7 @@ _EXACT: dict[str, Callable[..., Number]] = {
     "abs": _same(np.abs),
     "relu": _same(lambda x: np.maximum(x, 0)),
     "sign": lambda a: _whole((a.data > 0).astype(np.int64) - (a.data < 0), 1),
+    "bitlen": lambda a: _whole(_bit_length(np.abs(a.data) >> a.fraction), 7),
     "step": lambda a: _whole((a.data >= 0).astype(np.int64), 1),
     "floor": lambda a: _whole(a.data >> a.fraction, a.bits),
     "round": lambda a: _whole(round_half_up(a.data, a.fraction), a.bits + 1),

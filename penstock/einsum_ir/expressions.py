@@ -7,6 +7,9 @@ case with brackets a tensor, without a scalar.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from penstock.einsum_ir.nodes import (
     MAX_DEPTH,
     Access,
@@ -16,12 +19,13 @@ from penstock.einsum_ir.nodes import (
     Sym,
     Var,
     check_depth,
+    substitute,
 )
-from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS
+from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS, SELECTIONS
 from penstock.einsum_ir.tokens import Source, Token
 from penstock.errors import NotationError, Span, UnknownNameError
 
-__all__ = ["FUNCTIONS", "Cursor"]
+__all__ = ["FUNCTIONS", "Cursor", "Function"]
 
 FUNCTIONS = tuple(name for name, row in OPERATORS.items() if row.kind == "function")
 _INFIX = {name: row.precedence for name, row in OPERATORS.items() if row.arity == 2}
@@ -31,12 +35,27 @@ _SPELLINGS = {"max2": "max", "min2": "min"}
 _WORDS = {"and", "or", "not", "inf"}
 
 
+@dataclass(frozen=True, slots=True)
+class Function:
+    """``def lrelu(x) = max(x, 0.1 * x)``: a call stands for the body with its operands put in."""
+
+    name: str
+    parameters: tuple[str, ...]
+    body: Expr
+
+
 class Cursor:
     """Reads the tokens of one logical line from left to right."""
 
-    def __init__(self, source: Source, tokens: tuple[Token, ...]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        tokens: tuple[Token, ...],
+        functions: Mapping[str, Function] | None = None,
+    ) -> None:
         self.source = source
         self.tokens = tokens
+        self.functions = functions or {}
         self.position = 0
         self._nesting = 0
 
@@ -257,6 +276,32 @@ class Cursor:
         indices = self._list() if self.at("[") else ()
         return Access(token.text, indices, span=self.span(token))
 
+    def left(self) -> Access:
+        """Read a left side: an access of which an index may be ``r = x``, a computed place.
+
+        Raises:
+            NotationError: as `access`.
+        """
+        token = self.name("tensor", upper=True)
+        if not self.at("["):
+            return Access(token.text, (), span=self.span(token))
+        bracket = self.take()
+        found: list[Expr] = []
+        while not self.at("]") or found:
+            found.append(self._place())
+            if not self.accept(","):
+                break
+        self.closing(bracket)
+        return Access(token.text, tuple(found), span=self.span(token))
+
+    def _place(self) -> Expr:
+        first = self.now
+        if not self.at("=", 1):
+            return self.expression()
+        rank = Var(self.name("rank variable", upper=False).text, span=self.span(first))
+        self.take()
+        return Apply("==", (rank, self.expression()), span=self.span(first))
+
     def _list(self) -> tuple[Expr, ...]:
         """Read a bracket, expressions with commas between them, and the closing bracket."""
         bracket = self.take()
@@ -271,6 +316,8 @@ class Cursor:
     def _call(self) -> Expr:
         token = self.take()
         name = _SPELLINGS.get(token.text, token.text)
+        if name in self.functions:
+            return self._expanded(self.functions[name], token)
         if name not in FUNCTIONS:
             raise self._no_function(token)
         args = self._list()
@@ -287,25 +334,42 @@ class Cursor:
             nested = Apply(name, (nested, arg), span=self.span(token))
         return nested
 
+    def _expanded(self, function: Function, token: Token) -> Expr:
+        args = self._list()
+        if len(args) != len(function.parameters):
+            raise NotationError(
+                f"'{function.name}' takes {len(function.parameters)} operand(s), {len(args)} given",
+                span=self.span(token),
+                fix=f"write {function.name}({', '.join(function.parameters)})",
+            )
+        return substitute(function.body, dict(zip(function.parameters, args, strict=True)))
+
     def _no_function(self, token: Token) -> NotationError | UnknownNameError:
         name, span = token.text, self.source.span(token)
-        if name in REDUCTIONS:
+        if name == "softmax":
+            return NotationError(
+                "'softmax' stands inside a larger expression",
+                span=span,
+                fix="give it a line of its own, as in A[p, m] = softmax(QK[p, m]; m), and use A",
+            )
+        if name in REDUCTIONS or name in SELECTIONS:
             return NotationError(
                 f"'{name}' is a reduction, not an operator",
                 span=span,
                 fix=f"write ':: {name}[m]' after the expression, with the ranks to reduce",
             )
-        if name[0].isupper() and name.lower() not in FUNCTIONS:
+        if name[0].isupper() and name.lower() not in (*FUNCTIONS, "softmax"):
             return NotationError(
                 f"'{name}(' is neither an operator nor a tensor",
                 span=span,
                 fix=f"operators are lower case; a tensor takes square brackets: {name}[...]",
             )
-        return UnknownNameError("operator", name, FUNCTIONS, span=span)
+        known = (*FUNCTIONS, *self.functions, "softmax")
+        return UnknownNameError("operator", name, known, span=span)
 
     def _hint(self) -> str:
         token = self.now
-        if token.text in REDUCTIONS:
+        if token.text in REDUCTIONS or token.text in SELECTIONS:
             return f"put '::' before the reduction: ':: {token.text}[...]'"
         if token.text == ":":
             return "write '::' before a reduction"

@@ -7,10 +7,11 @@ order of evaluation (`cascade.py`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 from penstock.einsum_ir.affine import affine
+from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.nodes import (
     Access,
     Apply,
@@ -26,15 +27,17 @@ from penstock.einsum_ir.nodes import (
     variables,
     walk,
 )
-from penstock.errors import CascadeError, Span
+from penstock.errors import CascadeError, Span, UnknownNameError
 
 __all__ = [
     "check_constants",
     "check_einsum_names",
+    "check_formats",
     "check_groups",
     "check_indices",
     "check_left_sides",
     "check_names",
+    "check_states",
 ]
 
 _UPPER = re.compile(r"[A-Z][A-Za-z0-9_]*")
@@ -42,7 +45,23 @@ _LOWER = re.compile(r"[a-z][a-z0-9_]*")
 _ANY = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _WORDS = {"and", "or", "not", "inf"}
 _INTEGER = {"+", "-", "*", "//", "%", "**", "neg", "max", "min", "abs", "clamp", "where", "sign"}
-_INTEGER |= {"sq", "step", "floor", "round", "==", "!=", "<", "<=", ">", ">=", "and", "or", "not"}
+_INTEGER |= {
+    "bitlen",
+    "fill",
+    "sq",
+    "step",
+    "floor",
+    "round",
+    "==",
+    "!=",
+    "<",
+    "<=",
+    ">",
+    ">=",
+    "and",
+    "or",
+    "not",
+}
 
 
 def check_names(name: str, declarations: Iterable[Declaration], shapes: Iterable[str]) -> None:
@@ -151,6 +170,52 @@ def check_constants(
             )
 
 
+def check_states(
+    states: Iterable[tuple[str, str]],
+    inputs: Iterable[Declaration],
+    outputs: Iterable[Declaration],
+) -> None:
+    """Check that each state is an input that an output of as many ranks follows.
+
+    Raises:
+        CascadeError: it is not, or an output follows two inputs.
+    """
+    given = {each.tensor: each for each in inputs}
+    made = {each.tensor: each for each in outputs}
+    seen: set[str] = set()
+    for name, following in states:
+        if name not in given:
+            raise UnknownNameError("state (an input)", name, given)
+        if following not in made:
+            raise UnknownNameError("next state (an output)", following, made)
+        if len(given[name].ranks) != len(made[following].ranks):
+            raise CascadeError(
+                f"state {given[name]} -> {made[following]} changes the number of ranks",
+                span=made[following].span,
+                fix="give both the same ranks",
+            )
+        if following in seen:
+            raise CascadeError(
+                f"output {following} is the next value of two states",
+                span=made[following].span,
+                fix="define an output for each state",
+            )
+        seen.add(following)
+
+
+def check_formats(formats: Iterable[tuple[str, str]], tensors: Mapping[str, int]) -> None:
+    """Check that formats are known, and given to tensors of the cascade.
+
+    Raises:
+        UnknownNameError: there is no such tensor.
+        DataError: there is no such format.
+    """
+    for name, kind in formats:
+        if name not in tensors:
+            raise UnknownNameError("tensor", name, tensors)
+        parse_format(kind)
+
+
 def check_left_sides(einsums: Iterable[Einsum]) -> None:
     """Check that every Einsum is written at rank variables, one of them perhaps plus 1.
 
@@ -185,7 +250,10 @@ def _check_left_side(einsum: Einsum) -> None:
         starts = einsum.init and index == Num(0)
         stepping += steps or starts
         if not (plain or steps or starts):
-            fix = "write it at rank variables, or at i+1 for an iterative rank"
+            fix = (
+                "write it at rank variables, or at i+1 for an iterative rank; to write at a "
+                f"computed place, name the rank: {einsum.name}[r = {index}]"
+            )
             if index == Num(0):
                 fix = f"for the first coordinate of an iterative rank, write 'init {einsum.output}'"
             elif einsum.init:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
-from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS
+from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS, SELECTIONS
 from penstock.errors import CascadeError, Span, UnknownNameError
 
 __all__ = [
@@ -258,13 +258,19 @@ def next_variable(index: Expr) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Reduce:
-    """``:: max[m0]``: fold over the variables that the left side lacks."""
+    """``:: max[m0]``: fold over the variables that the left side lacks.
+
+    A selection (a key of `ops.SELECTIONS`) gives coordinates, row-major if `over` has several
+    variables; ``topk[m -> j]`` writes them along the variable `into` of the left side.
+    """
 
     op: str
     over: tuple[str, ...]
+    into: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.op}[{', '.join(self.over)}]"
+        arrow = "" if self.into is None else f" -> {self.into}"
+        return f"{self.op}[{', '.join(self.over)}{arrow}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,16 +293,18 @@ class Einsum:
         for expr in (self.output, self.body, *((self.where,) if self.where else ())):
             check_depth(expr, self.span)
         kept = variables(self.output)
-        inner = [self.body] if self.where is None else [self.body, self.where]
-        missing = tuple(name for name in variables(*inner) if name not in kept)
+        missing = tuple(name for name in variables(*self._right) if name not in kept)
         if self.reduce is None:
             if missing:
                 object.__setattr__(self, "reduce", Reduce("sum", missing))
             return
-        if self.reduce.op not in REDUCTIONS:
-            raise UnknownNameError("reduction", self.reduce.op, REDUCTIONS, span=self.span)
+        known = {**REDUCTIONS, **SELECTIONS}
+        if self.reduce.op not in known:
+            raise UnknownNameError("reduction", self.reduce.op, known, span=self.span)
         self._check_reduced(self.reduce, kept, missing)
-        object.__setattr__(self, "reduce", Reduce(self.reduce.op, missing) if missing else None)
+        self._check_selection(self.reduce, missing)
+        filled = replace(self.reduce, over=missing) if missing else None
+        object.__setattr__(self, "reduce", filled)
 
     def _check_reduced(
         self, reduce: Reduce, kept: tuple[str, ...], missing: tuple[str, ...]
@@ -322,6 +330,37 @@ class Einsum:
                     fix=f"add '{name}' to {self.output} or to {reduce}",
                 )
 
+    def _check_selection(self, reduce: Reduce, missing: tuple[str, ...]) -> None:
+        selection = SELECTIONS.get(reduce.op)
+        ranks = ", ".join(reduce.over or missing) or "m"
+        fix = ""
+        if (selection is not None and selection.many) and reduce.into is None:
+            what = f"{reduce.op} gives several coordinates, but {reduce} names no rank for them"
+            fix = f"write :: {reduce.op}[{ranks} -> j], with j on the left side"
+        elif reduce.into is not None and not (selection is not None and selection.many):
+            what = f"{reduce.op} gives one value, so that {reduce} has no use for '{reduce.into}'"
+            fix = f"write :: {reduce.op}[{ranks}]"
+        elif selection is not None and not missing:
+            what = f"{self.name} selects over no rank"
+            fix = "leave a rank of the right side out on the left"
+        elif reduce.into is not None and Var(reduce.into) not in self.output.indices:
+            what = f"{reduce} writes along '{reduce.into}', which {self.output} has not"
+            fix = f"add '{reduce.into}' to {self.output}"
+        elif reduce.into is not None and reduce.into in variables(*self._right):
+            what = f"{reduce} writes along '{reduce.into}', which occurs on the right side"
+            fix = "use a rank variable of its own for the places"
+        if fix:
+            raise CascadeError(what, span=self.span, fix=fix)
+
+    @property
+    def _right(self) -> tuple[Expr, ...]:
+        return (self.body,) if self.where is None else (self.body, self.where)
+
+    @property
+    def selects(self) -> bool:
+        """Whether it gives coordinates (``topk``, ``argmax`` and so on)."""
+        return self.reduce is not None and self.reduce.op in SELECTIONS
+
     @property
     def name(self) -> str:
         """The tensor that the Einsum defines."""
@@ -335,9 +374,7 @@ class Einsum:
     @property
     def operands(self) -> tuple[Access, ...]:
         """Every access on the right side, in order of appearance (predicate last)."""
-        exprs = [self.body] if self.where is None else [self.body, self.where]
-        indices = self.output.indices
-        return accesses(*exprs, *indices)
+        return accesses(*self._right, *self.output.indices)
 
     @property
     def iterative(self) -> str | None:

@@ -10,7 +10,8 @@
         RM[p, i + 1] = max(RM[p, i], LM[p, i])
       QK[p, m] = Q[p, e] * K[m, e] * SC :: sum[e] s.t. m <= p
 
-Also read: comments, several lines for one statement, ``init i: RM[p, i + 1] = ...`` (``i`` is
+Also read: the short forms of `sugar.py` and functions (``def lrelu(x) = max(x, 0.1 * x)``),
+comments, several lines for one statement, ``init i: RM[p, i + 1] = ...`` (``i`` is
 -1 there), ``max2`` and ``min2``, ``max`` of three or more, ``0 <= x < W``, a reduction without
 ranks (``:: max``: all that the left side lacks). A name without brackets is a scalar; if it is
 declared or defined as a tensor of no ranks, it is that tensor (printed ``SC[]``).
@@ -20,12 +21,14 @@ Excluded: whether the cascade makes sense, which is checked when a `Cascade` is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from penstock.einsum_ir.affine import evaluate_scalar
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.equation import Equation, Loop, statements
-from penstock.einsum_ir.expressions import Cursor
+from penstock.einsum_ir.expressions import FUNCTIONS, Cursor, Function
+from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.nodes import (
     Access,
     Apply,
@@ -36,22 +39,26 @@ from penstock.einsum_ir.nodes import (
     Var,
     next_variable,
 )
-from penstock.einsum_ir.ops import REDUCTIONS
+from penstock.einsum_ir.ops import REDUCTIONS, SELECTIONS
 from penstock.einsum_ir.tokens import Line, Source, Token, logical_lines, tokens_of
-from penstock.errors import NotationError, UnknownNameError, nearest
+from penstock.errors import DataError, NotationError, UnknownNameError, nearest
 
 __all__ = ["parse", "parse_expr"]
 
-_KEYWORDS = ("cascade", "const", "init", "loop", "shape")
+_KEYWORDS = ("cascade", "const", "def", "format", "init", "loop", "shape", "state")
+_OUTSIDE = tuple(word for word in _KEYWORDS if word != "init")
 
 
 @dataclass(slots=True)
 class _Body:
     """What has been read below the first line."""
 
-    statements: list[Equation | Loop]
-    constants: dict[str, Expr]
-    shapes: dict[str, int]
+    statements: list[Equation | Loop] = field(default_factory=list)
+    constants: dict[str, Expr] = field(default_factory=dict)
+    shapes: dict[str, int] = field(default_factory=dict)
+    functions: dict[str, Function] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+    formats: dict[str, str] = field(default_factory=dict)
 
 
 def parse(text: str, *, file: str = "<text>") -> Cascade:
@@ -137,13 +144,13 @@ def _declaration(cursor: Cursor) -> Declaration:
 
 
 def _body(source: Source, lines: list[Line]) -> _Body:
-    body = _Body([], {}, {})
+    body = _Body()
     position = 0
     while position < len(lines):
-        cursor = Cursor(source, lines[position].tokens)
+        cursor = Cursor(source, lines[position].tokens, body.functions)
         if cursor.at("loop"):
             stop = _group_end(source, lines, position)
-            body.statements.append(_loop(source, lines[position:stop]))
+            body.statements.append(_loop(source, lines[position:stop], body.functions))
             position = stop
         else:
             _statement(cursor, body)
@@ -152,13 +159,17 @@ def _body(source: Source, lines: list[Line]) -> _Body:
 
 
 def _statement(cursor: Cursor, body: _Body) -> None:
+    readers = {
+        "const": _constants,
+        "def": _function,
+        "format": _formats,
+        "shape": _shapes,
+        "state": _states,
+    }
     first = cursor.now
-    if cursor.at("const"):
+    if first.text in readers:
         cursor.take()
-        _constants(cursor, body)
-    elif cursor.at("shape"):
-        cursor.take()
-        _shapes(cursor, body)
+        readers[first.text](cursor, body)
     elif cursor.at("cascade"):
         raise NotationError(
             "a second cascade starts here",
@@ -205,6 +216,64 @@ def _shapes(cursor: Cursor, body: _Body) -> None:
             return cursor.expect_end()
 
 
+def _function(cursor: Cursor, body: _Body) -> None:
+    """Read ``lrelu(x) = max(x, 0.1 * x)``; calls in the body are expanded at once."""
+    token = cursor.name("function", upper=False)
+    if token.text in FUNCTIONS or token.text == "softmax":
+        raise NotationError(
+            f"'{token.text}' is an operator of the notation already",
+            span=cursor.source.span(token),
+            fix="give the function a name of its own",
+        )
+    if token.text in body.functions:
+        raise _twice(cursor, f"function {token.text}", token)
+    bracket = cursor.expect("(", f"after '{token.text}'", "list its parameters, as in (x, y)")
+    parameters: list[str] = []
+    while not cursor.at(")") or parameters:
+        name = cursor.name("parameter", upper=False)
+        if name.text in parameters:
+            raise _twice(cursor, f"parameter {name.text}", name)
+        parameters.append(name.text)
+        if not cursor.accept(","):
+            break
+    cursor.closing(bracket)
+    cursor.expect("=", f"after '{token.text}({', '.join(parameters)})'")
+    body.functions[token.text] = Function(token.text, tuple(parameters), cursor.whole())
+    cursor.expect_end()
+
+
+def _states(cursor: Cursor, body: _Body) -> None:
+    """Read ``K -> KX``, one or more with commas between them."""
+    while True:
+        token = cursor.name("input", upper=True)
+        if token.text in body.states:
+            raise _twice(cursor, f"the state of {token.text}", token)
+        cursor.expect("->", f"after '{token.text}'", f"write it as in 'state {token.text} -> KX'")
+        body.states[token.text] = cursor.name("output", upper=True).text
+        if not cursor.accept(","):
+            return cursor.expect_end()
+
+
+def _formats(cursor: Cursor, body: _Body) -> None:
+    """Read ``K8, V8 = int8``."""
+    tokens = [cursor.name("tensor", upper=True)]
+    while cursor.accept(","):
+        tokens.append(cursor.name("tensor", upper=True))
+    cursor.expect("=", "after the tensors", "write it as in 'format K8, V8 = int8'")
+    first = cursor.now
+    while cursor.now.kind != "end":
+        cursor.take()
+    text = "".join(each.text for each in cursor.tokens[cursor.tokens.index(first) : -1])
+    try:
+        name = parse_format(text).name
+    except DataError as error:
+        raise NotationError(error.what, span=cursor.span(first), fix=error.fix) from None
+    for token in tokens:
+        if token.text in body.formats:
+            raise _twice(cursor, f"the format of {token.text}", token)
+        body.formats[token.text] = name
+
+
 def _twice(cursor: Cursor, what: str, token: Token) -> NotationError:
     span = cursor.source.span(token)
     return NotationError(f"{what} is given twice", span=span, fix="leave one of the two out")
@@ -226,7 +295,7 @@ def _group_end(source: Source, lines: list[Line], start: int) -> int:
     return len(lines)
 
 
-def _loop(source: Source, lines: list[Line]) -> Loop:
+def _loop(source: Source, lines: list[Line], functions: Mapping[str, Function]) -> Loop:
     cursor = Cursor(source, lines[0].tokens)
     first = cursor.take()
     variable = cursor.name("rank variable", upper=False).text
@@ -238,16 +307,16 @@ def _loop(source: Source, lines: list[Line]) -> Loop:
             span=cursor.span(first),
             fix="indent the Einsums of the loop deeper than the loop",
         )
-    return Loop(variable, tuple(_in_loop(source, line) for line in lines[1:]), cursor.span(first))
+    members = tuple(_in_loop(Cursor(source, line.tokens, functions)) for line in lines[1:])
+    return Loop(variable, members, cursor.span(first))
 
 
-def _in_loop(source: Source, line: Line) -> Equation:
-    cursor = Cursor(source, line.tokens)
-    for word in ("cascade", "const", "loop", "shape"):
+def _in_loop(cursor: Cursor) -> Equation:
+    for word in _OUTSIDE:
         if cursor.at(word):
             raise NotationError(
                 f"'{word}' stands inside a loop",
-                span=source.span(cursor.now),
+                span=cursor.source.span(cursor.now),
                 fix="a loop holds Einsums only: indent this line like the 'loop' line",
             )
     return _equation(cursor)
@@ -262,9 +331,9 @@ def _equation(cursor: Cursor) -> Equation:
         step = cursor.name("rank variable", upper=False)
         cursor.take()
     _check_start(cursor)
-    output = cursor.access("tensor")
+    output = cursor.left()
     cursor.expect("=", f"after {output}", "write one '=' between the tensor and its expression")
-    body = cursor.whole()
+    body, softmax = _right(cursor)
     reduce: Reduce | None = None
     where: Expr | None = None
     while cursor.at("::") or cursor.at("s.t."):
@@ -276,8 +345,33 @@ def _equation(cursor: Cursor) -> Equation:
         else:
             reduce = _reduction(cursor)
     cursor.expect_end()
-    found = Equation(output, body, reduce, where, init, cursor.span(first))
+    found = Equation(output, body, reduce, where, init, cursor.span(first), softmax)
     return found if step is None else _first_step(cursor, found, step)
+
+
+def _right(cursor: Cursor) -> tuple[Expr, tuple[str, ...]]:
+    """Read an expression, or ``softmax(expression; m)`` with the variables it goes over."""
+    if not (cursor.at("softmax") and cursor.at("(", 1)) or "softmax" in cursor.functions:
+        return cursor.whole(), ()
+    cursor.take()
+    bracket = cursor.take()
+    body = cursor.whole()
+    cursor.expect(";", "in 'softmax'", "name the ranks to normalise over: softmax(QK[p, m]; m)")
+    over = _ranks(cursor)
+    cursor.closing(bracket)
+    if cursor.now.kind != "end" and not (cursor.at("::") or cursor.at("s.t.")):
+        raise cursor.unexpected(
+            "the end of the right side after 'softmax(...)'",
+            fix="give the softmax a tensor of its own, and use that in the next line",
+        )
+    return body, over
+
+
+def _ranks(cursor: Cursor) -> tuple[str, ...]:
+    found = [cursor.name("rank variable", upper=False).text]
+    while cursor.accept(","):
+        found.append(cursor.name("rank variable", upper=False).text)
+    return tuple(found)
 
 
 def _check_start(cursor: Cursor) -> None:
@@ -303,22 +397,22 @@ def _check_start(cursor: Cursor) -> None:
 
 
 def _reduction(cursor: Cursor) -> Reduce:
-    """Read ``max[m]``, or ``max`` for all that the left side lacks (marked by no ranks)."""
+    """Read ``max[m]``, ``topk[m -> j]``, or ``max`` for all that the left side lacks (no ranks)."""
     token = cursor.now
     if token.kind != "name":
         raise cursor.unexpected("a reduction", fix="write it as in ':: max[m]'")
-    if token.text not in REDUCTIONS:
+    known = {**REDUCTIONS, **SELECTIONS}
+    if token.text not in known:
         span = cursor.source.span(token)
-        raise UnknownNameError("reduction", token.text, REDUCTIONS, span=span)
+        raise UnknownNameError("reduction", token.text, known, span=span)
     cursor.take()
     if not cursor.at("["):
         return Reduce(token.text, ())
     bracket = cursor.take()
-    over = [cursor.name("rank variable", upper=False).text]
-    while cursor.accept(","):
-        over.append(cursor.name("rank variable", upper=False).text)
+    over = _ranks(cursor)
+    into = cursor.name("rank variable", upper=False).text if cursor.accept("->") else None
     cursor.closing(bracket)
-    return Reduce(token.text, tuple(over))
+    return Reduce(token.text, over, into)
 
 
 def _first_step(cursor: Cursor, found: Equation, step: Token) -> Equation:
@@ -357,7 +451,15 @@ def _build(
     outputs: tuple[Declaration, ...],
     body: _Body,
 ) -> Cascade:
-    built = statements(body.statements, {each.tensor for each in inputs if not each.ranks})
+    scalars = {each.tensor for each in inputs if not each.ranks}
+    built = statements(body.statements, scalars, {each.tensor: each.ranks for each in outputs})
     return Cascade(
-        name, inputs, outputs, built, tuple(body.constants.items()), tuple(body.shapes.items())
+        name,
+        inputs,
+        outputs,
+        built,
+        tuple(body.constants.items()),
+        tuple(body.shapes.items()),
+        tuple(body.states.items()),
+        tuple(body.formats.items()),
     )

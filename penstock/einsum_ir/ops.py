@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["OPERATORS", "REDUCTIONS", "Operator", "Reduction"]
+__all__ = ["OPERATORS", "REDUCTIONS", "SELECTIONS", "Operator", "Reduction", "Selection"]
 
 Kind = Literal["arithmetic", "comparison", "logic", "function"]
 
@@ -40,6 +40,19 @@ class Reduction:
     name: str
     fold: str
     identity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """One reduction to coordinates: of the largest or smallest present values, best first.
+
+    Among equals the lower coordinate comes first; NaN comes after every number. ``many`` selections
+    have a new rank for the places (``topk[m -> j]``); the places without a candidate are absent.
+    """
+
+    name: str
+    largest: bool
+    many: bool
 
 
 def _table(*rows: Operator) -> dict[str, Operator]:
@@ -88,6 +101,7 @@ OPERATORS: dict[str, Operator] = _table(
             "sign",
             "floor",
             "round",
+            "bitlen",  # bits of a whole number without its sign: 0 for 0, 3 for 4 ... 7
         )
     ),
     Operator("max", 2, "function"),
@@ -104,4 +118,11 @@ REDUCTIONS: dict[str, Reduction] = {
     "min": Reduction("min", "min", float("inf")),
     "prod": Reduction("prod", "*", 1.0),
     "mean": Reduction("mean", "+", 0.0),
+}
+
+SELECTIONS: dict[str, Selection] = {
+    "topk": Selection("topk", largest=True, many=True),
+    "argsort": Selection("argsort", largest=False, many=True),
+    "argmax": Selection("argmax", largest=True, many=False),
+    "argmin": Selection("argmin", largest=False, many=False),
 }

@@ -13,7 +13,8 @@ from itertools import islice
 from numbers import Integral, Real
 from types import FrameType
 
-from penstock.einsum_ir.nodes import Apply, Expr, Num, Sym, Var
+from penstock.einsum_ir.nodes import Apply, Expr, Num, Reduce, Sym, Var
+from penstock.einsum_ir.ops import SELECTIONS
 from penstock.errors import CascadeError, Span
 
 __all__ = [
@@ -23,6 +24,10 @@ __all__ = [
     "Term",
     "Value",
     "absolute",
+    "argmax",
+    "argmin",
+    "argsort",
+    "bitlen",
     "clamp",
     "cos",
     "erf",
@@ -50,12 +55,14 @@ __all__ = [
     "sign",
     "silu",
     "sin",
+    "softmax",
     "softplus",
     "sq",
     "sqrt",
     "step",
     "such_that",
     "tanh",
+    "topk",
     "where",
 ]
 
@@ -204,24 +211,28 @@ class Rank(Term):
         """The extent of the rank, as a scalar: ``M0`` for ``m0``."""
         return Value(Sym(self.name.upper()))
 
+    def at(self, place: Operand) -> Term:
+        """Return the index of a left side that writes at the coordinate `place` of the rank."""
+        return Value(Apply("==", (self.expr, expression(place)), span=here()))
+
 
 class RightSide(Term):
     """An expression with a reduction or a predicate: complete, so that it can only be assigned."""
 
-    __slots__ = ("body", "over", "predicate", "reduction")
+    __slots__ = ("body", "predicate", "reduce", "softmax")
 
     def __init__(
         self,
         body: Expr,
-        reduction: str = "",
-        over: tuple[str, ...] = (),
+        reduce: Reduce | None = None,
         predicate: Expr | None = None,
+        softmax: tuple[str, ...] = (),
     ) -> None:
         super().__init__(body)
         self.body = body
-        self.reduction = reduction
-        self.over = over
+        self.reduce = reduce
         self.predicate = predicate
+        self.softmax = softmax
 
     @property
     def expr(self) -> Expr:
@@ -230,7 +241,9 @@ class RightSide(Term):
         Raises:
             CascadeError: always.
         """
-        what = f"the reduction reduce_{self.reduction}" if self.reduction else "a predicate"
+        what = "softmax" if self.softmax else "a predicate"
+        if self.reduce is not None:
+            what = f"the reduction {_function(self.reduce.op)}"
         raise CascadeError(
             f"{what} stands inside a larger expression, but an Einsum ends with it",
             span=here(),
@@ -239,8 +252,10 @@ class RightSide(Term):
 
     def __str__(self) -> str:
         text = str(self.body)
-        if self.reduction:
-            text += f" :: {self.reduction}" + (f"[{', '.join(self.over)}]" if self.over else "")
+        if self.softmax:
+            text = f"softmax({text}; {', '.join(self.softmax)})"
+        if self.reduce is not None:
+            text += f" :: {self.reduce}" if self.reduce.over else f" :: {self.reduce.op}"
         return text if self.predicate is None else f"{text} s.t. {self.predicate}"
 
 
@@ -278,6 +293,7 @@ def _unary(op: str) -> Callable[[Operand], Term]:
 
 
 absolute = _unary("abs")
+bitlen = _unary("bitlen")
 cos = _unary("cos")
 erf = _unary("erf")
 exp = _unary("exp")
@@ -338,7 +354,7 @@ def such_that(value: Operand, predicate: Operand) -> RightSide:
     new = expression(predicate)
     if right.predicate is not None:
         new = Apply("and", (right.predicate, new), span=here())
-    return RightSide(right.body, right.reduction, right.over, new)
+    return RightSide(right.body, right.reduce, new, right.softmax)
 
 
 def reduce_max(value: Operand, *over: Rank) -> RightSide:
@@ -366,11 +382,57 @@ def reduce_sum(value: Operand, *over: Rank) -> RightSide:
     return _reduce("sum", value, over)
 
 
-def _reduce(op: str, value: Operand, over: tuple[Rank, ...]) -> RightSide:
+def topk(value: Operand, *over: Rank, into: Rank) -> RightSide:
+    """Return the coordinates of the largest present values along `over`, largest first.
+
+    They lie along `into`, a rank of the left side; places without a candidate are absent.
+    Among equals the lower coordinate comes first, NaN after every number. Several ranks give the
+    row-major flat coordinate.
+    """
+    return _reduce("topk", value, over, into)
+
+
+def argsort(value: Operand, *over: Rank, into: Rank) -> RightSide:
+    """Return the coordinates of the present values along `over`, smallest first; see `topk`."""
+    return _reduce("argsort", value, over, into)
+
+
+def argmax(value: Operand, *over: Rank) -> RightSide:
+    """Return the coordinate of the largest present value, the lowest of several; see `topk`."""
+    return _reduce("argmax", value, over)
+
+
+def argmin(value: Operand, *over: Rank) -> RightSide:
+    """Return the coordinate of the smallest present value, the lowest of several; see `topk`."""
+    return _reduce("argmin", value, over)
+
+
+def softmax(value: Operand, *over: Rank) -> RightSide:
+    """Return the softmax over `over`: ``c.A[p, m] = softmax(c.QK[p, m], m)``.
+
+    Raises:
+        CascadeError: no ranks are given.
+    """
+    if not over:
+        raise CascadeError(
+            "softmax goes over no rank",
+            span=here(),
+            fix="name the ranks to normalise over, as in softmax(c.QK[p, m], m)",
+        )
+    right = value if isinstance(value, RightSide) else RightSide(expression(value))
     names = tuple(rank.name for rank in over)
-    if isinstance(value, RightSide) and not value.reduction:
-        return RightSide(value.body, op, names, value.predicate)
-    return RightSide(expression(value), op, names)
+    return RightSide(right.body, right.reduce, right.predicate, names)
+
+
+def _reduce(op: str, value: Operand, over: tuple[Rank, ...], into: Rank | None = None) -> RightSide:
+    fold = Reduce(op, tuple(rank.name for rank in over), into.name if into is not None else None)
+    if isinstance(value, RightSide) and value.reduce is None and not value.softmax:
+        return RightSide(value.body, fold, value.predicate)
+    return RightSide(expression(value), fold)
+
+
+def _function(reduction: str) -> str:
+    return reduction if reduction in SELECTIONS else f"reduce_{reduction}"
 
 
 def here() -> Span | None:

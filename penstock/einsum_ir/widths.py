@@ -148,6 +148,8 @@ def _exact(op: str, widths: list[Width], fmt: Format) -> Width:
             return _widest(first, Width(fmt.integer_bits, fmt.fraction_bits))
         case "sign" | "step":
             return BIT
+        case "bitlen":
+            return Width(7, 0)
         case "floor" | "round":
             return Width(first.integer + 1, 0)
         case _:

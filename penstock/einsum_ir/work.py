@@ -63,6 +63,7 @@ ENUMERATED = 1 << 22
 """Points up to which the elements that are read are enumerated, where no formula counts them."""
 
 _COORDINATE = {"+", "-", "*", "//", "%", "neg", "abs", "max", "min", "clamp", "sq", "sign", "where"}
+_COORDINATE.add("bitlen")
 _COORDINATE |= {name for name, row in OPERATORS.items() if row.kind in ("comparison", "logic")}
 
 

@@ -33,7 +33,10 @@ ENERGY_PJ: dict[str, float] = {
 }
 
 
-SIMPLE = ("mac", "*", "sq", "+", "-", "max", "min", "relu", "step", "sign", "floor", "round")
+SIMPLE = (
+    *("mac", "*", "sq", "+", "-", "max", "min"),
+    *("relu", "step", "sign", "floor", "round", "bitlen"),
+)
 """One instruction, or one pipelined operator, each."""
 
 FUNCTIONS = (

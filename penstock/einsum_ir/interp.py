@@ -18,7 +18,7 @@ Memory: tensors are whole arrays, dropped after their last use, but `interpret` 
 two steps of what nobody reads later (`lockstep.py`); temporaries hold a few times `reduce.LIMIT`
 elements. What is absent all over a box is not computed, where that is quickly seen.
 
-Excluded on purpose: machines, mappings, and scattering (a left side has rank variables only).
+Excluded on purpose: machines and mappings.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from penstock.einsum_ir.lockstep import blocks, held_steps
 from penstock.einsum_ir.nodes import Einsum, Group, Statement, Var, next_variable
 from penstock.einsum_ir.reduce import Partial, Plan, merge, partial, plan, split, too_large
 from penstock.einsum_ir.rounding import Array
+from penstock.einsum_ir.select import selected
 from penstock.einsum_ir.shapes import Bound
 from penstock.errors import UnknownNameError
 
@@ -66,8 +67,8 @@ def interpret(
         keep: return every tensor that an Einsum defines, not the outputs alone.
 
     Returns:
-        Tensor → array: float64 for fp64 and fixed, float32 for fp32 and bf16, float16 for fp16; 0
-        where absent.
+        Tensor → array: float64 for fp64 and fixed, float32 for fp32 and bf16, float16 for fp16,
+        int64 for the coordinates of a selection; 0 where absent.
 
     Raises:
         DataError: arrays that do not fit, NaN in a fixed format, or an operator that the format
@@ -177,14 +178,14 @@ class Evaluator:
         with np.errstate(all="ignore"):
             each = self._plan(einsum)
             for part in self._steps(einsum, full):
-                if einsum.reduce is None or einsum.init:
+                if einsum.reduce is None or einsum.init or einsum.selects:
                     self._run(each, part)
                 else:
                     self._accumulate(each, part)
 
     def finish(self, einsum: Einsum, box: Box) -> None:
         """Round the sums of a box to the format and write them; may be repeated."""
-        if einsum.reduce is None or einsum.init or einsum.name not in self._sums:
+        if einsum.name not in self._sums or einsum.init:
             return
         full = self._box(einsum, box)
         if any(stop <= start for start, stop in full.values()):
@@ -273,6 +274,9 @@ class Evaluator:
         if self._absent(each.einsum, box):
             self._write_absent(each.einsum, box)
             return
+        if each.einsum.selects:
+            self._write(each, box, selected(each.einsum, self._scope, box))
+            return
         largest = too_large(each, box)
         halves = split(box, each.kept, largest) if largest else None
         if halves is None:
@@ -307,10 +311,11 @@ class Evaluator:
             if name not in self._bound.dims:
                 raise UnknownNameError("tensor", name, self._bound.dims)
             dims = self._bound.dims[name]
-            kind = self._arithmetic.encode(np.zeros(())).dtype
+            raw = self._bound.cascade.einsum(name).selects
+            kind = np.dtype(np.int64) if raw else self._arithmetic.encode(np.zeros(())).dtype
             place, steps = self._held.get(name, (-1, 0))
             held = tuple(min(n, steps) if at == place else n for at, n in enumerate(dims))
-            tensor = Tensor(np.zeros(held, dtype=kind), dims=dims)
+            tensor = Tensor(np.zeros(held, dtype=kind), raw=raw, dims=dims)
             self._tensors[name] = tensor
             if name in self._bound.cascade.iterative and dims:
                 _, position = self._bound.cascade.iterative[name]
@@ -326,7 +331,8 @@ class Evaluator:
         shape = tuple(box[name][1] - box[name][0] for name in each.kept)
         tensor = self._known(einsum.name)
         region = self._region(einsum, box)
-        stored = _kept(self._arithmetic.store(number), shape)
+        stored = number.data if tensor.raw else self._arithmetic.store(number)
+        stored = _kept(stored, shape)
         mask = None if present is None or bool(present.all()) else _kept(present, shape)
         if mask is not None:
             before = np.zeros((), dtype=tensor.data.dtype)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from stock import STOCK_CASCADES
 
 from penstock import zoo
 from penstock.codegen.loops import For, walk_statements
@@ -218,7 +219,7 @@ def zoo_case(name):
     return cascade, {rank: n for rank, n in ZOO_SHAPES.items() if rank in used}
 
 
-CASES = {**odd_cases(), **{name: zoo_case(name) for name in zoo.names()}}
+CASES = {**odd_cases(), **{name: zoo_case(name) for name in STOCK_CASCADES}}
 
 
 def bound_of(name):

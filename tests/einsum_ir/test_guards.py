@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from stock import STOCK_CASCADES
 
 from penstock import zoo
 from penstock.einsum_ir.counting import holds_at
@@ -110,7 +111,7 @@ def bound_of(cascade, shapes, constants=None):
     return bind(cascade, shapes=given, constants=constants)
 
 
-ALL = {name: zoo.load(name) for name in zoo.names()}
+ALL = {name: zoo.load(name) for name in STOCK_CASCADES}
 ALL |= {name: parse(text) for name, text in CUSTOM.items()}
 CASES = [
     pytest.param(cascade, shapes, id=f"{name}-{shapes['p']}")

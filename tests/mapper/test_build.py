@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from stock import STOCK_CASCADES
 
 from penstock import zoo
 from penstock.einsum_ir.formats import parse_format
@@ -234,7 +235,7 @@ def init_box(init, step, box):
     return {name: box[names[name]] for name in init.variables if names.get(name) in box}
 
 
-ALL = (*zoo.names(), *ODD)
+ALL = (*STOCK_CASCADES, *ODD)
 STOCK = tuple(TARGETS.get(name) for name in ("cpu", "flat", "fusemax", "h200", "mesh4x4", "u280"))
 SHAPES = (
     {},

@@ -52,7 +52,10 @@ class Number:
 
 
 class Arithmetic(Protocol):
-    """How real numbers are made, combined, summed and rounded in one number format."""
+    """How real numbers are made, combined, summed and rounded in one number format.
+
+    What stores and loads elements takes the format of a single tensor; None: that of the run.
+    """
 
     def constant(self, value: float) -> Number:
         """Return a constant."""
@@ -60,16 +63,16 @@ class Arithmetic(Protocol):
     def integers(self, data: Array) -> Number:
         """Return integers or booleans as real numbers."""
 
-    def encode(self, data: Array) -> Array:
+    def encode(self, data: Array, fmt: Format | None = None) -> Array:
         """Return an input array as it is stored: rounded to the format."""
 
-    def load(self, stored: Array) -> Number:
+    def load(self, stored: Array, fmt: Format | None = None) -> Number:
         """Return stored elements as real numbers."""
 
-    def store(self, number: Number) -> Array:
+    def store(self, number: Number, fmt: Format | None = None) -> Array:
         """Round to the format, as elements are stored."""
 
-    def decode(self, stored: Array) -> Array:
+    def decode(self, stored: Array, fmt: Format | None = None) -> Array:
         """Return stored elements as an array of their values."""
 
     def apply(self, op: str, args: Sequence[Number]) -> Number:
@@ -260,21 +263,23 @@ class FloatArithmetic:
         """Return integers in the compute type."""
         return Number(self._cast(data))
 
-    def encode(self, data: Array) -> Array:
+    def encode(self, data: Array, fmt: Format | None = None) -> Array:
         """Return an input array rounded to the format, in the compute type."""
-        return self._cast(quantise(data, self.fmt))
+        return self._cast(quantise(data, fmt or self.fmt))
 
-    def load(self, stored: Array) -> Number:
+    def load(self, stored: Array, fmt: Format | None = None) -> Number:
         """Return stored elements, which have the compute type."""
         return Number(stored)
 
-    def store(self, number: Number) -> Array:
+    def store(self, number: Number, fmt: Format | None = None) -> Array:
         """Round to the format, in the compute type."""
-        return self._cast(quantise(number.data, self.fmt)) if self.fmt.bits < 32 else number.data
+        if fmt is None and self.fmt.bits >= 32:
+            return number.data
+        return self._cast(quantise(number.data, fmt or self.fmt))
 
-    def decode(self, stored: Array) -> Array:
+    def decode(self, stored: Array, fmt: Format | None = None) -> Array:
         """Return stored elements in the type that `quantise` returns."""
-        return quantise(stored, self.fmt)
+        return quantise(stored, fmt or self.fmt)
 
     def apply(self, op: str, args: Sequence[Number]) -> Number:
         """Apply an operator with NumPy, in the compute type."""

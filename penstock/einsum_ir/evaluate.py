@@ -80,12 +80,14 @@ class Tensor:
         present: a mask of the shape of `data`.
         raw: the elements are coordinates, kept as the caller gave them.
         dims: extents; those of `data` if left out.
+        format: its own number format; None: that of the run.
     """
 
     data: Array
     present: Array | None = None
     raw: bool = False
     dims: tuple[int, ...] | None = None
+    format: Format | None = None
 
     @property
     def extents(self) -> tuple[int, ...]:
@@ -312,10 +314,12 @@ class Scope:
             return integer_number(data if data.dtype == np.bool_ else data.astype(np.int64))
         if tensor.raw:
             wide = data.astype(np.float64)
-            return Number(wide) if self.exact else self._active.load(self._active.encode(wide))
+            if self.exact:
+                return Number(wide)
+            return self._active.load(self._active.encode(wide, tensor.format), tensor.format)
         if self.exact:
-            return Number(self.arithmetic.decode(data).astype(np.float64))
-        return self.arithmetic.load(data)
+            return Number(self.arithmetic.decode(data, tensor.format).astype(np.float64))
+        return self.arithmetic.load(data, tensor.format)
 
     def _pick(self, index: Expr, dim: int) -> _Pick | Value:
         """Return an integer or a slice where the whole range is inside, else index numbers."""

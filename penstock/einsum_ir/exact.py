@@ -4,7 +4,8 @@ A value is ``n / 2^f``: `Number.data` holds the n (int64, or Python's integers w
 suffice), `Number.fraction` the f of the whole array. ``+ - * max min
 clamp abs neg sq relu sign step floor round %``, comparisons, ``**`` by a whole constant, and sums
 and products over ranks are exact. Every other operator gives a number of the format, by the
-integer algorithms of `numerics.py`. Stored elements are int64 with the format's fraction bits.
+integer algorithms of `numerics.py`. Stored elements are int64 with the format's fraction bits;
+those of a tensor in a float format have the fraction bits of its `grid`.
 
 Sums of products go through BLAS in float64 where 53 bits suffice, and in pieces where not.
 """
@@ -25,13 +26,16 @@ from penstock.einsum_ir.rounding import (
     Array,
     as_wide,
     from_fixed,
+    grid,
     needs_bits,
+    quantise,
     round_fixed,
     round_half_up,
     stripped,
     to_fixed,
     unsupported,
 )
+from penstock.errors import DataError
 
 __all__ = ["FixedArithmetic"]
 
@@ -142,6 +146,36 @@ _EXACT: dict[str, Callable[..., Number]] = {
 _FOLDS: dict[str, Any] = {"max": np.maximum.reduce, "min": np.minimum.reduce}
 
 
+def _on_grid(data: Array, fmt: Format) -> Array:
+    """Return the integers of numbers rounded to a float format."""
+    rounded = quantise(data, fmt).astype(np.float64)
+    missing = int(np.count_nonzero(~np.isfinite(rounded)))
+    if missing:
+        raise DataError(
+            f"{missing} of {rounded.size} numbers are NaN or infinite in {fmt}, and fixed point "
+            "has no such numbers",
+            fix="replace or scale them, or run it in fp32",
+        )
+    return np.ldexp(rounded, _grid(fmt)[0]).astype(np.int64)
+
+
+def _grid(fmt: Format) -> tuple[int, int]:
+    found = grid(fmt)
+    assert found is not None  # check_formats
+    return found
+
+
+def _narrowed(number: Number) -> Array:
+    """Return values as float64, those that exceed it rounded to odd, so that none is rounded twice.
+
+    Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", IEEE TC 2008.
+    """
+    shift = max(needs_bits(number.data) - MANTISSA, 0)
+    kept = number.data >> shift
+    odd = np.where(kept << shift == number.data, kept, kept | 1)
+    return np.asarray(np.ldexp(odd.astype(np.float64), shift - number.fraction))
+
+
 @dataclass(frozen=True, slots=True)
 class FixedArithmetic:
     """Exact arithmetic on numbers of a fixed format."""
@@ -162,21 +196,28 @@ class FixedArithmetic:
         whole = data.astype(np.int64)
         return Number(whole, "real", 0, needs_bits(whole))
 
-    def encode(self, data: Array) -> Array:
+    def encode(self, data: Array, fmt: Format | None = None) -> Array:
         """Return the integers of an input array rounded to the format."""
-        return to_fixed(data, self.fmt)
+        fmt = fmt or self.fmt
+        return _on_grid(data, fmt) if fmt.kind == "float" else to_fixed(data, fmt)
 
-    def load(self, stored: Array) -> Number:
+    def load(self, stored: Array, fmt: Format | None = None) -> Number:
         """Return stored elements."""
-        return self._result(stored)
+        return Number(stored, "real", *_grid(fmt or self.fmt))
 
-    def store(self, number: Number) -> Array:
-        """Round half up and saturate."""
-        return round_fixed(number.data, number.fraction, self.fmt)
+    def store(self, number: Number, fmt: Format | None = None) -> Array:
+        """Round as the format does."""
+        fmt = fmt or self.fmt
+        if fmt.kind == "float":
+            return _on_grid(_narrowed(number), fmt)
+        return round_fixed(number.data, number.fraction, fmt)
 
-    def decode(self, stored: Array) -> Array:
-        """Return the values as float64."""
-        return from_fixed(stored, self.fmt)
+    def decode(self, stored: Array, fmt: Format | None = None) -> Array:
+        """Return the values in the type that `quantise` returns."""
+        fmt = fmt or self.fmt
+        if fmt.kind == "float":
+            return quantise(np.ldexp(stored.astype(np.float64), -_grid(fmt)[0]), fmt)
+        return from_fixed(stored, fmt)
 
     def apply(self, op: str, args: Sequence[Number]) -> Number:
         """Apply an operator exactly, or by its integer algorithm.

@@ -1,36 +1,46 @@
-"""Number formats: fp64, fp32, fp16, bf16 and fixed<W,I>, and what each means.
+"""Number formats: fp64, fp32, fp16, bf16, fp8, fixed<W,I> and integers, and what each means.
 
 One rule for every format, so that all backends can be compared bit for bit or by a bound:
-each element of a tensor is rounded to the format when it is written, and what happens inside
-one Einsum is computed in the format's compute type (fp16 and bf16: fp32; fp32 and fp64:
-themselves; fixed: exactly, see `Format.exact`).
+each element of a tensor is rounded to its format when it is written, and what happens inside
+one Einsum is computed in the compute type of the run's format (fp16, bf16 and fp8: fp32; fp32 and
+fp64: themselves; fixed: exactly, see `Format.exact`). A tensor is in the run's format unless the
+cascade says otherwise (``format K8 = int8``).
 
-Excluded here: arrays. rounding an array to a format is in `numerics.py`.
+Excluded here: arrays. rounding an array to a format is in `rounding.py`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from penstock.errors import DataError
 
-__all__ = ["Format", "parse_format"]
+__all__ = ["Format", "parse_format", "run_format", "tensor_formats"]
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
     """A number format.
 
+    ``fp8_e4m3`` and ``fp8_e5m2`` are those of the OCP 8-bit floating point specification (OFP8,
+    revision 1.0, section 5); a number too large becomes +-448 in the first (its saturating
+    conversion, as ONNX Cast; it has no infinity) and an infinity in the second (IEEE 754, its
+    non-saturating conversion).
+
     ``fixed<W,I>`` is AMD's ``ap_fixed<W, I, AP_RND, AP_SAT>``: W bits in all, I of them
     integer (sign included), rounded half up, saturated. In it ``+ - * max min abs`` and sums are
     exact within an Einsum (so their order does not matter) and ``exp`` and ``/`` are the integer
     algorithms of `numerics.py`.
+
+    ``int8`` and its like round half to even and saturate (ONNX QuantizeLinear). They are for single
+    tensors: no run is in them. An ``int4`` takes half a byte.
     """
 
     name: str
-    kind: Literal["float", "fixed"]
+    kind: Literal["float", "fixed", "int"]
     bits: int
     integer_bits: int = 0
 
@@ -45,6 +55,11 @@ class Format:
         return self.bits - self.integer_bits
 
     @property
+    def signed(self) -> bool:
+        """Whether it has negative numbers."""
+        return not self.name.startswith("u")
+
+    @property
     def exact(self) -> bool:
         """Whether sums are exact, so that every order of summation gives the same bits."""
         return self.kind == "fixed"
@@ -53,23 +68,26 @@ class Format:
         return self.name
 
 
-_FLOATS = {"fp64": 64, "fp32": 32, "fp16": 16, "bf16": 16}
+_FLOATS = {"fp64": 64, "fp32": 32, "fp16": 16, "bf16": 16, "fp8_e4m3": 8, "fp8_e5m2": 8}
+_INTEGERS = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in (4, 8, 16, 32)}
 _FIXED = re.compile(r"fixed<\s*(\d+)\s*,\s*(\d+)\s*>")
 
 
 def parse_format(text: str) -> Format:
-    """Return the format with this name: ``fp32``, ``fixed<16,6>`` and so on.
+    """Return the format with this name: ``fp32``, ``int8``, ``fixed<16,6>`` and so on.
 
     Raises:
         DataError: there is no such format, or its widths are impossible.
     """
     if text in _FLOATS:
         return Format(text, "float", _FLOATS[text])
+    if text in _INTEGERS:
+        return Format(text, "int", _INTEGERS[text], _INTEGERS[text])
     match = _FIXED.fullmatch(text)
     if match is None:
         raise DataError(
             f"unknown number format '{text}'",
-            fix=f"use one of {', '.join(_FLOATS)}, or fixed<W,I> as in fixed<16,6>",
+            fix=f"use {', '.join(_FLOATS)}, (u)int4, 8, 16 or 32, or fixed<W,I> as in fixed<16,6>",
         )
     width, integer = int(match[1]), int(match[2])
     if not 2 <= width <= 32 or not 1 <= integer <= width:
@@ -78,3 +96,23 @@ def parse_format(text: str) -> Format:
             fix="use 2 to 32 bits, and 1 to all of them integer",
         )
     return Format(f"fixed<{width},{integer}>", "fixed", width, integer)
+
+
+def run_format(fmt: Format) -> Format:
+    """Return the format if a whole run can be in it.
+
+    Raises:
+        DataError: a format of integers, which only single tensors have.
+    """
+    if fmt.kind != "int":
+        return fmt
+    raise DataError(
+        f"a run cannot be in {fmt}: it has no fractions to compute with",
+        fix=f"write 'format X = {fmt}' for each tensor X in the cascade, and run it in fp32 or "
+        "in a fixed<W,I>",
+    )
+
+
+def tensor_formats(pairs: Iterable[tuple[str, str]]) -> dict[str, Format]:
+    """Return tensor → its own format, from ``Cascade.formats``."""
+    return {tensor: parse_format(kind) for tensor, kind in pairs}

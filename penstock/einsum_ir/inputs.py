@@ -6,7 +6,7 @@ both sizes. NaN and infinities are allowed, but NaN not in a fixed format, which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.evaluate import Tensor
 from penstock.einsum_ir.formats import Format, parse_format
 from penstock.einsum_ir.nodes import Declaration, Sym, walk
-from penstock.einsum_ir.rounding import Array
+from penstock.einsum_ir.rounding import Array, quantise
 from penstock.einsum_ir.shapes import Bound, bind
 from penstock.errors import DataError, nearest
 
@@ -25,17 +25,23 @@ __all__ = ["as_stored", "bind_arrays", "check_inputs", "default_format"]
 Arrays = Mapping[str, npt.ArrayLike]
 
 
-def default_format(inputs: Arrays) -> Format:
+def default_format(inputs: Arrays, formats: Container[str] = ()) -> Format:
     """Return the widest float format among the arrays.
 
     float64 asks for fp64, float32 for fp32, float16 for fp16; integers and booleans of at most 16
-    bits for fp32, wider ones for fp64. bf16 and fixed formats are used on request only.
+    bits for fp32, wider ones for fp64. All other formats are used on request only.
+
+    Args:
+        inputs: tensor → array.
+        formats: the tensors that have their own format, which do not count; fp32 if all have.
 
     Raises:
         DataError: an array that holds no real numbers.
     """
-    chosen = max((_format_rank(name, np.asarray(each)) for name, each in inputs.items()), default=1)
-    return parse_format(("fp16", "fp32", "fp64")[chosen])
+    ranks = [
+        _format_rank(name, np.asarray(each)) for name, each in inputs.items() if name not in formats
+    ]
+    return parse_format(("fp16", "fp32", "fp64")[max(ranks, default=1)])
 
 
 def _format_rank(name: str, array: Array) -> int:
@@ -191,23 +197,29 @@ def _constant_names(cascade: Cascade) -> set[str]:
 
 
 def as_stored(
-    declaration: Declaration, array: Array, arithmetic: Arithmetic, *, raw: bool
+    declaration: Declaration,
+    array: Array,
+    arithmetic: Arithmetic,
+    fmt: Format | None = None,
+    *,
+    raw: bool,
 ) -> Tensor:
     """Return an input as the interpreter holds it: rounded to the format, or as it is.
 
     Args:
         declaration: of the input, for messages.
         array: what the caller gave.
-        arithmetic: of the format.
-        raw: whether the elements are coordinates, which are not rounded.
+        arithmetic: of the format of the run.
+        fmt: the input's own format.
+        raw: whether the elements are coordinates, which only a format of their own rounds.
 
     Raises:
         DataError: NaN, and the format has none.
     """
-    if raw:
-        return Tensor(array, raw=True)
     try:
-        return Tensor(arithmetic.encode(array))
+        if raw:
+            return Tensor(array if fmt is None else quantise(array, fmt), raw=True, format=fmt)
+        return Tensor(arithmetic.encode(array, fmt), format=fmt)
     except DataError as error:
         raise DataError(
             f"input {declaration}: {error.what}", span=declaration.span, fix=error.fix

@@ -10,9 +10,10 @@ Semantics (what an expression is at a point: `evaluate.py`; sums: `reduce.py`):
 * ``X[i+1] = f`` is computed for i = 0, 1, ...; where f is absent, X[i+1] is X[i], present or not.
   ``init X[0] = f`` (or ``init X[i+1]``, with i = -1) gives coordinate 0, which is absent without.
   In a ``loop i:`` group each step computes all Einsums in order, at i.
-* An element is rounded to the number format when it is written. In between, fp16 and bf16 are
-  computed in fp32, fp32 and fp64 in themselves, fixed exactly (`exact.py`), so that there the order
-  of summation, and how boxes are cut, does not change a bit.
+* An element is rounded when it is written (an input: when it enters) to the number format of the
+  run, or of its tensor if that has one. In between, fp8, fp16 and bf16 runs are computed in fp32,
+  fp32 and fp64 in themselves, fixed exactly (`exact.py`), so that there the order of summation, and
+  how boxes are cut, does not change a bit.
 
 Memory: tensors are whole arrays, dropped after their last use, but `interpret` holds only one or
 two steps of what nobody reads later (`lockstep.py`); temporaries hold a few times `reduce.LIMIT`
@@ -31,19 +32,19 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.einsum_ir import lockstep
-from penstock.einsum_ir.arithmetic import Arithmetic, FloatArithmetic
+from penstock.einsum_ir.arithmetic import Arithmetic, FloatArithmetic, Number
 from penstock.einsum_ir.bounds import box_status
 from penstock.einsum_ir.evaluate import Range, Scope, Tensor, coordinate_inputs
 from penstock.einsum_ir.exact import FixedArithmetic
-from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.formats import Format, run_format, tensor_formats
 from penstock.einsum_ir.inputs import as_stored, check_inputs, default_format
 from penstock.einsum_ir.lockstep import blocks, held_steps
 from penstock.einsum_ir.nodes import Einsum, Group, Statement, Var, next_variable
 from penstock.einsum_ir.reduce import Partial, Plan, merge, partial, plan, split, too_large
-from penstock.einsum_ir.rounding import Array
+from penstock.einsum_ir.rounding import Array, check_formats, quantise
 from penstock.einsum_ir.select import selected
 from penstock.einsum_ir.shapes import Bound
-from penstock.errors import UnknownNameError
+from penstock.errors import DataError, UnknownNameError
 
 __all__ = ["Evaluator", "check_inputs", "default_format", "interpret"]
 
@@ -63,18 +64,19 @@ def interpret(
     Args:
         bound: the cascade with its extents.
         inputs: tensor → array of shape ``bound.dims[tensor]``, any real type.
-        fmt: the number format; None takes `default_format`.
+        fmt: the number format of the run; None takes `default_format`.
         keep: return every tensor that an Einsum defines, not the outputs alone.
 
     Returns:
-        Tensor → array: float64 for fp64 and fixed, float32 for fp32 and bf16, float16 for fp16,
-        int64 for the coordinates of a selection; 0 where absent.
+        Tensor → array of the type that `quantise` returns for its format, int64 for the
+        coordinates of a selection; 0 where absent.
 
     Raises:
-        DataError: arrays that do not fit, NaN in a fixed format, or an operator that the format
-            does not have.
+        DataError: arrays that do not fit, NaN in a fixed or integer format, an operator that the
+            format does not have, or a tensor's format that does not go with the run's.
     """
-    evaluator = Evaluator(bound, inputs, fmt or default_format(inputs), whole=keep)
+    chosen = fmt or default_format(inputs, dict(bound.cascade.formats))
+    evaluator = Evaluator(bound, inputs, chosen, whole=keep)
     last = {} if keep else _last_uses(bound)
     for number, statement in enumerate(bound.cascade.schedule):
         evaluator.run(statement)
@@ -117,12 +119,13 @@ class Evaluator:
     Args:
         bound: the cascade with its extents.
         inputs: tensor → array.
-        fmt: the number format.
+        fmt: the number format of the run.
         whole: hold every step of every tensor; else only `run` may be called, for each statement
             of the schedule in order, and `tensor` and `outputs` give no more than outputs.
 
     Raises:
-        DataError: as `check_inputs`, or NaN in a fixed format.
+        DataError: as `check_inputs`, NaN in a fixed or integer format, or a tensor's format that
+            does not go with the run's.
     """
 
     def __init__(
@@ -136,6 +139,8 @@ class Evaluator:
         check_inputs(bound, inputs)
         self._bound = bound
         self._held = {} if whole else held_steps(bound)
+        self._formats = tensor_formats(bound.cascade.formats)
+        check_formats(self._formats, run_format(fmt))
         self._arithmetic: Arithmetic = FixedArithmetic(fmt) if fmt.exact else FloatArithmetic(fmt)
         exact = coordinate_inputs(bound.cascade)
         self._tensors: dict[str, Tensor] = {}
@@ -143,7 +148,11 @@ class Evaluator:
             for declaration in bound.cascade.inputs:
                 name = declaration.tensor
                 self._tensors[name] = as_stored(
-                    declaration, np.asarray(inputs[name]), self._arithmetic, raw=name in exact
+                    declaration,
+                    np.asarray(inputs[name]),
+                    self._arithmetic,
+                    self._formats.get(name),
+                    raw=name in exact,
                 )
         self._plans = {
             (einsum.name, einsum.init): plan(einsum, exact=fmt.exact)
@@ -219,7 +228,8 @@ class Evaluator:
         if name in self._tensors and self._tensors[name].raw:
             return np.array(self._tensors[name].data)
         with np.errstate(all="ignore"):
-            return np.array(self._arithmetic.decode(self._known(name).data))
+            tensor = self._known(name)
+            return np.array(self._arithmetic.decode(tensor.data, tensor.format))
 
     def present(self, name: str) -> npt.NDArray[np.bool_]:
         """Return where a tensor is present, as an array of its shape.
@@ -311,11 +321,12 @@ class Evaluator:
             if name not in self._bound.dims:
                 raise UnknownNameError("tensor", name, self._bound.dims)
             dims = self._bound.dims[name]
-            raw = self._bound.cascade.einsum(name).selects
-            kind = np.dtype(np.int64) if raw else self._arithmetic.encode(np.zeros(())).dtype
+            raw, own = self._bound.cascade.einsum(name).selects, self._formats.get(name)
+            zero = np.zeros((), dtype=np.int64)
+            kind = _coordinates(zero, own).dtype if raw else self._arithmetic.encode(zero).dtype
             place, steps = self._held.get(name, (-1, 0))
             held = tuple(min(n, steps) if at == place else n for at, n in enumerate(dims))
-            tensor = Tensor(np.zeros(held, dtype=kind), raw=raw, dims=dims)
+            tensor = Tensor(np.zeros(held, dtype=kind), raw=raw, dims=dims, format=own)
             self._tensors[name] = tensor
             if name in self._bound.cascade.iterative and dims:
                 _, position = self._bound.cascade.iterative[name]
@@ -331,8 +342,7 @@ class Evaluator:
         shape = tuple(box[name][1] - box[name][0] for name in each.kept)
         tensor = self._known(einsum.name)
         region = self._region(einsum, box)
-        stored = number.data if tensor.raw else self._arithmetic.store(number)
-        stored = _kept(stored, shape)
+        stored = _kept(self._rounded(einsum, tensor, number, present), shape)
         mask = None if present is None or bool(present.all()) else _kept(present, shape)
         if mask is not None:
             before = np.zeros((), dtype=tensor.data.dtype)
@@ -349,6 +359,23 @@ class Evaluator:
         if tensor.present is not None:
             here = True if mask is None else mask.reshape(tensor.data[region].shape)
             tensor.present[region] = here
+
+    def _rounded(
+        self, einsum: Einsum, tensor: Tensor, number: Number, present: Array | None
+    ) -> Array:
+        """Round to the format of the tensor or of the run; absent numbers are arbitrary."""
+        if tensor.raw:
+            return _coordinates(number.data, tensor.format)
+        if tensor.format is None:
+            return self._arithmetic.store(number)
+        if present is not None:
+            number = self._arithmetic.select(present, number, self._arithmetic.constant(0.0))
+        try:
+            return self._arithmetic.store(number, tensor.format)
+        except DataError as error:
+            raise DataError(
+                f"{einsum.output}: {error.what}", span=einsum.output.span, fix=error.fix
+            ) from None
 
     def _write_absent(self, einsum: Einsum, box: Box) -> None:
         """Write a box that is absent all over: 0, or the coordinate before."""
@@ -428,6 +455,11 @@ class Evaluator:
             sums.total.present[where] = True if part.present is None else part.present
         if sums.total.count is not None and part.count is not None:
             sums.total.count[where] = part.count
+
+
+def _coordinates(data: Array, fmt: Format | None) -> Array:
+    """Return selected coordinates, which only a format of their own rounds."""
+    return data if fmt is None else quantise(data, fmt)
 
 
 def _places(each: Plan, box: Box) -> Region:

@@ -1,11 +1,13 @@
 """Rounding arrays to a number format, and integers of any width.
 
-Every format: `quantise`. Fixed formats in integers: `to_fixed`, `round_fixed`, `from_fixed`.
+Every format: `quantise`. Fixed and integer formats in integers: `to_fixed`, `round_fixed`,
+`from_fixed`; others whose numbers are multiples of one power of two: `grid`.
 Excluded on purpose: functions (`numerics.py`) and expressions (`widths.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,16 @@ __all__ = [
     "WORD",
     "Array",
     "as_wide",
+    "check_formats",
     "clamped",
     "compute_type",
     "from_fixed",
+    "grid",
     "limits",
     "needs_bits",
     "quantise",
     "round_fixed",
+    "round_half_even",
     "round_half_up",
     "shifted_left",
     "stripped",
@@ -56,20 +61,38 @@ def quantise(array: npt.ArrayLike, fmt: Format) -> Array:
         fmt: any format.
 
     Returns:
-        The rounded numbers, same shape: float64 for fp64 and fixed, float32 for fp32 and bf16
-        (NumPy has no bf16), float16 for fp16. Floats round to nearest even and overflow to inf;
-        fixed rounds half up and saturates (inf too).
+        The rounded numbers, same shape: float64 for fp64 and fixed, float32 for fp32, bf16 and
+        fp8 (NumPy has no such types), float16 for fp16; for integers the NumPy type of that name,
+        or (u)int8 for (u)int4. Floats round to nearest even and overflow to inf, but fp8_e4m3 to
+        +-448 (inf too). fixed rounds half up and saturates, integers round half to even and
+        saturate (inf too).
 
     Raises:
-        DataError: NaN in a fixed format, which has none.
+        DataError: NaN in a fixed or integer format, which has none.
     """
     source = np.asarray(array)
-    if fmt.exact:
+    if fmt.kind != "float":
         return from_fixed(to_fixed(source, fmt), fmt)
     with np.errstate(all="ignore"):
         if fmt.name == "bf16":
             return _to_bf16(source)
+        if fmt.name in _FP8:
+            return _to_fp8(source, *_FP8[fmt.name])
         return source.astype({"fp64": np.float64, "fp32": np.float32}.get(fmt.name, np.float16))
+
+
+_FP8 = {"fp8_e4m3": (3, -6, 448.0, 448.0), "fp8_e5m2": (2, -14, 57344.0, np.inf)}
+"""Fraction bits, exponent of the smallest normal number, largest number, what exceeds it becomes
+(OFP8 1.0, tables 1 and 2)."""
+
+
+def _to_fp8(source: Array, places: int, smallest: int, largest: float, beyond: float) -> Array:
+    """Round once, to nearest even: float64 holds halves of all steps."""
+    wide = source.astype(np.float64)
+    step = np.maximum(np.frexp(wide)[1] - 1, smallest) - places
+    rounded = np.ldexp(np.rint(np.ldexp(wide, -step)), step)
+    limited = np.where(np.abs(rounded) > largest, np.copysign(beyond, rounded), rounded)
+    return np.asarray(limited, dtype=np.float32)
 
 
 def _to_bf16(source: Array) -> Array:
@@ -88,12 +111,16 @@ def _to_bf16(source: Array) -> Array:
 
 
 def limits(fmt: Format) -> tuple[int, int]:
-    """Return LOW and HIGH, the smallest and largest integer of a fixed format."""
+    """Return LOW and HIGH, the smallest and largest integer of a fixed or integer format."""
+    if not fmt.signed:
+        return 0, (1 << fmt.bits) - 1
     return -(1 << (fmt.bits - 1)), (1 << (fmt.bits - 1)) - 1
 
 
 def to_fixed(array: npt.ArrayLike, fmt: Format) -> Array:
-    """Round to a fixed format: int64 ``n`` with value ``n / 2^F``, half up, saturated.
+    """Round to a fixed or integer format: int64 ``n`` with value ``n / 2^F``, saturated.
+
+    Half up if fixed, half to even if integer (F = 0).
 
     Raises:
         DataError: an element is NaN.
@@ -106,17 +133,59 @@ def to_fixed(array: npt.ArrayLike, fmt: Format) -> Array:
         if missing:
             raise DataError(
                 f"{missing} of {value.size} numbers are NaN, which {fmt} cannot hold",
-                fix="replace them, or run it in fp32",
+                fix="replace them, or run it in fp32"
+                if fmt.exact
+                else "replace them, or give the tensor a float format",
             )
         value = np.clip(value, low - 1.0, high + 1.0)
+    if fmt.kind == "int":
+        return np.clip(np.rint(value).astype(np.int64), low, high)
     floor = np.floor(value)
     nearest = floor.astype(np.int64) + (value - floor >= 0.5)
     return np.clip(nearest, low, high)
 
 
 def from_fixed(integers: Array, fmt: Format) -> Array:
-    """Return ``n / 2^F`` as float64, which holds every number of a fixed format exactly."""
+    """Return ``n / 2^F`` exactly: float64 for a fixed format, else the integers (`quantise`)."""
+    if fmt.kind == "int":
+        return integers.astype(f"{'' if fmt.signed else 'u'}int{max(fmt.bits, 8)}")
     return np.asarray(np.ldexp(integers.astype(np.float64), -fmt.fraction_bits))
+
+
+# --- formats of single tensors ----------------------------------------------------------------
+
+_GRIDS = {"fp16": (24, 40), "fp8_e4m3": (9, 18), "fp8_e5m2": (16, 32)}
+
+
+def grid(fmt: Format) -> tuple[int, int] | None:
+    """Return F and B: each finite number is ``n / 2^F``, where n has B bits (sign not counted).
+
+    None for formats with more than 5 bits of exponent, whose n would be too wide.
+    """
+    if fmt.kind == "float":
+        return _GRIDS.get(fmt.name)
+    return fmt.fraction_bits, fmt.bits
+
+
+def check_formats(formats: Mapping[str, Format], run: Format) -> None:
+    """Check that a run computes with every number of the formats of single tensors exactly.
+
+    Raises:
+        DataError: it does not; the message names the tensor.
+    """
+    for tensor, fmt in formats.items():
+        if run.exact and grid(fmt) is None:
+            raise DataError(
+                f"tensor {tensor} has format {fmt}, and fixed point cannot hold all its numbers",
+                fix=f"give {tensor} another of the formats, or run it in fp32",
+            )
+        wide = fmt.name == "fp64" or (fmt.kind != "float" and fmt.bits - fmt.signed > 24)
+        if wide and compute_type(run) == np.float32:
+            raise DataError(
+                f"tensor {tensor} has format {fmt}, and a run in {run} computes in fp32, which "
+                "cannot hold all its numbers",
+                fix=f"run it in fp64, or give {tensor} a format of fewer bits",
+            )
 
 
 # --- integers of any width --------------------------------------------------------------------
@@ -150,13 +219,27 @@ def round_half_up(integers: Array, shift: int) -> Array:
     return np.asarray((as_wide(integers, max(needs_bits(integers), shift) + 1) + half) >> shift)
 
 
+def round_half_even(integers: Array, shift: int) -> Array:
+    """Return ``n / 2^shift`` rounded to nearest, ties to even; a negative shift multiplies."""
+    if shift <= 0:
+        return shifted_left(integers, -shift)
+    wide = as_wide(integers, max(needs_bits(integers), shift) + 1)
+    up = round_half_up(wide, shift)
+    tie = (wide & ((1 << shift) - 1)) == 1 << (shift - 1)
+    return np.asarray(np.where(tie, up - (up & 1), up))
+
+
 def round_fixed(integers: Array, fraction: int, fmt: Format) -> Array:
-    """Round exact values ``n / 2^fraction`` to integers of the format: half up, saturated."""
-    return clamped(round_half_up(integers, fraction - fmt.fraction_bits), fmt)
+    """Round exact values ``n / 2^fraction`` to integers of the format, saturated.
+
+    Half up if it is fixed, half to even if it is integer.
+    """
+    nearest = round_half_even if fmt.kind == "int" else round_half_up
+    return clamped(nearest(integers, fraction - fmt.fraction_bits), fmt)
 
 
 def clamped(integers: Array, fmt: Format) -> Array:
-    """Saturate integers of any width to the format: int64."""
+    """Saturate integers of any width to a fixed or integer format: int64."""
     low, high = limits(fmt)
     return np.asarray(np.clip(integers, low, high)).astype(np.int64)
 

@@ -107,8 +107,13 @@ def _scattered(found: Equation, outputs: Mapping[str, Sequence[str]]) -> Equatio
             span=found.output.span,
             fix="write it at rank variables, and use a predicate",
         )
+    output = replace(found.output, indices=tuple(indices))
     where = _all([*places, *(() if found.where is None else (found.where,))])
-    return replace(found, output=replace(found.output, indices=tuple(indices)), where=where)
+    reduce = found.reduce
+    if reduce is not None and reduce.over:  # what meets at one place is reduced in the same way
+        moved = [name for name in variables(*places) if name not in variables(output)]
+        reduce = replace(reduce, over=tuple(dict.fromkeys((*reduce.over, *moved))))
+    return replace(found, output=output, reduce=reduce, where=where)
 
 
 def _all(conditions: Sequence[Expr], op: str = "and") -> Expr:

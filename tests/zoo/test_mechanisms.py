@@ -1,0 +1,36 @@
+"""Each mechanism of zoo.json: its text means in penstock what it means point by point."""
+
+import numpy as np
+import pytest
+
+from penstock import parse
+from penstock.einsum_ir.inputs import bind_arrays
+from penstock.einsum_ir.interp import interpret
+from tests.zoo.mechanisms import ENTRIES, inputs, notation
+from tests.zoo.points import Points
+
+pytestmark = pytest.mark.skipif(not ENTRIES, reason="../shared/reference/zoo.json is not here")
+
+
+def test_there_are_a_hundred():
+    assert len(ENTRIES) == 100
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry["key"])
+def test_means_the_same_point_by_point(entry):
+    text = notation(entry)
+    cascade = parse(text)
+    assert parse(str(cascade)) == cascade
+    arrays = inputs(entry, np.random.default_rng(1))
+    used = {rank for each in cascade.inputs for rank in each.ranks}
+    used |= {name for einsum in cascade.einsums for name in einsum.variables}
+    shapes = {name: extent for name, extent in entry["ranks"].items() if name in used}
+    bound = bind_arrays(cascade, arrays, shapes=shapes)
+    found = interpret(bound, arrays)[entry["output"]]
+    points = Points(entry, arrays)
+    points.run(entry["cascade"])
+    expected = np.zeros(found.shape)
+    for key, value in points.scope[entry["output"]].values.items():
+        expected[key] = value
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)

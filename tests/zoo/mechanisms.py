@@ -4,8 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
-
 PATH = Path(__file__).resolve().parents[3] / "shared" / "reference" / "zoo.json"
 ENTRIES = json.loads(PATH.read_text())["mechanisms"] if PATH.exists() else []
 

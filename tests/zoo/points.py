@@ -15,7 +15,7 @@ _REDUCTIONS = {"sum": math.fsum, "max": max, "min": min, "prod": math.prod}
 _REDUCTIONS["mean"] = lambda values: math.fsum(values) / len(values)
 
 
-class Absent(Exception):
+class AbsentError(Exception):
     """An operand is absent."""
 
 
@@ -28,13 +28,13 @@ class Tensor:
         try:
             return self.values[key]
         except KeyError:
-            raise Absent from None
+            raise AbsentError from None
 
 
 def fill(value, instead):
     try:
         return value()
-    except Absent:
+    except AbsentError:
         return instead
 
 
@@ -57,7 +57,7 @@ FUNCTIONS = {
     "gelu": lambda x: x / 2 * math.erfc(-x / math.sqrt(2)),
     "relu": lambda x: max(x, 0),
     "sigmoid": lambda x: 1 / (1 + exp(-x)),
-    "softplus": lambda x: math.log1p(math.exp(x)),
+    "softplus": lambda x: max(x, 0) + math.log1p(math.exp(-abs(x))),
     "step": lambda x: int(x >= 0),
     "min2": min,
     "max2": max,
@@ -186,7 +186,7 @@ class Points:
         try:
             if where is None or self.at(where, point):
                 return self.at(right, point)
-        except Absent:
+        except AbsentError:
             pass
         return None
 
@@ -198,7 +198,7 @@ class Points:
             if value is not None:
                 try:
                     key = tuple(self.at(place, point) for place in places)
-                except Absent:
+                except AbsentError:
                     continue
                 found.setdefault(key, []).append(value)
         for key, values in found.items():
@@ -211,9 +211,8 @@ class Points:
     def carry(self, tensor, places, fixed, found):
         """An absent step leaves the state as it was."""
         ((name, step),) = fixed.items()
-        axis = next(
-            (n for n, p in enumerate(places) if self.at(p, _zero(p) | fixed) == step + 1), None
-        )
+        here = [self.at(place, dict.fromkeys(place.names, 0) | fixed) for place in places]
+        axis = next((n for n, place in enumerate(here) if place == step + 1), None)
         if axis is None or not all(p.names <= {name} or len(p.names) == 1 for p in places):
             return
         for key in [key for key in tensor.values if key[axis] == step]:
@@ -247,10 +246,6 @@ class Points:
             for j, (_, m) in zip(range(self.extents[into]), sorted(candidates), strict=False):
                 key = tuple(self.at(place, {**outer, into: j}) for place in places)
                 tensor.values[key] = m
-
-
-def _zero(place):
-    return dict.fromkeys(place.names, 0)
 
 
 def _keys(shape):

@@ -7,7 +7,7 @@ passes over the root that must be complete before the first, and the last, eleme
 
 * A *thread* of an Einsum is a set of its variables that runs along the rank: those in the index of
   the root, and in the indices of whatever was derived from the root point by point. An operand that
-  mentions the thread is needed element by element (its ``first``), any other one must be complete
+  runs along the thread is needed element by element (its ``first``), any other one must be complete
   (its ``last``). ``first`` of the Einsum is the highest of these.
 * An Einsum that reads the root, or something derived from it along all of the rank, *touches* it:
   its last element exists one pass after its first. Otherwise, when those of its operands do.
@@ -16,7 +16,8 @@ passes over the root that must be complete before the first, and the last, eleme
 
 Passes = 1 + the highest ``first`` of the Einsums that touch. Ranks are dimensions of tensors, not
 names: ``K[n]`` and ``K[m1*M0 + m0]`` go along the same rank. Where only some variables of an index
-are ever reduced (``K[p + w]`` with w), those are the thread.
+are ever reduced (``K[p + w]`` with w), those are the thread; of a convolution over a rank that is
+reduced later, the rank is.
 
 Excluded: predicates (a mask hides points but orders nothing), shapes, and rewriting. A tensor that
 does not have the iterative rank of a loop in which it is read is gone over anew in each step; what
@@ -29,8 +30,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from penstock.einsum_ir.affine import affine
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.nodes import Access, Einsum, Group, Var, variables
+from penstock.einsum_ir.nodes import Access, Einsum, Expr, Group, Var, variables
 from penstock.einsum_ir.shapes import Bound
 from penstock.errors import UnknownNameError
 
@@ -221,16 +223,19 @@ class _Facts:
                 self.reads[access.tensor].append((einsum, access))
         inputs = {each.tensor for each in cascade.inputs}
         self.tensors = [name for name in self.names if name in inputs or self.reads[name]]
-        self._folded: dict[tuple[str, int], bool] = {}
+        self._folded: set[tuple[str, int]] = set()
+        self._fold()
 
     def trace(self, tensor: str, rank: str) -> _Trace:
         """Follow a tensor through the cascade along one of its ranks."""
         return _Trace(self, tensor, rank)
 
-    def lagged(self, einsum: Einsum, access: Access) -> bool:
-        """Whether an operand is state that an earlier step of the Einsum's own loop left."""
+    def lagged(self, einsum: Einsum, access: Access, thread: frozenset[str]) -> bool:
+        """Whether an operand is there before a thread starts: state of the step before."""
         loop = self.loops.get(einsum.name)
         if einsum.init or loop is None or self.loops.get(access.tensor) != loop:
+            return False
+        if loop[1] in thread:
             return False
         if access.tensor not in self.steps:
             return False
@@ -279,18 +284,19 @@ class _Facts:
         ]
         if not places:
             return True
-        return any(self._folds(einsum.name, place) for place in places)
+        return any((einsum.name, place) in self._folded for place in places)
 
-    def _folds(self, tensor: str, place: int) -> bool:
-        key = (tensor, place)
-        if key not in self._folded:
-            self._folded[key] = False  # while it is being found out
-            self._folded[key] = any(
-                not variables(access.indices[place])
-                or any(self.folded(einsum, name) for name in variables(access.indices[place]))
-                for einsum, access in self.reads[tensor]
-            )
-        return self._folded[key]
+    def _fold(self) -> None:
+        """Find the dimensions that are reduced, also around loops: until no more are found."""
+        size = -1
+        while size < len(self._folded):
+            size = len(self._folded)
+            for tensor, reads in self.reads.items():
+                for einsum, access in reads:
+                    for place, index in enumerate(access.indices):
+                        names = variables(index)
+                        if not names or any(self.folded(einsum, name) for name in names):
+                            self._folded.add((tensor, place))
 
 
 _Threads = dict[frozenset[str], bool]
@@ -366,18 +372,29 @@ class _Trace:
                 yield _Thread(frozenset([self.place]), full=True), names
             return
         for thread in self.states[access.tensor].threads:
-            parts = [variables(access.indices[place]) for place in thread.places]
-            names = frozenset(name for part in parts for name in part)
+            indices = [access.indices[place] for place in thread.places]
+            parts = [variables(index) for index in indices]
+            names = self._running(einsum, indices)
             if names:
                 yield _Thread(thread.places, full=thread.full and all(parts)), names
 
     def _seed(self, einsum: Einsum, access: Access) -> frozenset[str]:
-        names = variables(access.indices[self.place])
+        index = access.indices[self.place]
         declared = self.rank in self.facts.names[self.root]
-        if self.rank in names and not declared:
+        if self.rank in variables(index) and not declared:
             return frozenset([self.rank])
+        return self._running(einsum, [index])
+
+    def _running(self, einsum: Einsum, indices: Sequence[Expr]) -> frozenset[str]:
+        """Return the variables of indices that run along the rank: those that are ever reduced.
+
+        If none is, all do. The tap k of a convolution is left out if the y of its ``y + k - 1`` runs
+        along the rank: what is computed at y is near y then.
+        """
+        names = variables(*indices)
         reduced = [name for name in names if self.facts.folded(einsum, name)]
-        return frozenset(reduced or names)
+        taps = {tap for index in indices for tap in _taps(index, einsum, reduced)}
+        return frozenset([name for name in reduced if name not in taps] or names)
 
     def _first(self, einsum: Einsum, thread: frozenset[str]) -> int:
         """Return the passes that must be complete before an Einsum's first element exists."""
@@ -385,10 +402,21 @@ class _Trace:
 
     def _need(self, einsum: Einsum, access: Access, thread: frozenset[str]) -> int:
         state = self.states[access.tensor]
-        along = bool(thread & set(variables(access)))
-        if access.tensor == self.root or (not along and self.facts.lagged(einsum, access)):
+        if access.tensor == self.root or self.facts.lagged(einsum, access, thread):
             return 0
+        places = {place for each in state.threads for place in each.places}
+        along = any(thread & set(variables(access.indices[place])) for place in places)
         return state.first if along else state.last
+
+
+def _taps(index: Expr, einsum: Einsum, running: Sequence[str]) -> frozenset[str]:
+    """Return the variables that an Einsum reduces in an index beside one that it keeps."""
+    form = affine(index, {})
+    if form is None:
+        return frozenset()
+    steps = {name for name, factor in form.coefficients if abs(factor) == 1 and name in running}
+    kept = steps & set(variables(einsum.output))
+    return frozenset(steps - kept) if kept else frozenset()
 
 
 def _kept(einsum: Einsum, threads: _Threads) -> frozenset[_Thread]:

@@ -63,10 +63,10 @@ def test_names():
 
 def test_unknown_name():
     with pytest.raises(UnknownNameError) as caught:
-        zoo.load("atention")
+        zoo.load("matmull")
     assert str(caught.value) == (
-        f"unknown stock cascade 'atention' (known: {', '.join(zoo.names())})\n"
-        "fix: did you mean 'attention' or 'attention_2pass'?"
+        f"unknown stock cascade 'matmull' (known: {', '.join(zoo.names())})\n"
+        "fix: did you mean 'matmul'?"
     )
 
 

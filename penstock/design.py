@@ -23,7 +23,7 @@ from penstock.codegen.base import Artifact, digest
 from penstock.codegen.loops import Program
 from penstock.codegen.lower import lower
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.formats import Format, parse_format
+from penstock.einsum_ir.formats import Format, parse_format, run_format
 from penstock.einsum_ir.inputs import bind_arrays, default_format
 from penstock.einsum_ir.interp import interpret
 from penstock.einsum_ir.notation import parse
@@ -88,7 +88,7 @@ class Design:
     def __post_init__(self) -> None:
         bound = bind(self.cascade)
         object.__setattr__(self, "cascade", bound.cascade)
-        check(self.mapping, bound, self.target, self.format)
+        check(self.mapping, bound, self.target, run_format(self.format))
 
     @property
     def bound(self) -> Bound:
@@ -207,7 +207,7 @@ def explore(
     """
     machine = as_target(target)
     bound = bind(_with_constants(cascade, constants), shapes=shapes)
-    chosen = fmt or parse_format(machine.format)
+    chosen = run_format(fmt or parse_format(machine.format))
     found = search(bound, machine, chosen, objective=objective, progress=progress)
     return Design(bound.cascade, found.mapping, machine, chosen), found
 
@@ -270,7 +270,7 @@ def run(
         PenstockError: arrays, shapes or format do not fit, or a tool is missing.
     """
     bound = bind_arrays(cascade, inputs, shapes=shapes, constants=constants)
-    chosen = fmt or default_format(inputs)
+    chosen = fmt or default_format(inputs, dict(cascade.formats))
     if backend == "interpreter":
         return interpret(bound, inputs, chosen)
     generator = BACKENDS.get(backend)

@@ -26,10 +26,12 @@ from penstock.codegen.lower_ranges import stays_inside, whole
 from penstock.codegen.lower_regions import Region, region_of, whole_region
 from penstock.codegen.lower_storage import Context, Storage
 from penstock.codegen.lower_tree import Env, Hold, Leaf, Part, Step, build_tree
+from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.nodes import Einsum, variables
 from penstock.einsum_ir.shapes import Bound
 from penstock.einsum_ir.widths import accumulator_bits
+from penstock.errors import DataError
 from penstock.mapper.nodes import Mapping
 from penstock.targets.base import Target
 
@@ -50,8 +52,10 @@ def lower(bound: Bound, mapping: Mapping, target: Target, fmt: Format) -> Progra
 
     Raises:
         MappingError: a leaf whose loops leave more than one coordinate.
-        DataError: an operator or a comparison that the format cannot decide.
+        DataError: an operator or a comparison that the format cannot decide, or a format that
+            generated code does not have: fp8, integers, and any of a single tensor.
     """
+    _check_formats(bound.cascade, fmt)
     tree = build_tree(bound, mapping, target)
     plan = make_plan(bound, tree, fmt)
     dims, cascade, memory = bound.dims, bound.cascade, target.dram.name
@@ -63,6 +67,19 @@ def lower(bound: Bound, mapping: Mapping, target: Target, fmt: Format) -> Progra
     emitter = _Emitter(plan, dict(tree.ranges), names | set(tree.ranges))
     body = emitter.program((*inputs, *outputs), memory)
     return Program(cascade.name, inputs, outputs, body, fmt, _accumulator_bits(bound, fmt))
+
+
+def _check_formats(cascade: Cascade, fmt: Format) -> None:
+    if fmt.kind == "int" or (fmt.bits < 16 and fmt.kind == "float"):
+        raise DataError(
+            f"generated code has no {fmt}", fix="use fp64, fp32, fp16, bf16 or a fixed<W,I>"
+        )
+    for tensor, kind in cascade.formats:
+        raise DataError(
+            f"generated code has one number format for all tensors, and {tensor} has its own: "
+            f"{kind}",
+            fix=f"leave out 'format {tensor} = {kind}', or use penstock run, explore or simulate",
+        )
 
 
 def _kind(plan: Plan, tensor: str) -> Literal["data", "index"]:

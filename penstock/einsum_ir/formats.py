@@ -87,7 +87,7 @@ def parse_format(text: str) -> Format:
     if match is None:
         raise DataError(
             f"unknown number format '{text}'",
-            fix=f"use {', '.join(_FLOATS)}, (u)int4, 8, 16 or 32, or fixed<W,I> as in fixed<16,6>",
+            fix=f"use {', '.join(_FLOATS)}, int8 or uint8 (4 to 32 bits), or fixed<16,6>",
         )
     width, integer = int(match[1]), int(match[2])
     if not 2 <= width <= 32 or not 1 <= integer <= width:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from penstock.einsum_ir.affine import affine
-from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.formats import Format, tensor_formats
 from penstock.einsum_ir.nodes import Access, Apply, Einsum, Expr, Num, Sym, Var
 from penstock.einsum_ir.ops import OPERATORS
-from penstock.einsum_ir.rounding import stripped, to_fixed, unsupported
+from penstock.einsum_ir.rounding import check_formats, grid, stripped, to_fixed, unsupported
 from penstock.einsum_ir.shapes import Bound
 from penstock.errors import DataError
 
@@ -57,7 +57,7 @@ def accumulator_bits(einsum: Einsum, bound: Bound, fmt: Format) -> tuple[int, in
 
     Returns:
         (W, I) of the ``ap_fixed<W, I>`` that holds every partial sum, product or extremum, and
-        the format itself.
+        the format of the tensor itself.
 
     Raises:
         DataError: a float format, or an operator that fixed point does not have.
@@ -76,7 +76,7 @@ def accumulator_bits(einsum: Einsum, bound: Bound, fmt: Format) -> tuple[int, in
                 width = Width(width.integer * points, width.fraction * points)
             case _:
                 pass
-    joined = _widest(width, Width(fmt.integer_bits, fmt.fraction_bits))
+    joined = _widest(width, _element(einsum.name, bound, fmt))
     return joined.bits, joined.integer
 
 
@@ -97,10 +97,22 @@ def value_width(expr: Expr, bound: Bound, fmt: Format) -> Width:
             return _constant(bound.symbols[name], fmt)
         case Var(name):
             return _holding(0, bound.extents[name] - 1)
-        case Access():
-            return Width(fmt.integer_bits, fmt.fraction_bits)
+        case Access(tensor):
+            return _element(tensor, bound, fmt)
         case Apply(op, args):
             return _applied(op, args, bound, fmt)
+
+
+def _element(tensor: str, bound: Bound, fmt: Format) -> Width:
+    """Return the width of an element of a tensor in a run in `fmt`."""
+    own = tensor_formats(bound.cascade.formats).get(tensor, fmt)
+    if own.kind != "float" and own.signed:
+        return Width(own.integer_bits, own.fraction_bits)
+    check_formats({tensor: own}, fmt)
+    found = grid(own)
+    assert found is not None
+    fraction, bits = found
+    return Width(bits - fraction + 1, fraction)
 
 
 def _holding(low: int, high: int) -> Width:

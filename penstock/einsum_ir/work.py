@@ -28,7 +28,7 @@ from penstock.einsum_ir.conditions import (
     simplified,
 )
 from penstock.einsum_ir.counting import count_true, holds_at, values_at
-from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.formats import Format, tensor_formats
 from penstock.einsum_ir.guards import Demand, guards
 from penstock.einsum_ir.linear import linear, to_expr
 from penstock.einsum_ir.nodes import (
@@ -47,6 +47,7 @@ from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS
 from penstock.einsum_ir.shapes import Bound
 
 __all__ = [
+    "bytes_read",
     "compulsory_bytes",
     "effective_points",
     "elements_read",
@@ -232,11 +233,20 @@ def compulsory_bytes(bound: Bound, fmt: Format) -> float:
     """Return the bytes that must cross the outermost memory's port in any mapping.
 
     Every element of an input that is read (`elements_read`) comes in once; every element of an
-    output goes out once. Each takes the bytes of the format.
+    output goes out once. Each takes the bytes of its tensor's format, which is `fmt` by default.
     """
-    read = sum(elements_read(bound).values())
-    written = sum(math.prod(bound.dims[each.tensor]) for each in bound.cascade.outputs)
-    return (read + written) * fmt.bytes
+    written = {each.tensor: math.prod(bound.dims[each.tensor]) for each in bound.cascade.outputs}
+    return bytes_read(bound, fmt) + _bytes(bound, fmt, written)
+
+
+def bytes_read(bound: Bound, fmt: Format) -> float:
+    """Return the part of `compulsory_bytes` that comes in."""
+    return _bytes(bound, fmt, elements_read(bound))
+
+
+def _bytes(bound: Bound, fmt: Format, elements: Mapping[str, int]) -> float:
+    own = tensor_formats(bound.cascade.formats)
+    return sum(count * own.get(tensor, fmt).bytes for tensor, count in elements.items())
 
 
 def intensity(bound: Bound, fmt: Format) -> float:

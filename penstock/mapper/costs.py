@@ -109,7 +109,10 @@ class Tabulator:
                 if each.tensor in self.facts.inputs:
                     rows = count_traffic(Tree([], [scope], []), (), self.facts, self.target)
                     copies[each.tensor, place] = self.moves([rows], each.tensor, writes=True)
-        whole = {name: math.prod(dims) * self.fmt.bytes for name, dims in self.facts.dims.items()}
+        whole = {
+            name: math.prod(dims) * self.facts.element_bytes(name, self.fmt)
+            for name, dims in self.facts.dims.items()
+        }
         movable = {each.tensor for each in skeleton.residents} - self.facts.inputs
         at_rest = sum(size for name, size in whole.items() if name not in movable)
         return Costs(skeleton, sites, copies, sizes, at_rest, whole)
@@ -155,12 +158,13 @@ class Tabulator:
         """
         at = {memory.name: np.zeros(len(counts)) for memory in self.target.memories}
         energy = np.zeros(len(counts))
+        size = self.facts.element_bytes(tensor, self.fmt)
         for number, rows in enumerate(counts):
             for row in rows:
                 if row.tensor != tensor:
                     continue
                 memory = self.target.memory(row.memory)
-                read, written = row.reads * self.fmt.bytes, row.writes * self.fmt.bytes * writes
+                read, written = row.reads * size, row.writes * size * writes
                 at[row.memory][number] += read + written
                 energy[number] += read * memory.read_pj_per_byte
                 energy[number] += written * memory.write_pj_per_byte

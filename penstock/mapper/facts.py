@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from penstock.einsum_ir.affine import Affine, affine
+from penstock.einsum_ir.formats import Format, tensor_formats
 from penstock.einsum_ir.guards import guards
 from penstock.einsum_ir.nodes import Access, Einsum, Expr, Var, accesses, variables
 from penstock.einsum_ir.shapes import Bound
@@ -100,6 +101,7 @@ class Facts:
         self.inputs = {each.tensor for each in cascade.inputs}
         self.outputs = {each.tensor for each in cascade.outputs}
         self.iterative = cascade.iterative
+        self.formats = tensor_formats(cascade.formats)
         conditions = guards(bound)
         inits = {each.name: each for each in cascade.einsums if each.init}
         self.steps = {
@@ -130,6 +132,10 @@ class Facts:
         """Return the step's variables over which an ``init`` writes."""
         output = self.steps[tensor].einsum.output
         return tuple(index.name for index in output.indices if isinstance(index, Var))
+
+    def element_bytes(self, tensor: str, fmt: Format) -> float:
+        """Return the bytes of an element of a tensor in a run in `fmt`."""
+        return self.formats.get(tensor, fmt).bytes
 
     def use(self, access: Access) -> Use:
         """Return the facts of one access."""

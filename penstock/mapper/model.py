@@ -73,7 +73,7 @@ class Evaluation:
         memory_cycles: memory → cycles that its port needs.
         places: array → processing elements.
         clock_hz: of the arrays.
-        element_bytes: of one element of any tensor.
+        element_bytes: tensor → bytes of one element.
         dram: name of the outermost memory.
     """
 
@@ -86,7 +86,7 @@ class Evaluation:
     memory_cycles: MappingABC[str, float]
     places: MappingABC[str, int]
     clock_hz: float
-    element_bytes: float
+    element_bytes: MappingABC[str, float]
     dram: str
 
     @property
@@ -119,8 +119,11 @@ class Evaluation:
 
     def bytes_at(self, memory: str) -> float:
         """Return the bytes read from and written to a memory."""
-        moved = sum(row.reads + row.writes for row in self.traffic if row.memory == memory)
-        return moved * self.element_bytes
+        return sum(
+            (row.reads + row.writes) * self.element_bytes[row.tensor]
+            for row in self.traffic
+            if row.memory == memory
+        )
 
     def energy_by_component(self) -> dict[str, float]:
         """Return array or memory → picojoules."""
@@ -199,7 +202,7 @@ def evaluate(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> Eva
         mapping: legal for `bound` on `target` (`check.check`).
         bound: the cascade with its extents.
         target: the machine.
-        fmt: number format of all tensors.
+        fmt: number format of the tensors without one of their own.
 
     Cost: 1 to 3 ms for a dozen Einsums without predicates; with predicates in proportion to the
     number of tiles of the variables that they mention.
@@ -210,15 +213,16 @@ def evaluate(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> Eva
     leaves = tuple(leaf for leaf, _ in counted)
     traffic = count_traffic(tree, tuple(visits for _, visits in counted), facts, target)
     pipelines, cycles = _schedule(tree, leaves, facts)
+    size = {tensor: facts.element_bytes(tensor, fmt) for tensor in facts.dims}
     moved = {memory.name: 0.0 for memory in target.memories}
     for row in traffic:
-        moved[row.memory] += (row.reads + row.writes) * fmt.bytes
+        moved[row.memory] += (row.reads + row.writes) * size[row.tensor]
     return Evaluation(
         leaves,
         traffic,
         pipelines,
         occupancies(tree, facts, target, fmt),
-        _energy(leaves, traffic, target, fmt),
+        _energy(leaves, traffic, target, size),
         cycles,
         {
             memory.name: moved[memory.name] / (memory.bytes_per_cycle * memory.instances)
@@ -226,7 +230,7 @@ def evaluate(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> Eva
         },
         {array.name: array.places for array in target.arrays},
         target.clock_hz,
-        fmt.bytes,
+        size,
         target.dram.name,
     )
 
@@ -313,7 +317,10 @@ def _lag(tensor: str, dims: tuple[Any, ...], facts: Facts) -> int:
 
 
 def _energy(
-    leaves: tuple[LeafCount, ...], traffic: tuple[Traffic, ...], target: Target, fmt: Format
+    leaves: tuple[LeafCount, ...],
+    traffic: tuple[Traffic, ...],
+    target: Target,
+    size: MappingABC[str, float],
 ) -> tuple[EnergyRow, ...]:
     """Return the energy of all operations and all accesses of all instances."""
     done: dict[tuple[str, str], float] = {}
@@ -326,8 +333,8 @@ def _energy(
     ]
     for memory in target.memories:
         mine = [row for row in traffic if row.memory == memory.name]
-        read = sum(row.reads for row in mine) * fmt.bytes
-        written = sum(row.writes for row in mine) * fmt.bytes
+        read = sum(row.reads * size[row.tensor] for row in mine)
+        written = sum(row.writes * size[row.tensor] for row in mine)
         rows.append(EnergyRow(memory.name, "read", read, read * memory.read_pj_per_byte))
         rows.append(EnergyRow(memory.name, "write", written, written * memory.write_pj_per_byte))
     return tuple(row for row in rows if row.count) if any(row.pj for row in rows) else ()

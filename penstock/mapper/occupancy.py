@@ -75,7 +75,7 @@ def _at_rest(tree: Tree, facts: Facts, target: Target, fmt: Format) -> dict[str,
     """What the outermost memory holds: inputs, outputs and what is kept nowhere."""
     kept = {scope.tensor for scope in tree.scopes}
     return {
-        tensor: math.prod(extents) * fmt.bytes
+        tensor: math.prod(extents) * facts.element_bytes(tensor, fmt)
         for tensor, extents in facts.dims.items()
         if tensor in facts.inputs or tensor in facts.outputs or tensor not in kept
     }
@@ -144,7 +144,7 @@ def bytes_held(scope: Scope, facts: Facts, target: Target, fmt: Format) -> float
         ]
         count = max(shares, default=math.ceil(count / memory.instances))
         count *= _side_by_side(scope, facts, names)
-    return count * copies_of(scope, facts) * fmt.bytes
+    return count * copies_of(scope, facts) * facts.element_bytes(scope.tensor, fmt)
 
 
 def _own(leaf: Leaf, scope: Scope) -> tuple[Use, ...]:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
 from penstock.einsum_ir.work import (
+    bytes_read,
     compulsory_bytes,
     effective_points,
-    elements_read,
     op_counts,
     point_ops,
 )
@@ -166,7 +166,7 @@ def energy_bound(bound: Bound, target: Target, fmt: Format) -> float:
                 sum(count * dict(array.energy_pj).get(op, 0.0) for op, count in ops.items())
                 for array in arrays_for(einsum, bound, target)
             )
-    read = sum(elements_read(bound).values()) * fmt.bytes
+    read = bytes_read(bound, fmt)
     written = compulsory_bytes(bound, fmt) - read
     dram = target.dram
     return total + read * dram.read_pj_per_byte + written * dram.write_pj_per_byte

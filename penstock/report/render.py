@@ -209,7 +209,7 @@ def _traffic(page: Page) -> dict[str, dict[str, float]]:
     """Return memory → tensor → bytes, the outermost memory first."""
     found: dict[str, dict[str, float]] = {each.name: {} for each in page.target.memories}
     for row in page.evaluation.traffic:
-        moved = (row.reads + row.writes) * page.format.bytes
+        moved = (row.reads + row.writes) * page.evaluation.element_bytes[row.tensor]
         found[row.memory][row.tensor] = found[row.memory].get(row.tensor, 0.0) + moved
     return {memory: row for memory, row in found.items() if any(row.values())}
 
@@ -224,8 +224,9 @@ def _energy(page: Page) -> dict[str, dict[str, float]]:
     for moved in page.evaluation.traffic:
         memory = page.target.memory(moved.memory)
         spent = moved.reads * memory.read_pj_per_byte + moved.writes * memory.write_pj_per_byte
+        spent *= page.evaluation.element_bytes[moved.tensor]
         mine = found.setdefault(memory.name, {})
-        mine[moved.tensor] = mine.get(moved.tensor, 0.0) + spent * page.format.bytes
+        mine[moved.tensor] = mine.get(moved.tensor, 0.0) + spent
     return {component: row for component, row in found.items() if any(row.values())}
 
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
-from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.formats import Format, tensor_formats
 from penstock.einsum_ir.shapes import Bound
 from penstock.errors import MappingError
 from penstock.mapper.nodes import Mapping
@@ -67,7 +67,8 @@ class _Walker:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.bytes = plan.format.bytes
+        own = tensor_formats(plan.bound.cascade.formats)
+        self.bytes = {name: own.get(name, plan.format).bytes for name in plan.bound.dims}
         self.inputs = {each.tensor for each in plan.bound.cascade.inputs}
         self.outputs = {each.tensor for each in plan.bound.cascade.outputs}
         self.tasks: list[Task] = []
@@ -200,7 +201,8 @@ class _Walker:
         frees: tuple[int, ...],
     ) -> None:
         """Add a task that moves (outer, inner) elements through the ports of two memories."""
-        moved = (sizes[0] * self.bytes, sizes[1] * self.bytes)
+        size = self.bytes[hold.tensor]
+        moved = (sizes[0] * size, sizes[1] * size)
         out: Direction = "read" if kind == "load" else "write"
         into: Direction = "write" if kind == "load" else "read"
         self.traffic[outer.name, hold.tensor, out] += moved[0]
@@ -385,9 +387,11 @@ class _Walker:
         """Return what passes which memory's port, in bytes."""
         found: dict[Row, float] = defaultdict(float)
         for read, count in reads:
-            found[read.memory.name, read.reach.tensor, "read"] += count * self.bytes
-        found[leaf.memory.name, leaf.einsum.name, "read"] += back * self.bytes
-        found[leaf.memory.name, leaf.einsum.name, "write"] += written * self.bytes
+            tensor = read.reach.tensor
+            found[read.memory.name, tensor, "read"] += count * self.bytes[tensor]
+        size = self.bytes[leaf.einsum.name]
+        found[leaf.memory.name, leaf.einsum.name, "read"] += back * size
+        found[leaf.memory.name, leaf.einsum.name, "write"] += written * size
         return [(row, size) for row, size in found.items() if size]
 
     def ports(self, rows: list[tuple[Row, float]]) -> tuple[tuple[str, float], ...]:
@@ -403,7 +407,7 @@ class _Walker:
             missing = self.writers.unwritten(tensor)
             if not missing:
                 continue
-            dram, size = self.plan.target.dram, missing * self.bytes
+            dram, size = self.plan.target.dram, missing * self.bytes[tensor]
             self.traffic[dram.name, tensor, "write"] += size
             cycles = _port_cycles(dram, size)
             self.add(Task(len(self.tasks), "store", dram.name, tensor, cycles=cycles, bytes=size))

@@ -187,7 +187,7 @@ fix: write it as in --shape p=1024""",
     "format": (
         ["run", "a.einsum", "--inputs", "in.npz", "--format", "fp33"],
         """unknown number format 'fp33'
-fix: use fp64, fp32, fp16, bf16, fp8_e4m3, fp8_e5m2, (u)int4, 8, 16 or 32, or fixed<W,I> as in fixed<16,6>""",
+fix: use fp64, fp32, fp16, bf16, fp8_e4m3, fp8_e5m2, int8 or uint8 (4 to 32 bits), or fixed<16,6>""",
     ),
     "output folder": (
         ["generate", "a.einsum", "--backend", "loops", *SMALL, "-o", "a.einsum/out"],

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 from penstock.einsum_ir.affine import affine
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.nodes import Access, Einsum, Expr, Group, Var, variables
+from penstock.einsum_ir.nodes import Access, Einsum, Expr, Group, Sym, Var, variables, walk
 from penstock.einsum_ir.shapes import Bound
 from penstock.errors import UnknownNameError
 
@@ -45,6 +45,10 @@ __all__ = [
     "taxonomy",
     "worth_showing",
 ]
+
+
+_ANY = 1009
+"""What stands for a shape or a constant where only factors of 1 matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,8 +392,8 @@ class _Trace:
     def _running(self, einsum: Einsum, indices: Sequence[Expr]) -> frozenset[str]:
         """Return the variables of indices that run along the rank: those that are ever reduced.
 
-        If none is, all do. The tap k of a convolution is left out if the y of its ``y + k - 1`` runs
-        along the rank: what is computed at y is near y then.
+        If none is, all do. The tap k of a convolution is left out if the y of its ``y + k - 1``
+        runs along the rank: what is computed at y is near y then.
         """
         names = variables(*indices)
         reduced = [name for name in names if self.facts.folded(einsum, name)]
@@ -411,7 +415,8 @@ class _Trace:
 
 def _taps(index: Expr, einsum: Einsum, running: Sequence[str]) -> frozenset[str]:
     """Return the variables that an Einsum reduces in an index beside one that it keeps."""
-    form = affine(index, {})
+    symbols = {node.name: _ANY for node in walk(index) if isinstance(node, Sym)}
+    form = affine(index, symbols)
     if form is None:
         return frozenset()
     steps = {name for name, factor in form.coefficients if abs(factor) == 1 and name in running}

@@ -1,11 +1,14 @@
 """Each mechanism of zoo.json: its text means in penstock what it means point by point."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from penstock import parse
 from penstock.einsum_ir.inputs import bind_arrays
 from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.passes import taxonomy
 from tests.zoo.mechanisms import ENTRIES, inputs, notation
 from tests.zoo.points import Points
 
@@ -35,3 +38,18 @@ def test_means_the_same_point_by_point(entry, scale):
         expected[key] = value
     assert np.abs(expected).max() > 0
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12 * scale)
+
+
+def test_passes_are_those_of_the_survey_or_explained():
+    text = (Path(__file__).parents[2] / "docs" / "zoo.md").read_text()
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines()]
+    table = {row[0]: (row[1], row[2], row[3]) for row in rows if len(row) == 4 and row[1].isdigit()}
+    found = {}
+    for entry in ENTRIES:
+        passes = taxonomy(parse(notation(entry))).removesuffix("-pass")
+        if passes != str(entry["passes_naive"]):
+            found[entry["key"]] = (passes, str(entry["passes_naive"]))
+    assert {key: row[:2] for key, row in table.items()} == found
+    assert f"agree on {100 - len(table)} of 100" in text
+    reasons = {row[2].split(":")[0] for row in table.values()}
+    assert reasons == {"self", "chain", "window", "other"}

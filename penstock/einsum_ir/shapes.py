@@ -6,12 +6,23 @@ and the generators all work on the `Bound` that it returns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from penstock.einsum_ir.affine import Affine, affine, evaluate_scalar
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.nodes import Access, Einsum, Expr, Sym, Var, next_variable, variables, walk
+from penstock.einsum_ir.nodes import (
+    Access,
+    Apply,
+    Einsum,
+    Expr,
+    Sym,
+    Var,
+    next_variable,
+    variables,
+    walk,
+)
 from penstock.errors import CascadeError, Span, nearest
 
 __all__ = ["Bound", "bind"]
@@ -118,19 +129,55 @@ def _inferred(
     cascade: Cascade, known: Mapping[str, int], symbols: Mapping[str, float]
 ) -> dict[str, int]:
     """Return extents that follow from accesses with one unknown variable, plain ones first."""
+    reads = [each for einsum in cascade.einsums for each in _reads(einsum)]
     for plain in (True, False):
         found: dict[str, int] = {}
-        for access in (each for einsum in cascade.einsums for each in einsum.operands):
+        for access, chosen in reads:
             dims = _known_dims(cascade, access.tensor, known)
             for index, dim in zip(access.indices, dims, strict=True):
                 form = affine(index, symbols)
                 if form is None or dim is None or isinstance(index, Var) != plain:
                     continue
                 for name, extent in _implied(form, dim, known).items():
-                    found[name] = max(found.get(name, 0), extent)
+                    if name not in chosen:
+                        found[name] = max(found.get(name, 0), extent)
         if found:
             return found
-    return {}
+    return _sorted(cascade, known)
+
+
+def _reads(einsum: Einsum) -> list[tuple[Access, frozenset[str]]]:
+    """Return the operands, each with the variables that choose whether it is read.
+
+    In ``where(n < G, X[n], Y[n - G])`` neither X nor Y tells the extent of n.
+    """
+    exprs = (einsum.body, *((einsum.where,) if einsum.where else ()), *einsum.output.indices)
+    return [each for expr in exprs for each in _chosen(expr, frozenset())]
+
+
+def _chosen(expr: Expr, by: frozenset[str]) -> list[tuple[Access, frozenset[str]]]:
+    match expr:
+        case Access(_, indices):
+            return [(expr, by), *(each for index in indices for each in _chosen(index, by))]
+        case Apply("where", (condition, *sides)):
+            inner = by | set(variables(condition))
+            found = [each for side in sides for each in _chosen(side, inner)]
+            return [*_chosen(condition, by), *found]
+        case Apply(_, args):
+            return [each for arg in args for each in _chosen(arg, by)]
+        case _:
+            return []
+
+
+def _sorted(cascade: Cascade, known: Mapping[str, int]) -> dict[str, int]:
+    """Return the extents of the ranks along which whole ranks are sorted (``argsort[m -> j]``)."""
+    found: dict[str, int] = {}
+    for reduce in (each.reduce for each in cascade.einsums):
+        if reduce is None or reduce.op != "argsort" or reduce.into is None:
+            continue
+        if reduce.into not in known and all(name in known for name in reduce.over):
+            found[reduce.into] = math.prod(known[name] for name in reduce.over)
+    return found
 
 
 def _implied(form: Affine, dim: int, known: Mapping[str, int]) -> dict[str, int]:

@@ -156,6 +156,8 @@ def _bad_character(source: Source, number: int, position: int) -> NotationError:
 
 def _goes_on(tokens: list[Token]) -> bool:
     """Whether a logical line with these tokens must continue on the next line."""
+    if tokens[0].text == "format" and tokens[-1].text == ">":
+        return False  # format K = fixed<8,5>
     opened = sum(token.text in {"(", "["} for token in tokens)
     closed = sum(token.text in {")", "]"} for token in tokens)
     return opened > closed or tokens[-1].text in _ENDS_OPEN

@@ -1,61 +1,14 @@
 """The standard mechanisms equal plain loops, where every guard acts and logits are large."""
 
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import references
+import references_sparse
+from cases import Case
 
 from penstock import count_passes, zoo
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
-
-
-@dataclass(frozen=True)
-class Case:
-    """One run of a stock cascade: extents by rank, constants, and inputs that are not random.
-
-    `big` names the inputs that are scaled up, so that logits reach some +-1e3.
-    """
-
-    name: str
-    sizes: str
-    constants: dict = field(default_factory=dict)
-    given: dict = field(default_factory=dict)
-    big: str = "Q K"
-
-    def __str__(self):
-        return f"{self.name}-{self.sizes.replace(' ', ',')}"
-
-    @property
-    def extents(self):
-        pairs = (each.split("=") for each in self.sizes.split())
-        return {rank: int(extent) for rank, extent in pairs}
-
-    def inputs(self, scale):
-        """Random arrays for the inputs of the cascade."""
-        random = np.random.default_rng(11)
-        made = {}
-        for each in zoo.load(self.name).inputs:
-            dims = [self.extents[rank] for rank in each.ranks]
-            made[each.tensor] = random.normal(size=dims) * (
-                scale if each.tensor in self.big.split() else 1
-            )
-        return made | {name: np.array(value, float) for name, value in self.given.items()}
-
-    def run(self, scale):
-        """The outputs by name, and what the references need."""
-        arrays, cascade = self.inputs(scale), zoo.load(self.name)
-        bound = bind_arrays(cascade, arrays, shapes=self.shapes, constants=self.constants)
-        return interpret(bound, arrays), SimpleNamespace(**arrays, **self.constants)
-
-    @property
-    def shapes(self):
-        """The extents that no input has."""
-        ranks = {rank for each in zoo.load(self.name).inputs for rank in each.ranks}
-        return {rank: n for rank, n in self.extents.items() if rank not in ranks}
-
 
 CASES = (
     Case("mha", "b=2 p=5 d=6 h=3 e=4 f=5 o=7", big="X"),
@@ -85,7 +38,36 @@ CASES = (
     Case("cosine_attention", "w=3 h=2 p=5 m=5 e=4 f=3", given={"T": [1e-3, 0.7]}, big="Q B"),
     Case("talking_heads", "g=2 h=3 o=4 p=5 m=7 e=4 f=3"),
 )
+SPARSE = (
+    Case("neighborhood", "h=2 m=11 i=5 r=9 e=4 f=3"),
+    Case("neighborhood", "h=2 m=3 i=3 r=5 e=4 f=3"),
+    Case("neighborhood_2d", "h=2 y=5 x=6 i=3 j=5 r=5 c=9 e=4 f=3"),
+    Case("neighborhood_2d", "h=2 y=3 x=7 i=3 j=1 r=5 c=1 e=4 f=3"),
+    Case("dilated_window", "h=2 p=13 m=13 e=4 f=3", {"D": 3, "W": 2}),
+    Case("sparse_strided", "h=2 p=13 m=13 e=4 f=3", {"L": 4}),
+    Case("sparse_fixed", "h=2 p=13 m=13 e=4 f=3", {"L": 4, "C": 1}),
+    Case("block_sparse", "h=2 p=7 m=10 i=3 j=4 e=4 f=3", {"B": 3}),
+    Case("block_sparse", "h=1 p=4 m=5 i=2 j=2 e=4 f=3", {"B": 3}, {"L": [[[0, 0], [0, 1]]]}),
+    Case("longformer", "h=2 p=9 m=9 e=4 f=3", {"W": 2}, {"G": [0, 1, 0, 0, 0, 0, 0, 1, 0]}),
+    Case("longformer", "h=2 p=9 m=9 e=4 f=3", {"W": 0}, {"G": [0] * 9}),
+    Case(
+        "bigbird",
+        "h=2 p=14 m=14 i=5 r=2 e=4 f=3",
+        {"B": 3, "G": 1},
+        {"R": [[0, 0], [4, 3], [4, 4], [1, 2], [2, 0]]},
+    ),
+    Case("local_global", "h=2 p=7 m=9 e=4 f=3", {"LAYER": 4, "EVERY": 6, "W": 3}),
+    Case("local_global", "h=2 p=7 m=5 e=4 f=3", {"LAYER": 11, "EVERY": 6, "W": 3}),
+    Case("relative_bias", "h=3 p=31 m=37 c=16 e=4 f=3", {"D": 20}),
+    Case("transformer_xl", "h=2 p=4 m=7 d=7 e=4 f=3"),
+    Case("transformer_xl", "h=2 p=6 m=4 d=4 e=4 f=3"),
+    Case("deberta", "h=2 p=9 m=7 d=6 e=4 f=3"),
+    Case("attention_lse", "h=2 p=5 m=7 e=4 f=3"),
+    Case("attention_lse", "h=2 p=5 m=3 e=4 f=3"),
+)
 PASSES = {
+    "attention_lse": ("K", "m", 2),
+    "neighborhood_2d": ("K", "x", 3),
     "mla": ("C", "m", 3),
     "mla_absorbed": ("C", "m", 3),
     "mha": ("K", "m", 3),
@@ -96,12 +78,16 @@ PASSES = {
 @pytest.mark.parametrize("scale", [1.0, 25.0])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_the_loops(case, scale):
-    found, g = case.run(scale)
-    expected = getattr(references, case.name)(g)
-    np.testing.assert_allclose(next(iter(found.values())), expected, rtol=1e-8, atol=1e-10)
+    case.check(scale, references)
 
 
-@pytest.mark.parametrize("name", sorted({case.name for case in CASES}))
+@pytest.mark.parametrize("scale", [1.0, 25.0])
+@pytest.mark.parametrize("case", SPARSE, ids=str)
+def test_sparse_ones_equal_the_loops(case, scale):
+    case.check(scale, references_sparse)
+
+
+@pytest.mark.parametrize("name", sorted({case.name for case in (*CASES, *SPARSE)}))
 def test_passes(name):
     tensor, rank, passes = PASSES.get(name, ("K", "m", 3))
     assert count_passes(zoo.load(name), tensor, rank) == passes
@@ -118,3 +104,10 @@ def test_the_absorbed_form_is_the_expanded_one():
     expanded, _ = Case("mla", "h=3 p=5 m=7 e=3 r=4 c=6 f=5").run(1.0)
     absorbed, _ = Case("mla_absorbed", "h=3 p=5 m=7 e=3 r=4 c=6 f=5").run(1.0)
     np.testing.assert_allclose(absorbed["O"], expanded["O"], rtol=1e-12)
+
+
+def test_the_log_sum_exp_of_a_row_without_keys():
+    found, g = Case("attention_lse", "h=2 p=5 m=3 e=4 f=3").run(25.0)
+    np.testing.assert_allclose(found["LSE"], references_sparse.log_sum_exp(g), rtol=1e-12)
+    assert np.isneginf(found["LSE"][:, :2]).all()
+    assert not found["O"][:, :2].any()

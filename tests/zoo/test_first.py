@@ -4,49 +4,11 @@ On sizes where every guard acts, with small logits and with logits of +-1e3, and
 the collection that they were taken from.
 """
 
-import math
-from dataclasses import dataclass, field
-
 import first_references as sequences
 import first_references_images as images
 import numpy as np
 import pytest
-
-from penstock import count_passes, zoo
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
-
-
-@dataclass(frozen=True)
-class Mechanism:
-    """A stock cascade, what it is checked with, and its passes.
-
-    Args:
-        key: its name in the collection of mechanisms.
-        reference: plain loops.
-        cases: extents of ranks (lower case) and constants (upper case).
-        passes: (tensor, rank, how many); two of them where there are two kinds of attention.
-        hot: two tensors and the rank over which their product gives logits.
-        draw: how to draw inputs that are not normally distributed.
-        grown: an input that is 1000 times as large in the second run, if there are no logits.
-    """
-
-    key: str
-    reference: object
-    cases: tuple
-    passes: tuple
-    hot: tuple = (("Q", "K", "e"),)
-    draw: dict = field(default_factory=dict)
-    grown: str = ""
-
-
-def gates(random, shape):
-    return random.uniform(0.02, 0.3, shape)
-
-
-def bits(random, shape):
-    return np.arange(math.prod(shape)).reshape(shape) % 2.0
-
+from looped import Mechanism, bits, cases, check, check_passes, computed, drawn, gates
 
 QKV = dict(h=2, e=4, f=4)
 SEVERAL = dict(h=4, g=2, e=3, f=5)  # query heads share heads of keys
@@ -104,7 +66,11 @@ MECHANISMS = {
     "landmark": Mechanism(
         "landmark",
         sequences.landmark,
-        (dict(QKV, p=9, m=9, s=3), dict(h=2, e=3, f=2, p=14, m=14, s=4)),
+        (
+            dict(QKV, p=9, m=9, s=3),
+            dict(h=2, e=3, f=2, p=14, m=14, s=4),
+            dict(QKV, p=30, m=30, s=2),
+        ),
         (("K", "m", 2),),
     ),
     "davit": Mechanism(
@@ -116,6 +82,7 @@ MECHANISMS = {
         ),
         (("K", "n", 3), ("K2", "n", 1), ("V2", "d", 3)),
         hot=(("Q", "K", "c"), ("K2", "V2", "n")),
+        naive=2,  # over n of a common input of Q2, K2 and V2, by the channel half
     ),
     "generalized_neighborhood": Mechanism(
         "gna",
@@ -123,6 +90,7 @@ MECHANISMS = {
         (
             dict(h=1, e=4, f=4, y=20, x=20, u=20, v=20, WIN=5, DL=2, ST=4),
             dict(h=2, e=3, f=2, y=11, x=7, u=11, v=7, WIN=3, DL=2, ST=2),
+            dict(h=1, e=3, f=2, y=11, x=13, u=11, v=13, WIN=3, DL=3, ST=1),
             dict(h=1, e=3, f=2, y=9, x=8, u=9, v=8, WIN=4, DL=1, ST=4),
             dict(h=1, e=3, f=2, y=9, x=8, u=9, v=8, WIN=4, DL=1, ST=3),
         ),
@@ -262,6 +230,7 @@ MECHANISMS = {
             dict(c=4, f=4, n=12, p=3, m=3, j=2, k=3),
             dict(c=3, f=5, n=22, p=4, m=4, j=3, k=3),
             dict(c=3, f=5, n=8, p=4, m=4, j=3, k=3),
+            dict(c=2, f=5, n=25, p=6, m=6, j=1, k=3),
         ),
         (("K", "n", 4),),
         hot=(("Q", "K", "c"),),
@@ -293,43 +262,6 @@ MECHANISMS = {
         (("K", "m", 2),),
     ),
 }
-CASES = [
-    pytest.param(name, case, id=f"{name}-{number}")
-    for name, each in MECHANISMS.items()
-    for number, case in enumerate(each.cases)
-]
-
-
-def drawn(name, case):
-    """Random inputs of a stock cascade."""
-    random = np.random.default_rng(11)
-    arrays = {}
-    for each in zoo.load(name).inputs:
-        shape = tuple(case[rank] for rank in each.ranks)
-        draw = MECHANISMS[name].draw.get(each.tensor, lambda r, s: r.normal(size=s))
-        arrays[each.tensor] = draw(random, shape)
-    return arrays
-
-
-def heat(name, arrays):
-    """Scale the first tensor of each pair, so that the largest of its logits is +-1e3."""
-    ranks = {each.tensor: each.ranks for each in zoo.load(name).inputs}
-    for left, right, rank in MECHANISMS[name].hot:
-        axes = ranks[left].index(rank), ranks[right].index(rank)
-        logits = np.tensordot(arrays[left], arrays[right], axes=axes)
-        scale = 1 if name == "attention_1pass" else math.sqrt(arrays[left].shape[-1])
-        arrays[left] = arrays[left] * (1e3 * scale / np.abs(logits).max())
-    if MECHANISMS[name].grown:
-        arrays[MECHANISMS[name].grown] *= 1e3
-
-
-def computed(name, case, arrays):
-    """What penstock's interpreter gives in float64."""
-    cascade = zoo.load(name)
-    used = {variable for einsum in cascade.einsums for variable in einsum.variables}
-    shapes = {key: value for key, value in case.items() if key in used}
-    constants = {key: value for key, value in case.items() if key.isupper()}
-    return interpret(bind_arrays(cascade, arrays, shapes=shapes, constants=constants), arrays)
 
 
 def test_there_are_25():
@@ -337,21 +269,22 @@ def test_there_are_25():
 
 
 @pytest.mark.parametrize("hot", [False, True], ids=["small", "1e3"])
-@pytest.mark.parametrize(("name", "case"), CASES)
+@pytest.mark.parametrize(("name", "case"), cases(MECHANISMS))
 def test_equals_its_loops(name, case, hot):
-    arrays = drawn(name, case)
-    if hot:
-        heat(name, arrays)
-    found = computed(name, case, arrays)
-    expected = MECHANISMS[name].reference(arrays, case, case)
-    assert set(found) == set(expected)
-    for tensor, array in expected.items():
-        size = np.abs(array).max()
-        assert size > 0
-        np.testing.assert_allclose(found[tensor], array, rtol=1e-9, atol=1e-12 * max(size, 1))
+    check(name, MECHANISMS[name], case, hot)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"), [("biformer", "Q"), ("dynamic_mask", "WD"), ("mixture_of_heads", "WG")]
+)
+def test_equal_scores_take_the_lower_coordinates(name, tensor):
+    case = MECHANISMS[name].cases[1]
+    arrays = drawn(name, MECHANISMS[name], case)
+    constant = arrays | {tensor: np.zeros_like(arrays[tensor])}
+    expected = MECHANISMS[name].reference(constant, case, case)
+    np.testing.assert_allclose(computed(name, case, constant)["O"], expected["O"], rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_passes(name):
-    for tensor, rank, count in MECHANISMS[name].passes:
-        assert count_passes(zoo.load(name), tensor, rank) == count, (tensor, rank)
+    check_passes(name, MECHANISMS[name])

@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "FileError",
     "MappingError",
+    "ModelError",
     "NotationError",
     "PenstockError",
     "Span",
@@ -77,6 +78,10 @@ class DataError(PenstockError):
 
 class MappingError(PenstockError):
     """A mapping that is not legal, or does not fit the machine."""
+
+
+class ModelError(PenstockError):
+    """A model from elsewhere that an importer does not take: names the node and the attribute."""
 
 
 class TargetError(PenstockError):

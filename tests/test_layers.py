@@ -16,6 +16,7 @@ ALLOWED = {
     "hls_templates": set(),
     "einsum_ir": {"errors"},
     "zoo": IR,
+    "importers": IR,
     "targets": BASE | {"registry"},
     "mapper": IR | {"targets"},
     "sim": IR | {"targets", "mapper"},

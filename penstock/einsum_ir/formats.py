@@ -109,7 +109,7 @@ def run_format(fmt: Format) -> Format:
     raise DataError(
         f"a run cannot be in {fmt}: it has no fractions to compute with",
         fix=f"write 'format X = {fmt}' for each tensor X in the cascade, and run it in fp32 or "
-        "in a fixed<W,I>",
+        "fixed<W,I>",
     )
 
 

@@ -1,6 +1,7 @@
 """Random legal designs: values, bound <= model <= simulation, traffic, and where cycles go."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,8 +43,16 @@ def rounding(bound):
     return 0.5 * FIXED.bytes * sum(use.inside < use.points for use in uses)
 
 
-def holds(seed, lengths=(1, 2, 4, 5, 7, 9)):
+def with_formats(bound, dice):
+    """Give half of the tensors formats of their own."""
+    names = [name for name in bound.dims if dice.random() < 0.5]
+    kinds = ("int8", "uint4", "fixed<12,6>", "fp16", "fp8_e4m3")
+    return bind(replace(bound.cascade, formats=tuple((name, dice.choice(kinds)) for name in names)))
+
+
+def holds(seed, lengths=(1, 2, 4, 5, 7, 9), *, formats=False):
     bound, mapping, target = picked(seed, lengths)
+    bound = with_formats(bound, rolled(seed)) if formats else bound
     inputs = random_inputs(bound, FIXED, seed)
     found = simulate(mapping, bound, target, FIXED, inputs)
     model = evaluate(mapping, bound, target, FIXED)
@@ -66,6 +75,11 @@ def holds(seed, lengths=(1, 2, 4, 5, 7, 9)):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_bound_model_simulation_and_values(seed):
     holds(seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_same_with_formats_of_single_tensors(seed):
+    holds(seed, formats=True)
 
 
 @pytest.mark.slow

@@ -102,9 +102,10 @@ def from_flex(
     visible = None if mask is None or truth(mask).expr == Num(1) else truth(mask).expr
     body, seen = _apart(_SCORE if new is None else new.expr)
     tables = tuple(store.tables.values())
-    infinite = any(
-        each.values.dtype.kind == "f" and np.isneginf(each.values).any() for each in tables
-    ) or any(node == _NEVER for node in walk(body))
+    infinite = any(isinstance(node, Num) and math.isinf(node.value) for node in walk(body))
+    infinite |= any(
+        each.values.dtype.kind == "f" and np.isinf(each.values).any() for each in tables
+    )
     c = Builder(name, **dict(shapes or {}))
     c.const(SC=1 / sqrt(c.E) if scale is None else float(scale))
     heads: str = "h"

@@ -31,23 +31,17 @@ _FAR = 2**40
 """The extent that a rank is taken to have where none is given: no sequence is longer."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class Table:
-    """An array that the functions index: its name in the cascade, its values, its accesses."""
+    """An array that the functions index: its name in the cascade, and its values."""
 
     name: str
     values: NDArray[Any]
-    reads: list[tuple[Expr, ...]] = field(default_factory=list)
 
     @property
     def ranks(self) -> tuple[str, ...]:
-        """The rank of each axis: ``b`` or ``h`` if nothing else indexes it, else its own."""
-        ranks: list[str] = []
-        for axis in range(self.values.ndim):
-            found = {str(indices[axis]) for indices in self.reads}
-            shared = found in ({"b"}, {"h"}) and found.isdisjoint(ranks)
-            ranks.append(found.pop() if shared else f"{self.name.lower()}_{axis}")
-        return tuple(ranks)
+        """A rank of its own for each axis: an array may be longer than what indexes it."""
+        return tuple(f"{self.name.lower()}_{axis}" for axis in range(self.values.ndim))
 
 
 @dataclass
@@ -248,7 +242,6 @@ def _gather(array: Any, index: Any, store: Store) -> Traced | Rows:
         return Rows(array, given, store)
     table = store.table(array)
     indices = tuple(_index(table, axis, each, store) for axis, each in enumerate(given))
-    table.reads.append(indices)
     kind: Kind = {"b": "bool", "f": "float"}.get(table.values.dtype.kind, "int")  # type: ignore[assignment]
     return Traced(Element(Access(table.name, indices, span=here()), kind), store)
 
@@ -287,7 +280,7 @@ def _at_least_zero(expr: Expr, store: Store) -> bool:
     """Whether an index is never negative; elements of tables are within those that are there."""
     ranges = {name: (0, store.extents.get(name, _FAR) - 1) for name in "bhpm"}
     for table in store.tables.values():
-        if table.values.size:
+        if table.values.size and table.values.dtype.kind in "iu":
             ranges[table.name.lower()] = int(table.values.min()), int(table.values.max())
     found = interval(_without_accesses(expr), ranges, NumpyAlgebra(), {})
     return found is not None and bool(found[0] >= 0)

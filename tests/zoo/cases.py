@@ -46,7 +46,7 @@ class Case:
         """The outputs by name, and what the references need."""
         arrays, cascade = self.inputs(scale), zoo.load(self.name)
         bound = bind_arrays(cascade, arrays, shapes=self.shapes, constants=self.constants)
-        return interpret(bound, arrays), SimpleNamespace(**arrays, **self.constants)
+        return interpret(bound, arrays), SimpleNamespace(**self.shapes, **arrays, **self.constants)
 
     @property
     def shapes(self):

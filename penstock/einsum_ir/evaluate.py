@@ -63,6 +63,7 @@ __all__ = [
     "both",
     "coordinate_inputs",
     "reads",
+    "whole",
 ]
 
 FLOAT64 = FloatArithmetic(Format("fp64", "float", 64))
@@ -285,7 +286,7 @@ class Scope:
         gathered: list[Array] = []
         for place, pick in enumerate(picks):
             if isinstance(pick, Value):
-                index, valid = _whole(pick, tensor.extents[place])
+                index, valid = whole(pick, tensor.extents[place])
                 present = both(present, valid)
                 gathered.append(index)
         slots = [pick if isinstance(pick, _Pick) else _Pick(None) for pick in picks]
@@ -303,9 +304,12 @@ class Scope:
         picks: list[_Pick | Value] = []
         for place, (index, dim) in enumerate(zip(access.indices, tensor.extents, strict=True)):
             pick = self._pick(index, dim)
-            shorter = tensor.data.shape[place] != dim
-            if shorter and isinstance(pick, _Pick) and isinstance(pick.where, int):
-                pick = _Pick(tensor.held(place, (pick.where, pick.where + 1)).start)
+            if tensor.data.shape[place] != dim and isinstance(pick, _Pick):
+                if isinstance(pick.where, int):
+                    pick = _Pick(tensor.held(place, (pick.where, pick.where + 1)).start)
+                else:
+                    held = tensor.held(place, (pick.where.start, pick.where.stop))
+                    pick = _Pick(held, pick.axis)
             picks.append(pick)
         return picks
 
@@ -391,7 +395,7 @@ def _size(array: Array, axis: int, nd: int) -> int:
     return array.shape[axis] if array.ndim == nd else 1
 
 
-def _whole(value: Value, dim: int) -> tuple[Array, Array | None]:
+def whole(value: Value, dim: int) -> tuple[Array, Array | None]:
     """Return indices inside ``0 .. dim - 1`` and where they are what the expression says."""
     data = value.number.data
     if data.dtype.kind == "f":

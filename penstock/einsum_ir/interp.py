@@ -33,12 +33,13 @@ import numpy.typing as npt
 
 from penstock.einsum_ir import lockstep
 from penstock.einsum_ir.arithmetic import Arithmetic, FloatArithmetic, Number
+from penstock.einsum_ir.blocking import Run, cuts, held_lengths, runs
 from penstock.einsum_ir.bounds import box_status
 from penstock.einsum_ir.evaluate import Range, Scope, Tensor, coordinate_inputs
 from penstock.einsum_ir.exact import FixedArithmetic
 from penstock.einsum_ir.formats import Format, run_format, tensor_formats
 from penstock.einsum_ir.inputs import as_stored, check_inputs, default_format
-from penstock.einsum_ir.lockstep import blocks, held_steps
+from penstock.einsum_ir.lockstep import blocks
 from penstock.einsum_ir.nodes import Einsum, Group, Statement, Var, next_variable
 from penstock.einsum_ir.reduce import Partial, Plan, merge, partial, plan, split, too_large
 from penstock.einsum_ir.rounding import Array, check_formats, quantise
@@ -76,20 +77,26 @@ def interpret(
             format does not have, or a tensor's format that does not go with the run's.
     """
     chosen = fmt or default_format(inputs, dict(bound.cascade.formats))
-    evaluator = Evaluator(bound, inputs, chosen, whole=keep)
-    last = {} if keep else _last_uses(bound)
-    for number, statement in enumerate(bound.cascade.schedule):
-        evaluator.run(statement)
+    levels = [] if keep else cuts(bound)
+    held = None if keep else held_lengths(bound, levels)
+    evaluator = Evaluator(bound, inputs, chosen, held=held)
+    schedule = tuple(runs(bound, levels))
+    last = {} if keep else _last_uses(bound, schedule)
+    for number, each in enumerate(schedule):
+        for tensor in each.fresh:
+            evaluator.drop(tensor)
+        evaluator.run(each.statement, each.box)
         for tensor in [name for name, place in last.items() if place == number]:
             evaluator.drop(tensor)
     names = dict.fromkeys(each.name for each in bound.cascade.einsums)
     return {name: evaluator.tensor(name) for name in names} if keep else evaluator.outputs()
 
 
-def _last_uses(bound: Bound) -> dict[str, int]:
+def _last_uses(bound: Bound, schedule: Sequence[Run]) -> dict[str, int]:
     """Return the place in the schedule of each tensor's last use, outputs left out."""
     last: dict[str, int] = {}
-    for number, statement in enumerate(bound.cascade.schedule):
+    for number, run in enumerate(schedule):
+        statement = run.statement
         for einsum in statement.einsums if isinstance(statement, Group) else (statement,):
             last |= {access.tensor: number for access in einsum.operands}
             last[einsum.name] = number
@@ -120,8 +127,9 @@ class Evaluator:
         bound: the cascade with its extents.
         inputs: tensor → array.
         fmt: the number format of the run.
-        whole: hold every step of every tensor; else only `run` may be called, for each statement
-            of the schedule in order, and `tensor` and `outputs` give no more than outputs.
+        held: tensor → dimension → how many coordinates are held of it, the latest ones; the others
+            are whole. Where there are such tensors only `run` may be called, in the order of
+            `blocking.runs`, and `tensor` gives no more than outputs.
 
     Raises:
         DataError: as `check_inputs`, NaN in a fixed or integer format, or a tensor's format that
@@ -134,11 +142,11 @@ class Evaluator:
         inputs: Mapping[str, npt.ArrayLike],
         fmt: Format,
         *,
-        whole: bool = True,
+        held: Mapping[str, Mapping[int, int]] | None = None,
     ) -> None:
         check_inputs(bound, inputs)
         self._bound = bound
-        self._held = {} if whole else held_steps(bound)
+        self._held = held or {}
         self._formats = tensor_formats(bound.cascade.formats)
         check_formats(self._formats, run_format(fmt))
         self._arithmetic: Arithmetic = FixedArithmetic(fmt) if fmt.exact else FloatArithmetic(fmt)
@@ -162,13 +170,13 @@ class Evaluator:
 
     # --- what is asked --------------------------------------------------------------------------
 
-    def run(self, statement: Statement) -> None:
-        """Compute all of an Einsum or of a ``loop`` group."""
+    def run(self, statement: Statement, box: Box | None = None) -> None:
+        """Compute an Einsum or a ``loop`` group, all of it or over a box without its steps."""
         with np.errstate(all="ignore"):
             if isinstance(statement, Group):
-                self._run_group(statement)
+                self._run_group(statement, box or {})
             else:
-                self._run(self._plan(statement), self._box(statement, {}))
+                self._run(self._plan(statement), self._box(statement, box or {}))
 
     def compute(self, einsum: Einsum, box: Box) -> None:
         """Compute the points of a box; sums over part of a rank are added up over calls.
@@ -295,8 +303,8 @@ class Evaluator:
         for half in halves:
             self._run(each, half)
 
-    def _run_group(self, group: Group) -> None:
-        for block in blocks(self._bound, group):
+    def _run_group(self, group: Group, outer: Box) -> None:
+        for block in blocks(self._bound, group, outer):
             for step in range(self._bound.extents[group.variable]):
                 for einsum in group.einsums:
                     box = self._box(einsum, {**block, group.variable: (step, step + 1)})
@@ -324,8 +332,8 @@ class Evaluator:
             raw, own = self._bound.cascade.einsum(name).selects, self._formats.get(name)
             zero = np.zeros((), dtype=np.int64)
             kind = _coordinates(zero, own).dtype if raw else self._arithmetic.encode(zero).dtype
-            place, steps = self._held.get(name, (-1, 0))
-            held = tuple(min(n, steps) if at == place else n for at, n in enumerate(dims))
+            lengths = self._held.get(name, {})
+            held = tuple(min(n, lengths.get(place, n)) for place, n in enumerate(dims))
             tensor = Tensor(np.zeros(held, dtype=kind), raw=raw, dims=dims, format=own)
             self._tensors[name] = tensor
             if name in self._bound.cascade.iterative and dims:

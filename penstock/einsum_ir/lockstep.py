@@ -6,7 +6,7 @@ Decided from the equations and extents alone. Excluded on purpose: data, presenc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from penstock.einsum_ir.affine import affine
 from penstock.einsum_ir.evaluate import Range
@@ -91,8 +91,10 @@ def _reads(einsum: Einsum, tensor: str) -> Iterator[Access]:
     return (access for access in einsum.operands if access.tensor == tensor)
 
 
-def blocks(bound: Bound, group: Group) -> list[dict[str, Range]]:
-    """Return boxes that can be taken through all steps one after the other.
+def blocks(
+    bound: Bound, group: Group, outer: Mapping[str, Range] | None = None
+) -> list[dict[str, Range]]:
+    """Return the boxes of a larger one that can be taken through all steps one after the other.
 
     They are cut along ranks that all tensors of the group have and that none of its Einsums
     reads across: first along those that predicates mention, so that whole boxes may be absent.
@@ -100,14 +102,17 @@ def blocks(bound: Bound, group: Group) -> list[dict[str, Range]]:
     Args:
         bound: a cascade with its extents.
         group: of the cascade.
+        outer: variable → (start, stop); those left out have their whole range.
 
     Returns:
-        Variable → (start, stop), for the variables that are cut: in each step no Einsum has more
-        than `BLOCK` points of its left side in a box, as far as that is possible.
+        Variable → (start, stop), for the variables of `outer` and those that are cut: in each step
+        no Einsum has more than `BLOCK` points of its left side in a box, as far as is possible.
     """
-    extents = dict(bound.extents) | {group.variable: 1}
+    outer = dict(outer or {})
+    ranges = {name: (0, extent) for name, extent in bound.extents.items()} | outer
+    extents = {name: stop - start for name, (start, stop) in ranges.items()} | {group.variable: 1}
     if _points(group, extents) <= BLOCK:
-        return [{}]
+        return [outer]
     apart = _apart(group)
     tested = {v for each in group.einsums if each.where for v in variables(each.where)}
     size = dict(extents)
@@ -115,11 +120,10 @@ def blocks(bound: Bound, group: Group) -> list[dict[str, Range]]:
         least = ROWS if name in tested else 1
         while size[name] > least and _points(group, size) > BLOCK:
             size[name] = (size[name] + 1) // 2
-    boxes: list[dict[str, Range]] = [{}]
+    boxes: list[dict[str, Range]] = [outer]
     for name in apart:
-        cuts = [
-            (a, min(a + size[name], extents[name])) for a in range(0, extents[name], size[name])
-        ]
+        start, stop = ranges[name]
+        cuts = [(a, min(a + size[name], stop)) for a in range(start, stop, size[name])]
         boxes = [{**box, name: cut} for box in boxes for cut in cuts]
     return boxes
 

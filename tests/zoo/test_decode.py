@@ -1,4 +1,4 @@
-"""Selection, caches and quantised scores equal plain loops, and so do calls that hand on a state."""
+"""Selection, caches and quantised scores equal plain loops, call after call if there is a state."""
 
 from itertools import pairwise
 

@@ -74,8 +74,11 @@ class Capture:
             if (new := self._value(function.__globals__[name], name))
             is not function.__globals__[name]
         }
-        defaults = self._value(function.__defaults__ or (), "t")
-        keywords = self._value(dict(function.__kwdefaults__ or {}), "t")
+        given = function.__defaults__ or ()
+        first = code.co_argcount - len(given)
+        named = zip(given, code.co_varnames[first : code.co_argcount], strict=True)
+        defaults = tuple(self._value(each, name) for each, name in named)
+        keywords = self._value(dict(function.__kwdefaults__ or {}), "")
         made = FunctionType(
             code, {**function.__globals__, **replaced}, function.__name__, defaults, new_cells
         )

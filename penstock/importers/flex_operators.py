@@ -187,9 +187,10 @@ def _kind(dtype: Any) -> Kind | None:
 
 
 def _filled(x: Element, size: Any, value: Any, dtype: Any = None) -> Element:
-    if tuple(size) != ():
+    shape = tuple(size) if isinstance(size, tuple | list) else (size,)
+    if shape:
         raise CascadeError(
-            f"an array of shape {tuple(size)} is made inside the function",
+            f"an array of shape {shape} is made inside the function",
             span=here(),
             fix="make it before the def and index it, as in bias[h]",
         )

@@ -182,7 +182,7 @@ def attention_sink(g):
         for p in range(g.Q.shape[1]):
             logits = {"sink": float(g.S[h])}
             for m in range(len(k)):
-                if 0 <= place(g, p) - m < g.W:
+                if 0 <= place(g, p) - m < getattr(g, "W", math.inf):
                     logits[m] = scaled(g.Q[h, p], k[m])
             found = weights(logits)
             del found["sink"]

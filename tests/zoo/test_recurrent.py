@@ -19,7 +19,8 @@ SSM = {"DT": between(0.01, 2, 11, 2), "A": [-0.3, -1.5]}
 DELTA = {"BE": between(0, 1, 2, 11), "K": between(-0.5, 0.5, 2, 11, 4)}
 CASES = (
     Case("linear_causal", "h=2 t=11 e=4 f=3"),
-    Case("performer", "h=2 p=5 m=7 e=4 f=3 r=6", big="Q"),
+    Case("performer", "h=2 p=5 m=7 e=4 f=3 r=6", big="K"),
+    Case("performer", "h=2 p=5 m=7 e=4 f=3 r=6", given={"Q": between(-900, 900, 2, 5, 4)}, big=""),
     Case("gla", "h=2 t=11 e=4 f=3", given={"G": between(0.2, 1, 2, 11, 4)}),
     Case("retention", "h=3 t=11 e=4 f=3"),
     Case("retention_parallel", "h=3 p=11 m=11 e=4 f=3"),

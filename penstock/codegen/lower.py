@@ -52,9 +52,11 @@ def lower(bound: Bound, mapping: Mapping, target: Target, fmt: Format) -> Progra
 
     Raises:
         MappingError: a leaf whose loops leave more than one coordinate.
-        DataError: an operator or a comparison that the format cannot decide, or a format that
-            generated code does not have: fp8, integers, and any of a single tensor.
+        DataError: an operator or a comparison that the format cannot decide, or what generated
+            code does not have: selections, and the formats fp8, integers, and any of a single
+            tensor.
     """
+    _check_selections(bound.cascade)
     _check_formats(bound.cascade, fmt)
     tree = build_tree(bound, mapping, target)
     plan = make_plan(bound, tree, fmt)
@@ -67,6 +69,16 @@ def lower(bound: Bound, mapping: Mapping, target: Target, fmt: Format) -> Progra
     emitter = _Emitter(plan, dict(tree.ranges), names | set(tree.ranges))
     body = emitter.program((*inputs, *outputs), memory)
     return Program(cascade.name, inputs, outputs, body, fmt, _accumulator_bits(bound, fmt))
+
+
+def _check_selections(cascade: Cascade) -> None:
+    for einsum in cascade.einsums:
+        if einsum.selects:
+            raise DataError(
+                f"generated code has no selections, and {einsum.name} is one: {einsum.reduce}",
+                span=einsum.span,
+                fix=f"make {einsum.name} an input, and compute it before; penstock run computes it",
+            )
 
 
 def _check_formats(cascade: Cascade, fmt: Format) -> None:

@@ -164,6 +164,8 @@ class PresenceAnalysis:
         if einsum.reduce is None:
             return point
         found = exists(point, einsum.reduce.over, self.bound.extents)
+        if einsum.selects:  # how many candidates there are, the condition does not say
+            return inexact(found)
         if found.exact or not point.exact:
             return found
         return self._enumerated(point, einsum.reduce.over, found)

@@ -72,13 +72,16 @@ def point_ops(einsum: Einsum) -> dict[str, int]:
     """Count the operators of one iteration point.
 
     A ``*`` whose result a sum (or mean) folds is one ``mac`` with that sum; any other reduced
-    body costs one operator of the fold (``max``, ``+``, ...) a point.
+    body costs one operator of the fold (``max``, ``+``, ...) a point, a selection one of its own
+    (``topk``), which few machines have.
 
     Returns:
         Operator of `ops.OPERATORS`, or ``mac`` → how many of it; a plain copy has none.
     """
     found = Counter(_operators(einsum.body))
-    if einsum.reduce is not None:
+    if einsum.reduce is not None and einsum.selects:
+        found[einsum.reduce.op] += 1
+    elif einsum.reduce is not None:
         fold = REDUCTIONS[einsum.reduce.op].fold
         product = isinstance(einsum.body, Apply) and einsum.body.op == "*"
         if fold == "+" and product and not _free(einsum.body):

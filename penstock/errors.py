@@ -97,14 +97,30 @@ class FileError(PenstockError):
 
 
 class UnknownNameError(PenstockError):
-    """A name that is in no table; lists the nearest and the known ones."""
+    """A name that is in no table; lists the nearest and the known ones.
+
+    Args:
+        kind: what was looked for.
+        name: what was not found.
+        known: the names that there are.
+        span: the user's own text, where there is one.
+        fix: what to do about it, if that is better known than by the nearest name.
+        otherwise: what to do about it if no name is near.
+    """
 
     def __init__(
-        self, kind: str, name: str, known: Iterable[str], *, span: Span | None = None
+        self,
+        kind: str,
+        name: str,
+        known: Iterable[str],
+        *,
+        span: Span | None = None,
+        fix: str = "",
+        otherwise: str = "",
     ) -> None:
         names = sorted(known)
         near = nearest(name, names)
-        fix = f"did you mean {near}?" if near else ""
+        fix = fix or (f"did you mean {near}?" if near else otherwise)
         listed = ", ".join(names) if names else "none"
         super().__init__(f"unknown {kind} '{name}' (known: {listed})", span=span, fix=fix)
 
@@ -112,6 +128,8 @@ class UnknownNameError(PenstockError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the known names that look like `name`, as ``'a' or 'b'``; empty if none does."""
     lowered = {each.lower(): each for each in known}
+    if name.lower() in lowered:
+        return f"'{lowered[name.lower()]}'"
     close = difflib.get_close_matches(name.lower(), lowered, n=2, cutoff=0.6)
     return " or ".join(f"'{lowered[each]}'" for each in close)
 

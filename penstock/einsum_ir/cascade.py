@@ -14,6 +14,7 @@ from graphlib import CycleError, TopologicalSorter
 from penstock.einsum_ir.legality import (
     check_constants,
     check_einsum_names,
+    check_extents,
     check_formats,
     check_groups,
     check_indices,
@@ -22,6 +23,7 @@ from penstock.einsum_ir.legality import (
     check_states,
 )
 from penstock.einsum_ir.nodes import (
+    Access,
     Declaration,
     Einsum,
     Expr,
@@ -81,6 +83,7 @@ class Cascade:
         _check_scalars(self)
         check_left_sides(self.einsums)
         check_indices(self.einsums)
+        check_extents(self.einsums, self.inputs, {name for name, _ in self.constants})
         _check_ranks(self)
         check_groups(self.statements)
         check_states(self.states, self.inputs, self.outputs)
@@ -218,13 +221,22 @@ def _check_definitions(cascade: Cascade) -> None:
                 fix="rename one of the two",
             )
         if (einsum.name, einsum.init) in seen:
-            raise CascadeError(
-                f"{einsum.name} is defined twice",
-                span=einsum.output.span,
-                fix="rename one of the two",
-            )
+            raise _twice(cascade, einsum)
         seen.add((einsum.name, einsum.init))
     _check_outputs(cascade)
+
+
+def _twice(cascade: Cascade, einsum: Einsum) -> CascadeError:
+    first = next(e for e in cascade.einsums if (e.name, e.init) == (einsum.name, einsum.init))
+    starts = next((e for e in (first, einsum) if Num(0) in e.output.indices), None)
+    if starts is not None and not einsum.init:
+        span, fix = starts.output.span, f"write 'init {starts.output}' for the first coordinate"
+    else:
+        span = einsum.output.span
+        fix = f"give the second a name of its own, as {einsum.name}2, and read that below"
+    if first.where is None and einsum.where is not None:
+        fix = "write the piece with the predicate (s.t.) first: the first that holds decides"
+    return CascadeError(f"{einsum.name} is defined twice", span=span, fix=fix)
 
 
 def _check_outputs(cascade: Cascade) -> None:
@@ -232,17 +244,29 @@ def _check_outputs(cascade: Cascade) -> None:
         raise CascadeError(
             f"cascade {cascade.name} has no output", fix="end its first line with '-> O[p, f]'"
         )
-    defined = {each.name: len(each.output.indices) for each in cascade.einsums if not each.init}
+    defined = {each.name: each.output for each in cascade.einsums if not each.init}
     for declaration in cascade.outputs:
         if declaration.tensor not in defined:
-            raise UnknownNameError("output", declaration.tensor, defined, span=declaration.span)
-        if len(declaration.ranks) != defined[declaration.tensor]:
+            near = nearest(declaration.tensor, defined)
             raise CascadeError(
-                f"output {declaration} has {len(declaration.ranks)} ranks, "
-                f"{declaration.tensor} is defined with {defined[declaration.tensor]}",
+                f"no Einsum defines the output {declaration}",
                 span=declaration.span,
-                fix="give both the same number of ranks",
+                fix=f"did you mean {near}?" if near else f"add a line '{declaration} = ...'",
             )
+        output = defined[declaration.tensor]
+        if len(declaration.ranks) != len(output.indices):
+            raise CascadeError(
+                f"output {declaration} has {_count(len(declaration.ranks), 'rank')}, but is "
+                f"defined as {output}",
+                span=declaration.span,
+                fix=f"write {declaration.tensor}[{', '.join(variables(output))}] in the first "
+                "line, or change its Einsum",
+            )
+
+
+def _count(number: int, word: str) -> str:
+    plural = "indices" if word == "index" else f"{word}s"
+    return f"{number} {word if number == 1 else plural}"
 
 
 def _check_ranks(cascade: Cascade) -> None:
@@ -253,7 +277,8 @@ def _check_ranks(cascade: Cascade) -> None:
             raise CascadeError(
                 f"output {declaration} is defined as {output}",
                 span=declaration.span,
-                fix=f"write {declaration.tensor}[{', '.join(variables(output))}] in the first line",
+                fix=f"write {declaration.tensor}[{', '.join(variables(output))}] in the first "
+                f"line, or {declaration} in its Einsum",
             )
 
 
@@ -268,10 +293,10 @@ def _check_scalars(cascade: Cascade) -> None:
             for node in walk(expr):
                 if isinstance(node, Sym) and node.name in tensors:
                     raise CascadeError(
-                        f"{node.name} is a tensor with {tensors[node.name]} ranks, used in "
-                        f"{einsum.name} without an index",
+                        f"{node.name} is a tensor with {_count(tensors[node.name], 'rank')}, used "
+                        f"in {einsum.name} without an index",
                         span=node.span or einsum.span,
-                        fix=f"write {node.name}[...] with one index for each rank",
+                        fix=f"give one index for each rank, as in {_example(cascade, node.name)}",
                     )
 
 
@@ -282,20 +307,38 @@ def _check_accesses(cascade: Cascade) -> None:
     for einsum in cascade.einsums:
         for access in (einsum.output, *einsum.operands):
             if access.tensor not in arity:
-                raise UnknownNameError("tensor", access.tensor, arity, span=access.span)
-            if len(access.indices) != arity[access.tensor]:
-                raise CascadeError(
-                    f"{access} has {len(access.indices)} indices, "
-                    f"{access.tensor} has {arity[access.tensor]} ranks",
-                    span=access.span,
-                    fix="give one index for each rank",
+                fix = f"add {access.tensor} to the inputs in the first line, or define it"
+                raise UnknownNameError(
+                    "tensor", access.tensor, arity, span=access.span, otherwise=fix
                 )
+            if len(access.indices) != arity[access.tensor]:
+                raise _misfit(cascade, access)
         if einsum.init and einsum.name not in stepped:
             raise CascadeError(
                 f"init {einsum.name} has no step: nothing defines {einsum.name} at i+1",
                 span=einsum.span,
                 fix=f"define its next coordinate, as in {einsum.name}[i+1] = ..., or drop 'init'",
             )
+
+
+def _misfit(cascade: Cascade, access: Access) -> CascadeError:
+    order, given = cascade.arity[access.tensor], len(access.indices)
+    ranks = _count(order, "rank") if order else "no ranks"
+    fix = f"give one index for each rank, as in {_example(cascade, access.tensor)}"
+    first = [e for e in cascade.einsums if e.init and e.output is access]
+    if first:
+        fix = "give one index for each rank, 0 for the one that steps, as in RM[p, 0]"
+    if not order:
+        fix = f"declare {access.tensor} with its ranks, as in {access}, or leave the indices out"
+    what = f"{access} has {_count(given, 'index')}, but {access.tensor} has {ranks}"
+    return CascadeError(what, span=access.span, fix=fix)
+
+
+def _example(cascade: Cascade, tensor: str) -> str:
+    """Return the tensor with its indices, as it is declared or defined."""
+    declared = [str(each) for each in cascade.inputs if each.tensor == tensor]
+    defined = [each.output for each in cascade.einsums if each.name == tensor]
+    return [*declared, *(f"{tensor}[{', '.join(variables(each))}]" for each in defined[-1:])][0]
 
 
 def _ordered(cascade: Cascade) -> tuple[Statement, ...]:
@@ -347,6 +390,12 @@ def _cycle(cascade: Cascade, numbers: list[int]) -> CascadeError:
     first = cascade.statements[numbers[0]]
     steps = {each.iterative for each in cascade.einsums if each.iterative}
     hint = f", or put them in 'loop {min(steps)}:'" if steps else ""
+    if len(set(names)) == 1 and isinstance(first, Einsum):
+        step = (*first.output.indices[:-1], f"{first.output.indices[-1]} + 1")
+        fix = "give the new value a name of its own"
+        if first.output.indices:
+            fix += f"; if it advances step by step, write {names[0]}[{', '.join(map(str, step))}]"
+        return CascadeError(f"{first.output} depends on itself", span=first.span, fix=fix)
     return CascadeError(
         f"tensors depend on each other in a cycle: {' -> '.join(names)}",
         span=first.span,

@@ -21,6 +21,8 @@ from dataclasses import replace
 
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.equation import Equation, Loop, equations, statements
+from penstock.einsum_ir.equation import tensors as defined
+from penstock.einsum_ir.legality import check_formats, check_states
 from penstock.einsum_ir.nodes import (
     Access,
     Declaration,
@@ -179,6 +181,8 @@ class Builder:
         self._outputs: tuple[Declaration, ...] = ()
         self._states: dict[str, str] = {}
         self._formats: dict[str, str] = {}
+        self._state_spans: dict[str, Span | None] = {}
+        self._format_spans: dict[str, Span | None] = {}
 
     def __getattr__(self, name: str) -> Tensor:
         _check_attribute("Builder", name)
@@ -229,10 +233,12 @@ class Builder:
     def state(self, before: Term, after: Term) -> None:
         """Let an output be the next call's input: ``c.state(c.K, c.KX)``."""
         self._states[_name(before)] = _name(after)
+        self._state_spans[_name(before)] = here()
 
     def format(self, name: str, *tensors: Term) -> None:
         """Set the number format of tensors: ``c.format("int8", c.K8, c.V8)``."""
         self._formats |= {_name(each): name for each in tensors}
+        self._format_spans |= {_name(each): here() for each in tensors}
 
     def inputs(self, *tensors: Term) -> None:
         """Declare inputs, in this order: ``c.inputs(c.K[m, e], c.SC)``; inferred ones follow.
@@ -278,10 +284,16 @@ class Builder:
         built = statements(self._found, scalars, outputs)
         scalars |= {each.output.tensor for each in found if not each.output.indices}
         constants = ((name, resolve_scalars(e, scalars)) for name, e in self._constants.items())
+        declared = {each.tensor for each in self._inputs}
+        inputs = (*self._inputs, *_inferred_inputs(found, declared))
+        final = self._outputs or _inferred_outputs(built, set(self._states.values()))
+        check_states(self._states.items(), inputs, final, self._state_spans)
+        known = {each.tensor for each in inputs} | defined(built)
+        check_formats(self._formats.items(), known, self._format_spans)
         return Cascade(
             self._name,
-            (*self._inputs, *_inferred_inputs(found, {each.tensor for each in self._inputs})),
-            self._outputs or _inferred_outputs(built, set(self._states.values())),
+            inputs,
+            final,
             built,
             tuple(constants),
             tuple(self._shapes.items()),

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from penstock.einsum_ir.nodes import (
     Einsum,
     Group,
-    Reduce,
     Statement,
     resolve_scalars,
     variables,
@@ -22,7 +21,7 @@ from penstock.einsum_ir.nodes import (
 from penstock.einsum_ir.sugar import Equation, plain
 from penstock.errors import Span
 
-__all__ = ["Equation", "Loop", "equations", "statements"]
+__all__ = ["Equation", "Loop", "equations", "statements", "tensors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +68,12 @@ def statements(
     return tuple(built)
 
 
+def tensors(built: Iterable[Statement]) -> set[str]:
+    """Return the names of the tensors that statements define."""
+    groups = ((each.einsums if isinstance(each, Group) else (each,)) for each in built)
+    return {einsum.name for group in groups for einsum in group}
+
+
 def _einsum(found: Equation, scalars: AbstractSet[str]) -> Einsum:
     where = None if found.where is None else resolve_scalars(found.where, scalars)
     body = resolve_scalars(found.body, scalars)
@@ -76,5 +81,5 @@ def _einsum(found: Equation, scalars: AbstractSet[str]) -> Einsum:
     if reduce is not None and not reduce.over:
         kept = variables(found.output)
         missing = tuple(name for name in variables(*found.exprs) if name not in kept)
-        reduce = Reduce(reduce.op, missing, reduce.into)
+        reduce = replace(reduce, over=missing)
     return Einsum(found.output, body, reduce, where, found.init, span=found.span)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from penstock.einsum_ir import habits
 from penstock.einsum_ir.nodes import (
     MAX_DEPTH,
     Access,
@@ -33,6 +34,7 @@ _INFIX = {name: precedence for name, precedence in _INFIX.items() if precedence}
 _COMPARISON, _NOT, _NEG = (OPERATORS[name].precedence for name in ("<", "not", "neg"))
 _SPELLINGS = {"max2": "max", "min2": "min"}
 _WORDS = {"and", "or", "not", "inf"}
+_CALLED = {*FUNCTIONS, *REDUCTIONS, *SELECTIONS, "softmax"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,17 @@ class Cursor:
         Raises:
             NotationError: something follows.
         """
-        if self.now.kind != "end":
-            raise self.unexpected("the end of the statement", fix=fix or self._hint())
+        if self.now.kind == "end":
+            return
+        first, found = self.tokens[0], self.now
+        before = self.tokens[: next(n for n, t in enumerate(self.tokens) if t.line == found.line)]
+        if found.line > first.line and before[-1].text in {",", ";"}:
+            raise NotationError(
+                f"the statement goes on after this '{before[-1].text}'",
+                span=self.source.span(before[-1]),
+                fix=f"leave the '{before[-1].text}' out at the end of the line",
+            )
+        raise self.unexpected("the end of the statement", fix=fix or self._hint())
 
     def span(self, first: Token) -> Span:
         """Return where the tokens from `first` to the last one read stand."""
@@ -134,7 +145,12 @@ class Cursor:
         """
         token = self.now
         if token.kind != "name" or token.text in _WORDS:
-            raise self.unexpected(f"a {kind}", fix=f"write the name of a {kind}")
+            fix = f"write the name of a {kind}"
+            if self.last.text == ",":
+                fix += ", or leave out the ',' before it"
+            elif token.kind == "number" and kind == "rank variable":
+                fix = f"name a rank, and give its size on a line 'shape r = {token.text}'"
+            raise self.unexpected(f"a {kind}", fix=fix)
         check_case(self.source, token, kind, upper=upper)
         return self.take()
 
@@ -153,9 +169,7 @@ class Cursor:
                 span=self.source.span(bracket),
                 fix=f"add the '{wanted}' that belongs to it",
             )
-        raise self.unexpected(
-            f"',' or '{wanted}'", fix=f"close the '{bracket.text}' with '{wanted}' before this"
-        )
+        raise self.unexpected(f"',' or '{wanted}'", fix=self._hint_inside(bracket, wanted))
 
     def expression(self, least: int = 1) -> Expr:
         """Read an expression of operators that bind at least as tightly as `least`.
@@ -242,12 +256,12 @@ class Cursor:
             self.closing(token)
             return inner
         if token.kind != "name" or token.text in _WORDS:
-            raise self.unexpected(
-                "a number, a name or '('", fix="write an operand here, or leave the operator out"
-            )
+            raise self.unexpected("a number, a name or '('", fix=self._hint_operand())
         if self.at("(", 1):
             return self._call()
         if self.at("[", 1):
+            if token.text in _CALLED:
+                raise self._no_tensor(token)
             return self.access("tensor")
         self.take()
         if token.text[0].isupper():
@@ -274,6 +288,13 @@ class Cursor:
         """
         token = self.name(kind, upper=True)
         indices = self._list() if self.at("[") else ()
+        if indices and self.at("["):
+            found = (*indices, *self._list())
+            raise NotationError(
+                f"{token.text} has two pairs of brackets",
+                span=self.span(token),
+                fix=f"put the indices into one: {Access(token.text, found)}",
+            )
         return Access(token.text, indices, span=self.span(token))
 
     def left(self) -> Access:
@@ -356,7 +377,7 @@ class Cursor:
             return NotationError(
                 f"'{name}' is a reduction, not an operator",
                 span=span,
-                fix=f"write ':: {name}[m]' after the expression, with the ranks to reduce",
+                fix=f"write '{habits.example(name)}' after the expression, with your ranks",
             )
         if name[0].isupper() and name.lower() not in (*FUNCTIONS, "softmax"):
             return NotationError(
@@ -365,19 +386,72 @@ class Cursor:
                 fix=f"operators are lower case; a tensor takes square brackets: {name}[...]",
             )
         known = (*FUNCTIONS, *self.functions, "softmax")
-        return UnknownNameError("operator", name, known, span=span)
+        fix, otherwise = habits.function(name), f"define it above, as in 'def {name}(x) = ...'"
+        return UnknownNameError("operator", name, known, span=span, fix=fix, otherwise=otherwise)
+
+    def _no_tensor(self, token: Token) -> NotationError:
+        """Return the error that an operator or a reduction has square brackets."""
+        name = token.text
+        if name == "softmax":
+            fix = "write softmax(QK[p, m]; m)"
+        elif name in FUNCTIONS or name in self.functions:
+            fix = f"write {name}(...), in parentheses"
+        else:
+            fix = f"write '{habits.example(name)}' after the expression, with your ranks"
+        return NotationError(
+            f"'{name}' is no tensor, so that it has no indices",
+            span=self.source.span(token),
+            fix=fix,
+        )
+
+    def _habit(self, inside: str = "") -> str:
+        before = [token.text for token in self.tokens[: self.position]]
+        following = self.tokens[min(self.position + 1, len(self.tokens) - 1)].text
+        return habits.trailing(before, self.now.text, following, inside)
 
     def _hint(self) -> str:
         token = self.now
         if token.text in REDUCTIONS or token.text in SELECTIONS:
-            return f"put '::' before the reduction: ':: {token.text}[...]'"
-        if token.text == ":":
-            return "write '::' before a reduction"
+            return f"put '::' before the reduction: '{habits.example(token.text)}'"
+        if fix := "" if self.at("=") and token.line > self.last.line else self._habit():
+            return fix
+        if token.line > self.last.line:
+            return (
+                f"a line that starts with '{token.text}' goes on the one above: start with a tensor"
+            )
         if token.text in {")", "]"}:
             return f"leave the '{token.text}' out, or open it before"
         if token.kind in {"name", "number"} or token.text in {"(", "["}:
             return "write an operator before it, or start a new line"
         return "start a new line for a new statement"
+
+    def _hint_inside(self, bracket: Token, wanted: str) -> str:
+        token = self.now
+        if token.text == "(" and self.last.kind == "name":
+            return f"write {self.last.text}[...], in square brackets"
+        if token.text in {")", "]"}:
+            before = [each.text for each in self.tokens[: self.position]]
+            other = "(" if token.text == ")" else "["
+            if before.count(other) == before.count(token.text):
+                return f"write '{wanted}' in its place, as it closes '{bracket.text}'"
+        elif fix := self._habit(bracket.text):
+            return fix
+        elif token.kind in {"name", "number"}:
+            return "write ',' or an operator before it"
+        return f"close the '{bracket.text}' with '{wanted}' before this"
+
+    def _hint_operand(self) -> str:
+        if self.at(":") and self.last.text in {"[", ","}:
+            return self._habit("[")
+        if self.at(":"):
+            return "leave the ':' out"
+        if self.last.text == "/" and self.at("*"):
+            return "write '#' before a comment, to the end of the line"
+        if self.last.text == "<" and self.at(">"):
+            return "write '!='"
+        if self.last.text == ",":
+            return "write an operand here, or leave out the ',' before it"
+        return "write an operand here, or leave the operator out"
 
 
 def check_case(source: Source, token: Token, kind: str, *, upper: bool) -> None:

@@ -32,6 +32,7 @@ from penstock.errors import CascadeError, Span, UnknownNameError
 __all__ = [
     "check_constants",
     "check_einsum_names",
+    "check_extents",
     "check_formats",
     "check_groups",
     "check_indices",
@@ -174,8 +175,15 @@ def check_states(
     states: Iterable[tuple[str, str]],
     inputs: Iterable[Declaration],
     outputs: Iterable[Declaration],
+    spans: Mapping[str, Span | None] | None = None,
 ) -> None:
     """Check that each state is an input that an output of as many ranks follows.
+
+    Args:
+        states: (input, output) pairs.
+        inputs: of the cascade.
+        outputs: of the cascade.
+        spans: state → where the user wrote it.
 
     Raises:
         CascadeError: it is not, or an output follows two inputs.
@@ -184,35 +192,52 @@ def check_states(
     made = {each.tensor: each for each in outputs}
     seen: set[str] = set()
     for name, following in states:
+        span = (spans or {}).get(name)
         if name not in given:
-            raise UnknownNameError("state (an input)", name, given)
+            fix = f"write an input before the '->': state {next(iter(given), 'K')} -> {name}"
+            raise UnknownNameError("state (an input)", name, given, span=span, otherwise=fix)
         if following not in made:
-            raise UnknownNameError("next state (an output)", following, made)
+            fix = f"add {following} to the outputs in the first line"
+            raise UnknownNameError(
+                "next state (an output)", following, made, span=span, otherwise=fix
+            )
         if len(given[name].ranks) != len(made[following].ranks):
             raise CascadeError(
                 f"state {given[name]} -> {made[following]} changes the number of ranks",
-                span=made[following].span,
+                span=span or made[following].span,
                 fix="give both the same ranks",
             )
         if following in seen:
             raise CascadeError(
                 f"output {following} is the next value of two states",
-                span=made[following].span,
+                span=span or made[following].span,
                 fix="define an output for each state",
             )
         seen.add(following)
 
 
-def check_formats(formats: Iterable[tuple[str, str]], tensors: Mapping[str, int]) -> None:
+def check_formats(
+    formats: Iterable[tuple[str, str]],
+    tensors: Iterable[str],
+    spans: Mapping[str, Span | None] | None = None,
+) -> None:
     """Check that formats are known, and given to tensors of the cascade.
+
+    Args:
+        formats: (tensor, format) pairs.
+        tensors: those of the cascade.
+        spans: tensor → where the user wrote its format.
 
     Raises:
         UnknownNameError: there is no such tensor.
         DataError: there is no such format.
     """
+    known = set(tensors)
     for name, kind in formats:
-        if name not in tensors:
-            raise UnknownNameError("tensor", name, tensors)
+        if name not in known:
+            span = (spans or {}).get(name)
+            fix = "give a format to a tensor of the cascade"
+            raise UnknownNameError("tensor", name, known, span=span, otherwise=fix)
         parse_format(kind)
 
 
@@ -251,15 +276,19 @@ def _check_left_side(einsum: Einsum) -> None:
         stepping += steps or starts
         if not (plain or steps or starts):
             fix = (
-                "write it at rank variables, or at i+1 for an iterative rank; to write at a "
-                f"computed place, name the rank: {einsum.name}[r = {index}]"
+                f"name the rank of a computed place: {einsum.name}[r = {index}]; "
+                "an iterative rank is written at i+1"
             )
-            if index == Num(0):
+            if isinstance(index, Sym):
+                fix = f"write {index.name.lower()}: rank variables are lower case"
+            elif index == Num(0):
                 fix = f"for the first coordinate of an iterative rank, write 'init {einsum.output}'"
             elif einsum.init:
                 fix = "write it at rank variables, and at 0 for the iterative rank"
             raise CascadeError(
-                f"{einsum.output} is written at '{index}'", span=einsum.output.span, fix=fix
+                f"{einsum.output} is written at '{index}'",
+                span=index.span or einsum.output.span,
+                fix=fix,
             )
     if stepping > 1:
         raise CascadeError(
@@ -297,6 +326,41 @@ def check_indices(einsums: Iterable[Einsum]) -> None:
         for access in (n for e in expressions(einsum) for n in walk(e) if isinstance(n, Access)):
             for index in access.indices:
                 _check_index(access, index)
+                if isinstance(index, Num) and index.value < 0 and not einsum.init:
+                    raise CascadeError(
+                        f"{access} has the index {index}, but indices count from 0",
+                        span=index.span or access.span,
+                        fix="for the last coordinate of a rank e, write E - 1",
+                    )
+
+
+def check_extents(
+    einsums: Iterable[Einsum], inputs: Iterable[Declaration], constants: AbstractSet[str]
+) -> None:
+    """Check that no index is the shape of the very rank: it is always beyond the last coordinate.
+
+    Args:
+        einsums: the cascade's Einsums.
+        inputs: the cascade's inputs.
+        constants: names that are no shapes.
+
+    Raises:
+        CascadeError: such an index, as in ``K[m, E]``.
+    """
+    einsums = tuple(einsums)
+    ranks: dict[str, tuple[str | None, ...]] = {each.tensor: each.ranks for each in inputs}
+    for each in (each for each in einsums if not each.init):
+        found = (index.name if isinstance(index, Var) else None for index in each.output.indices)
+        ranks[each.name] = tuple(found)
+    for access in (access for each in einsums for access in each.operands):
+        for rank, index in zip(ranks[access.tensor], access.indices, strict=True):
+            name = index.name if isinstance(index, Sym) else ""
+            if rank is not None and name == rank.upper() and name not in constants:
+                raise CascadeError(
+                    f"{access} is read at {name}, the number of coordinates of {rank}",
+                    span=index.span or access.span,
+                    fix=f"write {rank} for each coordinate, or {name} - 1 for the last one",
+                )
 
 
 def _check_index(access: Access, index: Expr) -> None:

@@ -43,6 +43,8 @@ __all__ = [
 MAX_DEPTH = 100
 """Levels that an expression may have, so that no recursion over one can run out of stack."""
 
+_CALLS = {"clamp": "clamp(x, low, high)", "where": "where(condition, a, b)", "fill": "fill(x, v)"}
+_CALLS |= {"max": "max(a, b)", "min": "min(a, b)"}
 _WHOLE = 10**15
 _LARGEST = 10**300
 
@@ -125,7 +127,7 @@ class Apply:
             raise CascadeError(
                 f"operator '{self.op}' takes {arity} operand(s), {len(self.args)} given",
                 span=self.span,
-                fix=f"write {self.op} with {arity} operand(s)",
+                fix=f"write {_CALLS.get(self.op, f'{self.op}(x)')}",
             )
 
     def __str__(self) -> str:
@@ -267,6 +269,7 @@ class Reduce:
     op: str
     over: tuple[str, ...]
     into: str | None = None
+    span: Span | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         arrow = "" if self.into is None else f" -> {self.into}"
@@ -300,7 +303,7 @@ class Einsum:
             return
         known = {**REDUCTIONS, **SELECTIONS}
         if self.reduce.op not in known:
-            raise UnknownNameError("reduction", self.reduce.op, known, span=self.span)
+            raise UnknownNameError("reduction", self.reduce.op, known, span=self.reduce.span)
         self._check_reduced(self.reduce, kept, missing)
         self._check_selection(self.reduce, missing)
         filled = replace(self.reduce, over=missing) if missing else None
@@ -313,20 +316,20 @@ class Einsum:
             if name in kept:
                 raise CascadeError(
                     f"{self.name} reduces over '{name}', which its left side keeps",
-                    span=self.span,
+                    span=reduce.span or self.span,
                     fix=f"leave '{name}' out of {self.output} or out of {reduce}",
                 )
             if name not in missing:
                 raise CascadeError(
                     f"{self.name} reduces over '{name}', which does not occur on its right side",
-                    span=self.span,
+                    span=reduce.span or self.span,
                     fix=f"leave '{name}' out of {reduce}",
                 )
         for name in missing:
             if name not in reduce.over:
                 raise CascadeError(
                     f"{self.name} says {reduce}, but '{name}' is missing on its left side too",
-                    span=self.span,
+                    span=reduce.span or self.span,
                     fix=f"add '{name}' to {self.output} or to {reduce}",
                 )
 
@@ -339,18 +342,18 @@ class Einsum:
             fix = f"write :: {reduce.op}[{ranks} -> j], with j on the left side"
         elif reduce.into is not None and not (selection is not None and selection.many):
             what = f"{reduce.op} gives one value, so that {reduce} has no use for '{reduce.into}'"
-            fix = f"write :: {reduce.op}[{ranks}]"
+            fix = f"write :: {reduce.op}[{ranks}], without '{reduce.into}' on the left side"
         elif selection is not None and not missing:
             what = f"{self.name} selects over no rank"
             fix = "leave a rank of the right side out on the left"
         elif reduce.into is not None and Var(reduce.into) not in self.output.indices:
-            what = f"{reduce} writes along '{reduce.into}', which {self.output} has not"
+            what = f"{reduce} writes along '{reduce.into}', which {self.output} lacks"
             fix = f"add '{reduce.into}' to {self.output}"
         elif reduce.into is not None and reduce.into in variables(*self._right):
             what = f"{reduce} writes along '{reduce.into}', which occurs on the right side"
             fix = "use a rank variable of its own for the places"
         if fix:
-            raise CascadeError(what, span=self.span, fix=fix)
+            raise CascadeError(what, span=reduce.span or self.span, fix=fix)
 
     @property
     def _right(self) -> tuple[Expr, ...]:

@@ -24,11 +24,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from penstock.einsum_ir import habits
 from penstock.einsum_ir.affine import evaluate_scalar
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.equation import Equation, Loop, statements
+from penstock.einsum_ir.equation import Equation, Loop, statements, tensors
 from penstock.einsum_ir.expressions import FUNCTIONS, Cursor, Function
 from penstock.einsum_ir.formats import parse_format
+from penstock.einsum_ir.legality import check_formats, check_states
 from penstock.einsum_ir.nodes import (
     Access,
     Apply,
@@ -38,10 +40,11 @@ from penstock.einsum_ir.nodes import (
     Reduce,
     Var,
     next_variable,
+    variables,
 )
 from penstock.einsum_ir.ops import REDUCTIONS, SELECTIONS
 from penstock.einsum_ir.tokens import Line, Source, Token, logical_lines, tokens_of
-from penstock.errors import DataError, NotationError, UnknownNameError, nearest
+from penstock.errors import DataError, NotationError, Span, UnknownNameError, nearest
 
 __all__ = ["parse", "parse_expr"]
 
@@ -59,6 +62,8 @@ class _Body:
     functions: dict[str, Function] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     formats: dict[str, str] = field(default_factory=dict)
+    state_spans: dict[str, Span | None] = field(default_factory=dict)
+    format_spans: dict[str, Span | None] = field(default_factory=dict)
 
 
 def parse(text: str, *, file: str = "<text>") -> Cascade:
@@ -237,7 +242,8 @@ def _function(cursor: Cursor, body: _Body) -> None:
         if not cursor.accept(","):
             break
     cursor.closing(bracket)
-    cursor.expect("=", f"after '{token.text}({', '.join(parameters)})'")
+    head = f"{token.text}({', '.join(parameters)})"
+    cursor.expect("=", f"after '{head}'", f"write 'def {head} = ...' on one line")
     body.functions[token.text] = Function(token.text, tuple(parameters), cursor.whole())
     cursor.expect_end()
 
@@ -250,6 +256,7 @@ def _states(cursor: Cursor, body: _Body) -> None:
             raise _twice(cursor, f"the state of {token.text}", token)
         cursor.expect("->", f"after '{token.text}'", f"write it as in 'state {token.text} -> KX'")
         body.states[token.text] = cursor.name("output", upper=True).text
+        body.state_spans[token.text] = cursor.span(token)
         if not cursor.accept(","):
             return cursor.expect_end()
 
@@ -272,6 +279,7 @@ def _formats(cursor: Cursor, body: _Body) -> None:
         if token.text in body.formats:
             raise _twice(cursor, f"the format of {token.text}", token)
         body.formats[token.text] = name
+        body.format_spans[token.text] = cursor.source.span(token)
 
 
 def _twice(cursor: Cursor, what: str, token: Token) -> NotationError:
@@ -332,7 +340,10 @@ def _equation(cursor: Cursor) -> Equation:
         cursor.take()
     _check_start(cursor)
     output = cursor.left()
-    cursor.expect("=", f"after {output}", "write one '=' between the tensor and its expression")
+    fix = "write one '=' between the tensor and its expression"
+    if cursor.at("+") and cursor.at("=", 1):
+        fix = "write '=': what the left side lacks is summed, and each tensor is defined once"
+    cursor.expect("=", f"after {output}", fix)
     body, softmax = _right(cursor)
     reduce: Reduce | None = None
     where: Expr | None = None
@@ -356,7 +367,7 @@ def _right(cursor: Cursor) -> tuple[Expr, tuple[str, ...]]:
     cursor.take()
     bracket = cursor.take()
     body = cursor.whole()
-    cursor.expect(";", "in 'softmax'", "name the ranks to normalise over: softmax(QK[p, m]; m)")
+    cursor.expect(";", "in 'softmax'", _named(body))
     over = _ranks(cursor)
     cursor.closing(bracket)
     if cursor.now.kind != "end" and not (cursor.at("::") or cursor.at("s.t.")):
@@ -365,6 +376,13 @@ def _right(cursor: Cursor) -> tuple[Expr, tuple[str, ...]]:
             fix="give the softmax a tensor of its own, and use that in the next line",
         )
     return body, over
+
+
+def _named(body: Expr) -> str:
+    """Return the fix for a softmax without ranks: likely those of the last index."""
+    operand = str(body) if isinstance(body, Access) else "..."
+    last = variables(body)[-1:] or ("m",)
+    return f"name the ranks to normalise over after ';', as in softmax({operand}; {last[0]})"
 
 
 def _ranks(cursor: Cursor) -> tuple[str, ...]:
@@ -387,12 +405,13 @@ def _check_start(cursor: Cursor) -> None:
         )
     if token.text[0].islower() and not (cursor.at("[", 1) or cursor.at("=", 1)):
         near = nearest(token.text, _KEYWORDS)
+        other = f"statements start with a tensor, or with one of {', '.join(_KEYWORDS[1:])}"
+        following = cursor.tokens[min(cursor.position + 1, len(cursor.tokens) - 1)].text
+        habit = habits.statement(token.text, following)
         raise NotationError(
             f"unknown statement '{token.text}'",
             span=cursor.source.span(token),
-            fix=f"did you mean {near}?"
-            if near
-            else f"statements start with a tensor, or with one of {', '.join(_KEYWORDS[1:])}",
+            fix=habit or (f"did you mean {near}?" if near else other),
         )
 
 
@@ -400,19 +419,33 @@ def _reduction(cursor: Cursor) -> Reduce:
     """Read ``max[m]``, ``topk[m -> j]``, or ``max`` for all that the left side lacks (no ranks)."""
     token = cursor.now
     if token.kind != "name":
-        raise cursor.unexpected("a reduction", fix="write it as in ':: max[m]'")
+        sums = ":: sum[m]" if token.text == "+" else ":: prod[m]" if token.text == "*" else ""
+        raise cursor.unexpected("a reduction", fix=f"write it as in '{sums or ':: max[m]'}'")
     known = {**REDUCTIONS, **SELECTIONS}
     if token.text not in known:
         span = cursor.source.span(token)
-        raise UnknownNameError("reduction", token.text, known, span=span)
+        raise UnknownNameError(
+            "reduction",
+            token.text,
+            known,
+            span=span,
+            fix=habits.reduction(token.text),
+            otherwise="use one of those, or compute it in several Einsums",
+        )
     cursor.take()
+    if cursor.at("(") or cursor.now.kind == "name":
+        raise cursor.unexpected(
+            f"'[' after '{token.text}'", fix=f"write '{habits.example(token.text)}', in brackets"
+        )
     if not cursor.at("["):
-        return Reduce(token.text, ())
+        return Reduce(token.text, (), span=cursor.span(token))
     bracket = cursor.take()
     over = _ranks(cursor)
+    if cursor.at("=") and cursor.at(">", 1):
+        raise cursor.unexpected("'->'", fix=f"write '{habits.example(token.text)}'")
     into = cursor.name("rank variable", upper=False).text if cursor.accept("->") else None
     cursor.closing(bracket)
-    return Reduce(token.text, over, into)
+    return Reduce(token.text, over, into, span=cursor.span(token))
 
 
 def _first_step(cursor: Cursor, found: Equation, step: Token) -> Equation:
@@ -453,6 +486,9 @@ def _build(
 ) -> Cascade:
     scalars = {each.tensor for each in inputs if not each.ranks}
     built = statements(body.statements, scalars, {each.tensor: each.ranks for each in outputs})
+    check_states(body.states.items(), inputs, outputs, body.state_spans)
+    known = {each.tensor for each in inputs} | tensors(built)
+    check_formats(body.formats.items(), known, body.format_spans)
     return Cascade(
         name,
         inputs,

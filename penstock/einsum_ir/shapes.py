@@ -235,7 +235,8 @@ def _check_complete(
         for name in einsum.variables:
             if name not in known:
                 place = _place(einsum, name)
-                raise _no_shape(name, str(place), known, _where(einsum, place, name))
+                where = _where(einsum, place, name)
+                raise _no_shape(name, str(place), known, where, value=_is_value(einsum, name))
         for expr in (einsum.body, *((einsum.where,) if einsum.where else ())):
             for node in walk(expr):
                 if isinstance(node, Sym) and node.name not in symbols:
@@ -247,13 +248,26 @@ def _check_complete(
                     )
 
 
-def _no_shape(rank: str, place: str, known: Mapping[str, int], span: Span | None) -> CascadeError:
+def _no_shape(
+    rank: str,
+    place: str,
+    known: Mapping[str, int],
+    span: Span | None,
+    *,
+    value: bool = False,
+) -> CascadeError:
     listed = ", ".join(sorted(known)) if known else "none"
+    fix = f"give it with --shape {rank}=64, or in Python with_shapes({rank}=64)"
+    if value:
+        fix += f"; for a constant, write {rank.upper()}"
     return CascadeError(
-        f"rank variable '{rank}' of {place} has no shape (known: {listed})",
-        span=span,
-        fix=f"give it with --shape {rank}=64, or in Python with_shapes({rank}=64)",
+        f"rank variable '{rank}' of {place} has no shape (known: {listed})", span=span, fix=fix
     )
+
+
+def _is_value(einsum: Einsum, name: str) -> bool:
+    """Whether a variable is no index of the Einsum: perhaps a constant was meant."""
+    return all(name not in variables(each) for each in (einsum.output, *einsum.operands))
 
 
 def _place(einsum: Einsum, name: str) -> Access:

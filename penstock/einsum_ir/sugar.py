@@ -23,6 +23,7 @@ from penstock.einsum_ir.nodes import (
     Expr,
     Num,
     Reduce,
+    Sym,
     Var,
     accesses,
     next_variable,
@@ -94,7 +95,7 @@ def _scattered(found: Equation, outputs: Mapping[str, Sequence[str]]) -> Equatio
             indices.append(index)
             continue
         if not (isinstance(index, Apply) and index.op == "==" and isinstance(index.args[0], Var)):
-            if len(declared) != len(found.output.indices):
+            if len(declared) != len(found.output.indices) or isinstance(index, Sym):
                 return found  # the check of left sides says what is wrong
             index = Apply("==", (Var(declared[number]), index), span=index.span)
         indices.append(index.args[0])
@@ -223,7 +224,7 @@ def _check_piece(piece: Equation, first: Equation) -> None:
         raise CascadeError(
             f"the predicate of a piece of {piece.output} depends on '{min(extra)}', which the left "
             "side lacks",
-            span=piece.span,
+            span=(piece.where and piece.where.span) or piece.span,
             fix="give that piece a tensor of its own, and read it here",
         )
 

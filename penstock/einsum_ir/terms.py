@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import linecache
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from numbers import Integral, Real
 from types import FrameType
+from typing import Any
 
 from penstock.einsum_ir.nodes import Apply, Expr, Num, Reduce, Sym, Var
 from penstock.einsum_ir.ops import SELECTIONS
@@ -98,6 +99,27 @@ class Term:
             span=here(),
             fix="write & | ~ for and, or, not, and (0 <= x) & (x < W) for 0 <= x < W; "
             "where(condition, a, b) chooses between values",
+        )
+
+    def __iter__(self) -> Iterator[Term]:
+        raise CascadeError(
+            "an Einsum expression is no list: Python cannot go through it",
+            span=here(),
+            fix="for sum(x) and max(x) write reduce_sum(x, m) and reduce_max(x, m)",
+        )
+
+    def __getitem__(self, index: Any) -> Term:
+        raise CascadeError(
+            f"{self} has its indices already",
+            span=here(),
+            fix="put all indices into one pair of brackets, as in c.Q[p, e]",
+        )
+
+    def __matmul__(self, other: object) -> Term:
+        raise CascadeError(
+            "'@' is not in the notation: it does not say what is summed",
+            span=here(),
+            fix="write '*' and the indices: c.Q[p, e] * c.K[m, e] is summed over e",
         )
 
     def __str__(self) -> str:
@@ -277,6 +299,13 @@ def expression(value: object) -> Expr:
         return Num(int(value))
     if isinstance(value, Real):
         return Num(float(value))
+    if isinstance(value, slice):
+        raise CascadeError(
+            "a slice is no index",
+            span=here(),
+            fix="write a rank variable for a whole rank, and a predicate for a part: "
+            "c.Q[p, e].where(e < 4)",
+        )
     raise TypeError(f"an Einsum takes terms and numbers, not {type(value).__name__}")
 
 
@@ -420,15 +449,28 @@ def softmax(value: Operand, *over: Rank) -> RightSide:
             fix="name the ranks to normalise over, as in softmax(c.QK[p, m], m)",
         )
     right = value if isinstance(value, RightSide) else RightSide(expression(value))
-    names = tuple(rank.name for rank in over)
+    names = _names("softmax", over)
     return RightSide(right.body, right.reduce, right.predicate, names)
 
 
 def _reduce(op: str, value: Operand, over: tuple[Rank, ...], into: Rank | None = None) -> RightSide:
-    fold = Reduce(op, tuple(rank.name for rank in over), into.name if into is not None else None)
+    names = _names(_function(op), over)
+    places = None if into is None else _names(_function(op), (into,))[0]
+    fold = Reduce(op, names, places, span=here())
     if isinstance(value, RightSide) and value.reduce is None and not value.softmax:
         return RightSide(value.body, fold, value.predicate)
     return RightSide(expression(value), fold)
+
+
+def _names(function: str, over: tuple[Rank, ...]) -> tuple[str, ...]:
+    for each in over:
+        if not isinstance(each, Rank):
+            raise CascadeError(
+                f"{function} goes over {each!r}, which is no rank variable",
+                span=here(),
+                fix='give rank variables, as m of m, e = ranks("m e")',
+            )
+    return tuple(each.name for each in over)
 
 
 def _function(reduction: str) -> str:

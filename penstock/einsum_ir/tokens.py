@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from penstock.einsum_ir import habits
 from penstock.errors import NotationError, Span
 
 __all__ = ["Line", "Source", "Token", "logical_lines", "tokens_of"]
@@ -26,27 +27,6 @@ _TOKEN = re.compile(
 _INFIX = {"+", "-", "*", "/", "//", "%", "**", "<", "<=", ">", ">=", "==", "!=", "and", "or"}
 _ENDS_OPEN = _INFIX | {",", ";", "=", "::", "s.t.", "->", "not"}
 _STARTS_INSIDE = _INFIX | {",", ";", "=", "::", "s.t.", "->", ")", "]"}
-_INSTEAD = {
-    "&": "and",
-    "∧": "and",
-    "|": "or",
-    "∨": "or",
-    "!": "not",
-    "~": "not",
-    "¬": "not",
-    "^": "**",
-    "≤": "<=",
-    "≥": ">=",
-    "≠": "!=",
-    "×": "*",
-    "·": "*",
-    "⋅": "*",
-    "−": "-",
-    "∞": "inf",
-    "→": "->",
-    "{": "(",
-    "}": ")",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +124,17 @@ def _tokens(source: Source, number: int) -> Iterator[Token]:
 
 def _bad_character(source: Source, number: int, position: int) -> NotationError:
     text = source.lines[number - 1]
-    character = text[position]
-    shown = f"'{character}'" if character.isprintable() else ascii(character)
-    instead = _INSTEAD.get(character)
+    column, length, fix = habits.character(text, position)
+    found = text[column : column + length]
     return NotationError(
-        f"unexpected character {shown}",
-        span=Span(source.file, number, position, 1, text),
-        fix=f"write '{instead}'" if instead else "leave it out, or put it in a comment after '#'",
+        f"unexpected '{found}'" if length > 1 else f"unexpected character {_shown(found)}",
+        span=Span(source.file, number, column, length, text),
+        fix=fix,
     )
+
+
+def _shown(character: str) -> str:
+    return f"'{character}'" if character.isprintable() else ascii(character)
 
 
 def _goes_on(tokens: list[Token]) -> bool:

@@ -59,9 +59,9 @@ SMALL = ["--shape", "p=4", "m=4", "e=4", "f=4"]
 CASES = {
     "operator": (
         ["show", "operator.einsum"],
-        """unknown operator 'expp' (known: abs, clamp, cos, erf, exp, exp2, fill, floor, gelu, \
-log, log2, max, min, relu, round, rsqrt, sigmoid, sign, silu, sin, softplus, sq, sqrt, step, tanh, \
-where)
+        """unknown operator 'expp' (known: abs, bitlen, clamp, cos, erf, exp, exp2, fill, floor, \
+gelu, log, log2, max, min, relu, round, rsqrt, sigmoid, sign, silu, sin, softmax, softplus, sq, \
+sqrt, step, tanh, where)
 operator.einsum:5:13
   SN[p,m] = expp(QK[p,m] - GM[p])
             ^^^^
@@ -72,7 +72,8 @@ fix: did you mean 'exp' or 'exp2'?""",
         """unknown tensor 'W' (known: A, GM, K, O, Q, QK, SD, SN, V)
 tensor.einsum:8:22
   O[p,f]  = A[p,m] * W[m,f]             :: sum[m]
-                     ^^^^^^""",
+                     ^^^^^^
+fix: add W to the inputs in the first line, or define it""",
     ),
     "rank": (
         ["explore", "rank.einsum", "--target", "cpu", *SMALL],
@@ -104,7 +105,7 @@ fix: add a line 'const SC = ...', or give it with --const SC=...""",
 twice.einsum:6:3
   GM[p]   = SN[p,m]                     :: sum[m]
   ^^^^^
-fix: rename one of the two""",
+fix: give the second a name of its own, as GM2, and read that below""",
     ),
     "cycle": (
         ["show", "cycle.einsum"],
@@ -156,7 +157,7 @@ fix: check the name of the file""",
     "no cascade": (
         ["show", "atention"],
         """there is no file and no stock cascade 'atention'
-fix: did you mean 'attention' or 'attention_2pass'?""",
+fix: did you mean 'attention' or 'retention'?""",
     ),
     "no arrays": (
         ["run", "a.einsum", "--inputs", "nope.npz"],
@@ -187,7 +188,8 @@ fix: write it as in --shape p=1024""",
     "format": (
         ["run", "a.einsum", "--inputs", "in.npz", "--format", "fp33"],
         """unknown number format 'fp33'
-fix: use fp64, fp32, fp16, bf16, fp8_e4m3, fp8_e5m2, int8 or uint8 (4 to 32 bits), or fixed<16,6>""",
+fix: use fp64, fp32, fp16, bf16, fp8_e4m3, fp8_e5m2, int8 or uint8 (4 to 32 bits), or \
+fixed<16,6>""",
     ),
     "output folder": (
         ["generate", "a.einsum", "--backend", "loops", *SMALL, "-o", "a.einsum/out"],

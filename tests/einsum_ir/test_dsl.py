@@ -278,9 +278,9 @@ def test_messages_of_the_cascade_point_at_python():
         c.build()
     assert str(caught.value) == (
         "O reduces over 'p', which its left side keeps\n"
-        f"{__file__}:{line('kept')}:5\n"
+        f"{__file__}:{line('kept')}:14\n"
         "  c.O[p] = reduce_max(c.A[p], p)  # kept\n"
-        "  ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^\n"
+        "           ^^^^^^^^^^^^^^^^^^^^^\n"
         "fix: leave 'p' out of O[p] or out of max[p]"
     )
 

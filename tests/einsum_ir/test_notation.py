@@ -342,7 +342,8 @@ def test_spans_take_no_part_in_equality():
 
 
 HEADER = "cascade c(Q[p, e], K[m, e]) -> O[p]\n"
-FUNCTIONS = ", ".join(sorted(name for name, row in OPERATORS.items() if row.kind == "function"))
+FUNCTIONS = [name for name, row in OPERATORS.items() if row.kind == "function"]
+FUNCTIONS = ", ".join(sorted([*FUNCTIONS, "softmax"]))
 CASES = Path(__file__).with_name("messages_notation.txt").read_text(encoding="utf-8")
 CASES = [case.split("\n----\n") for case in CASES.split("\n====\n")[1:]]
 

@@ -114,7 +114,8 @@ def test_a_constant_hides_the_shape_of_the_same_name():
                 "<text>:2:23\n"
                 "  O[p] = A[p] * SC * (m + 1)\n"
                 "                      ^\n"
-                "fix: give it with --shape m=64, or in Python with_shapes(m=64)"
+                "fix: give it with --shape m=64, or in Python with_shapes(m=64); "
+                "for a constant, write M"
             ),
         ),
         (

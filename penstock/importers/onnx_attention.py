@@ -322,7 +322,7 @@ def _softmax(call: _Call, logits: Tensor) -> Tensor:
     at = call.logits
     if "softmax_precision" not in node.attributes:
         return to.between("A", at, softmax(logits[at], call.m))
-    precision = FORMATS[node.choice("softmax_precision", 1, tuple(FORMATS))]
+    precision = FORMATS[node.choice("softmax_precision", 1, FORMATS)]
     cast = to.between("SP", at, logits[at], precision)
     return to.between("A", at, softmax(cast[at], call.m), precision)
 

@@ -10,7 +10,8 @@
 
 ReduceLogSumExp takes the finite elements for the maximum, so that infinities give what the formula
 means; over nothing at all it is -inf. A dimension of 0 coordinates is one whose point is absent.
-``stash_type`` is the format of the mean and of the deviation.
+``stash_type`` is the type of the outputs Mean and InvStdDev; where it is given (not left to its
+default, fp32), the mean and the deviation are rounded to it before they are used, too.
 """
 
 from __future__ import annotations
@@ -184,11 +185,11 @@ def layer_normalization(node: Node, to: Importing) -> None:
         ModelError: an attribute or a dimension that ONNX does not allow.
     """
     source, at = _whole(node, to)
-    axis, stash, epsilon = _normalised(node, to, len(at))
+    axis, rounding, epsilon = _normalised(node, to, len(at))
     x, kept, over = source.at(*at), at[:axis], at[axis:]
-    mean = to.between("ME", kept, reduce_mean(x, *over), FORMATS[stash])
+    mean = to.between("ME", kept, reduce_mean(x, *over), rounding)
     variance = to.between("VA", kept, reduce_mean(sq(x - mean[kept]), *over))
-    inverse = to.between("IN", kept, 1 / sqrt(variance[kept] + epsilon), FORMATS[stash])
+    inverse = to.between("IN", kept, 1 / sqrt(variance[kept] + epsilon), rounding)
     scale = to.broadcast(node.required(1, "Scale"), node, at)
     result = (x - mean[kept]) * inverse[kept] * scale
     if node.input(2):
@@ -197,7 +198,8 @@ def layer_normalization(node: Node, to: Importing) -> None:
     ones = _with_ones(to, at, range(axis, len(at)))
     for place, tensor in ((1, mean), (2, inverse)):
         if node.output(place):
-            to.define(node.output(place), ones, stash, tensor[kept])
+            element = node.choice("stash_type", 1, FORMATS)
+            to.define(node.output(place), ones, element, tensor[kept])
 
 
 def rms_normalization(node: Node, to: Importing) -> None:
@@ -207,20 +209,21 @@ def rms_normalization(node: Node, to: Importing) -> None:
         ModelError: an attribute or a dimension that ONNX does not allow.
     """
     source, at = _whole(node, to)
-    axis, stash, epsilon = _normalised(node, to, len(at))
+    axis, rounding, epsilon = _normalised(node, to, len(at))
     x, kept, over = source.at(*at), at[:axis], at[axis:]
     square = to.between("MS", kept, reduce_mean(sq(x), *over))
-    root = to.between("RM", kept, sqrt(square[kept] + epsilon), FORMATS[stash])
+    root = to.between("RM", kept, sqrt(square[kept] + epsilon), rounding)
     scale = to.broadcast(node.required(1, "scale"), node, at)
     to.define(node.outputs[0], at, source.edge.element, x / root[kept] * scale)
 
 
-def _normalised(node: Node, to: Importing, dims: int) -> tuple[int, int, Term]:
-    """Return the first axis that is normalised, the stash type and epsilon."""
+def _normalised(node: Node, to: Importing, dims: int) -> tuple[int, str, Term]:
+    """Return the first axis that is normalised, the format that is asked for, and epsilon."""
     node.check_attributes({"axis", "epsilon", "stash_type"})
+    stash = FORMATS[node.choice("stash_type", 1, FORMATS)]
     epsilon = node.number("epsilon")
     return (
         node.axis("axis", -1, dims),
-        node.choice("stash_type", 1, tuple(FORMATS)),
+        stash if "stash_type" in node.attributes else "",
         to.constant("EPS", 1e-5 if epsilon is None else epsilon),
     )

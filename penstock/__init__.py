@@ -24,6 +24,7 @@ __all__ = [
     "ranks",
     "reduce_max",
     "run",
+    "run_calls",
     "simulate",
     "verify",
     "zoo",
@@ -31,7 +32,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from penstock import zoo
-    from penstock.design import Design, explore, generate, run, simulate, verify
+    from penstock.design import Design, explore, generate, run, run_calls, simulate, verify
     from penstock.einsum_ir.cascade import Cascade
     from penstock.einsum_ir.dsl import Builder, exp, ranks, reduce_max
     from penstock.einsum_ir.notation import parse
@@ -53,6 +54,7 @@ _HOMES = {
     "ranks": "penstock.einsum_ir.dsl",
     "reduce_max": "penstock.einsum_ir.dsl",
     "run": "penstock.design",
+    "run_calls": "penstock.design",
     "simulate": "penstock.design",
     "verify": "penstock.design",
 }

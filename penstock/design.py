@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +28,7 @@ from penstock.einsum_ir.inputs import bind_arrays, default_format
 from penstock.einsum_ir.interp import interpret
 from penstock.einsum_ir.notation import parse
 from penstock.einsum_ir.shapes import Bound, bind
-from penstock.errors import FileError, ToolError
+from penstock.errors import DataError, FileError, ToolError
 from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
 from penstock.mapper.model import Evaluation, evaluate
@@ -58,6 +58,7 @@ __all__ = [
     "remap",
     "resized",
     "run",
+    "run_calls",
     "sample",
     "simulate",
     "verify",
@@ -279,6 +280,50 @@ def run(
     check(used, bound, machine, chosen)
     program = lower(bound, used, machine, chosen)
     return generator.execute(program, machine, _declared(bound, inputs))
+
+
+def run_calls(
+    cascade: Cascade,
+    calls: Iterable[MappingABC[str, NDArray[Any]]],
+    states: MappingABC[str, NDArray[Any]],
+    *,
+    backend: str = "interpreter",
+    shapes: MappingABC[str, int] | None = None,
+    fmt: Format | None = None,
+) -> Iterator[Arrays]:
+    """Evaluate a cascade call after call: its states go from each to the next.
+
+    Args:
+        cascade: one with states (``state K -> KX``).
+        calls: for each call, tensor → array, for the inputs that are no states.
+        states: tensor → array, for the states of the first call.
+        backend: as in `run`.
+        shapes: extents that the arrays do not give.
+        fmt: number format; from the first call's arrays if left out.
+
+    Yields:
+        Output tensor → array, for each call; the new states are among the outputs.
+
+    Raises:
+        DataError: a state is missing or too many, or what `run` raises.
+    """
+    names = [before for before, _ in cascade.states]
+    for name in sorted(set(names) ^ set(states)):
+        known = ", ".join(names) or "none"
+        raise DataError(
+            f"{cascade.name} needs the first value of each of its states (states: {known}), and "
+            f"{name} is {'missing' if name in names else 'none'}",
+            fix=f"give {name} an array, as in states={{'{name}': np.zeros(...)}}"
+            if name in names
+            else f"leave out {name}, or add a line 'state {name} -> ...'",
+        )
+    held = dict(states)
+    for inputs in calls:
+        given = {**inputs, **held}
+        fmt = fmt or default_format(given, dict(cascade.formats))
+        found = run(cascade, given, backend=backend, shapes=shapes, fmt=fmt)
+        yield found
+        held = {before: found[after] for before, after in cascade.states}
 
 
 def _declared(bound: Bound, inputs: MappingABC[str, NDArray[Any]]) -> Arrays:

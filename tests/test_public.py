@@ -48,6 +48,7 @@ def test_public_names_are_a_decision():
         "ranks",
         "reduce_max",
         "run",
+        "run_calls",
         "simulate",
         "verify",
         "zoo",

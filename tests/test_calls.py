@@ -53,5 +53,5 @@ def test_a_missing_state():
 
 
 def test_a_state_too_many():
-    with pytest.raises(DataError, match="states: none.*and S is none"):
+    with pytest.raises(DataError, match=r"states: none.*and S is none"):
         next(run_calls(penstock.zoo.load("matmul"), [{}], {"S": np.zeros(2)}))

@@ -80,7 +80,7 @@ class _Call:
         return self.b, self.h, self.p, self.m
 
     @property
-    def shared(self) -> Term | Rank:
+    def shared(self) -> Term:
         """The key head of a query head."""
         return self.h if self.group == 1 else self.h // self.group
 
@@ -120,7 +120,7 @@ def attention(node: Node, to: Importing) -> None:
 
 def _call(node: Node, to: Importing) -> _Call:
     query, key, value = (
-        to.edge(node.required(place, formal), node) for place, formal in enumerate("QKV")
+        to.real(node.required(place, formal), node) for place, formal in enumerate("QKV")
     )
     dims = {len(query.dims), len(key.dims), len(value.dims)}
     if dims not in ({3}, {4}):
@@ -186,12 +186,13 @@ def _past(node: Node, to: Importing) -> int:
         raise node.wrong(
             "has nonpad_kv_seqlen and past_key", "leave one out: ONNX does not allow both"
         )
-    dims = to.edge(node.input(4), node).dims
-    if len(dims) != 4:
+    keys, values = (to.real(node.input(place), node).dims for place in (4, 5))
+    if len(keys) != 4 or len(values) != 4 or keys[2] != values[2]:
         raise node.wrong(
-            f"has past_key with dimensions {dims}", "give it 4: batch, heads, keys, head size"
+            f"has past_key{keys} and past_value{values}",
+            "give both 4 dimensions: batch, heads, past keys, head size",
         )
-    return dims[2]
+    return keys[2]
 
 
 # --- operands -----------------------------------------------------------------------------------
@@ -332,10 +333,10 @@ def _result(call: _Call, right: Term) -> None:
     element = to.edge(node.inputs[0], node).element
     at = (call.b, call.h, call.p, call.f)
     if not call.flat:
-        to.define(node.outputs[0], at, element, right)
+        to.define(node.result, at, element, right)
         return
     heads = to.between("O", at, right)
     size = call.f.shape
     w = to.rank("u", to.extent(call.h) * to.extent(call.f))
     joined = heads[call.b, w // size, call.p, w % size]
-    to.define(node.outputs[0], (call.b, call.p, w), element, joined)
+    to.define(node.result, (call.b, call.p, w), element, joined)

@@ -120,6 +120,19 @@ class Importing:
             )
         return self._edges[name]
 
+    def real(self, name: str, node: Node) -> Edge:
+        """Return the same of a tensor that must hold real numbers.
+
+        Raises:
+            ModelError: it does not, or nothing gives it.
+        """
+        edge = self.edge(name, node)
+        if edge.format is None:
+            raise node.wrong(
+                f"has an input '{name}' of integers", "give it FLOAT, FLOAT16, BFLOAT16 or DOUBLE"
+            )
+        return edge
+
     def read(self, name: str, node: Node, ranks: Sequence[Rank]) -> Source:
         """Return a tensor of the model that has the extents of these ranks (0: a rank of 1).
 

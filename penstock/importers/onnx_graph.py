@@ -83,6 +83,17 @@ class Node:
             raise self.wrong(f"has no input {formal}", f"give input {place}, {formal}")
         return self.inputs[place]
 
+    @property
+    def result(self) -> str:
+        """The name of the first output.
+
+        Raises:
+            ModelError: it is left out.
+        """
+        if not self.output(0):
+            raise self.wrong("has no first output", "name it")
+        return self.outputs[0]
+
     def output(self, place: int) -> str:
         """Return the name of an output; empty if it is left out."""
         return self.outputs[place] if place < len(self.outputs) else ""

@@ -56,11 +56,7 @@ def _operand(node: Node, to: Importing) -> Edge:
     Raises:
         ModelError: it does not, or it has more dimensions than there are letters.
     """
-    edge = to.edge(node.required(0, "X"), node)
-    if edge.format is None:
-        raise node.wrong(
-            f"has an input '{edge.name}' of integers", "give it FLOAT, FLOAT16, BFLOAT16 or DOUBLE"
-        )
+    edge = to.real(node.required(0, "X"), node)
     if len(edge.dims) > len(_LETTERS):
         raise node.wrong(
             f"has an input '{edge.name}' of {len(edge.dims)} dimensions",
@@ -92,7 +88,7 @@ def softmax_node(node: Node, to: Importing) -> None:
     """
     source, at = _whole(node, to)
     right = softmax(source.at(*at), *_softmax_axes(node, at))
-    to.define(node.outputs[0], at, source.edge.element, right)
+    to.define(node.result, at, source.edge.element, right)
 
 
 def log_softmax(node: Node, to: Importing) -> None:
@@ -106,7 +102,7 @@ def log_softmax(node: Node, to: Importing) -> None:
     kept = tuple(each for each in at if each.name not in {rank.name for rank in over})
     largest = to.between("G", kept, reduce_max(x, *over))
     total = to.between("D", kept, reduce_sum(exp(x - largest[kept]), *over))
-    to.define(node.outputs[0], at, source.edge.element, x - largest[kept] - log(total[kept]))
+    to.define(node.result, at, source.edge.element, x - largest[kept] - log(total[kept]))
 
 
 # --- ReduceLogSumExp ----------------------------------------------------------------------------
@@ -125,7 +121,7 @@ def reduce_log_sum_exp(node: Node, to: Importing) -> None:
     at = to.ranks(_LETTERS[: len(dims)], dims)
     x = to.read(edge.name, node, at).at(*at)
     if not axes:
-        to.define(node.outputs[0], at, edge.element, x)
+        to.define(node.result, at, edge.element, x)
         return
     over = tuple(at[place] for place in axes)
     kept = tuple(rank for place, rank in enumerate(at) if place not in axes)
@@ -139,7 +135,7 @@ def reduce_log_sum_exp(node: Node, to: Importing) -> None:
     result = log(to.between("D", kept, total)[kept])
     shown = _reduced_ranks(node, to, at, axes)
     to.define(
-        node.outputs[0],
+        node.result,
         shown,
         edge.element,
         (fill(result, -math.inf) if missing else result) + shift,
@@ -194,7 +190,7 @@ def layer_normalization(node: Node, to: Importing) -> None:
     result = (x - mean[kept]) * inverse[kept] * scale
     if node.input(2):
         result = result + to.broadcast(node.input(2), node, at)
-    to.define(node.outputs[0], at, source.edge.element, result)
+    to.define(node.result, at, source.edge.element, result)
     ones = _with_ones(to, at, range(axis, len(at)))
     for place, tensor in ((1, mean), (2, inverse)):
         if node.output(place):
@@ -214,7 +210,7 @@ def rms_normalization(node: Node, to: Importing) -> None:
     square = to.between("MS", kept, reduce_mean(sq(x), *over))
     root = to.between("RM", kept, sqrt(square[kept] + epsilon), rounding)
     scale = to.broadcast(node.required(1, "scale"), node, at)
-    to.define(node.outputs[0], at, source.edge.element, x / root[kept] * scale)
+    to.define(node.result, at, source.edge.element, x / root[kept] * scale)
 
 
 def _normalised(node: Node, to: Importing, dims: int) -> tuple[int, str, Term]:

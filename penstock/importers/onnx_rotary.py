@@ -77,7 +77,7 @@ def rotary_embedding(node: Node, to: Importing) -> None:
         first = cosine(c) * here - sine(c) * x.element(e + half)
         second = sine(c - half) * x.element(e - half) + cosine(c - half) * here
         leading, trailing = c < half, c < total
-    result = to.define(node.outputs[0], x.at, element, first.where(leading)).tensor
+    result = to.define(node.result, x.at, element, first.where(leading)).tensor
     if rotated == x.size:
         result[x.at] = second
     else:
@@ -86,7 +86,7 @@ def rotary_embedding(node: Node, to: Importing) -> None:
 
 
 def _input(node: Node, to: Importing) -> _Input:
-    edge = to.edge(node.required(0, "X"), node)
+    edge = to.real(node.required(0, "X"), node)
     heads = node.integer("num_heads")
     if len(edge.dims) == 4:
         at = to.ranks("bhpe", edge.dims)

@@ -140,7 +140,8 @@ def wanted(call, attributes, outputs):
 @pytest.mark.parametrize("seed", range(150))
 def test_attention_is_the_references(seed):
     call, attributes = draw(seed)
-    outputs = ("Y", "PK", "PV", "QK") if call["nonpad_kv_seqlen"] is None else ("Y", "", "", "QK")
+    present = call["nonpad_kv_seqlen"] is None and seed % 3
+    outputs = ("Y", "PK", "PV", "QK") if present else ("Y", "", "", "QK")
     got = run_node("Attention", call, outputs, **attributes)
     for name, want in wanted(call, attributes, outputs).items():
         if name == "Y" or attributes["qk_matmul_output_mode"] == 3:
@@ -486,6 +487,28 @@ ERRORS = [
         f"{NODE} has one of past_key and past_value\nfix: give both of them, or neither",
     ),
     (
+        lambda: broken("Attention", SQUARE | {"M": None, "P": (1, 2, 0, 4), "R": (1, 2, 1, 4)}),
+        (
+            f"{NODE} has past_key(1, 2, 0, 4) and past_value(1, 2, 1, 4)\n"
+            "fix: give both 4 dimensions: batch, heads, past keys, head size"
+        ),
+    ),
+    (
+        lambda: broken(
+            "Attention",
+            SQUARE | {"M": None, "P": (1, 2, 3, 4), "R": (1, 2, 3, 4), "N": (1,)},
+        ),
+        (f"{NODE} has nonpad_kv_seqlen and past_key\nfix: leave one out: ONNX does not allow both"),
+    ),
+    (
+        lambda: broken("Attention", SQUARE, ("",)),
+        f"{NODE} has no first output\nfix: name it",
+    ),
+    (
+        lambda: broken("Attention", SQUARE, element=INT64),
+        (f"{NODE} has an input 'Q' of integers\nfix: give it FLOAT, FLOAT16, BFLOAT16 or DOUBLE"),
+    ),
+    (
         lambda: broken("Attention", SQUARE | {"M": (2, 3)}),
         (
             f"{NODE} cannot broadcast 'M' with dimensions (2, 3) to (1, 2, 3, 3)\n"
@@ -566,6 +589,31 @@ ERRORS = [
         ),
     ),
     (
+        lambda: graph_of([helper.make_node("Softmax", ["X"], ["Y"])], {"X": (FLOAT, None)}, ["Y"]),
+        ("input 'X' of the model has no shape\nfix: give its shape in the model's graph.input"),
+    ),
+    (
+        lambda: broken("Softmax", {"X": (1,) * 12}),
+        "node 0 'n' (Softmax) has an input 'X' of 12 dimensions\nfix: reshape it to at most 11",
+    ),
+    (
+        lambda: broken("RotaryEmbedding", {"X": (3, 8), "C": (1, 3, 2), "S": (1, 3, 2)}),
+        (
+            "node 0 'n' (RotaryEmbedding) has X with dimensions (3, 8)\n"
+            "fix: give it 3 or 4 dimensions"
+        ),
+    ),
+    (
+        lambda: broken(
+            "RotaryEmbedding",
+            {"X": (1, 2, 3, 4), "C": (1, 3, 2), "S": (1, 3, 2), "I": (1, 3)},
+        ),
+        (
+            "node 0 'n' (RotaryEmbedding) has position_ids, but cos_cache with dimensions "
+            "(1, 3, 2)\nfix: give cos_cache 2 dimensions: positions and 2 columns"
+        ),
+    ),
+    (
         lambda: graph_of([helper.make_node("Softmax", ["Z"], ["Y"])], {"X": (FLOAT, (2,))}, ["Y"]),
         (
             "node 0 (Softmax) reads 'Z', which is no input of the model and comes from no node "
@@ -607,6 +655,15 @@ def test_a_newer_meaning_is_not_guessed(monkeypatch):
     assert str(error.value) == (
         f"{NODE} is Attention as of opset 99 (known: 23, 24)\n"
         "fix: convert the model to opset 24 with onnx.version_converter"
+    )
+
+
+def test_a_value_of_no_input():
+    model = broken("ReduceLogSumExp", {"data": (2, 3), "axes": (1,)})
+    with pytest.raises(ModelError) as error:
+        from_onnx(model, values={"axis": [1]})
+    assert str(error.value) == (
+        "'axis' is no input of the model (inputs: data, axes)\nfix: did you mean 'axes'?"
     )
 
 

@@ -215,6 +215,9 @@ class Rows:
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise next(each for each in args if isinstance(each, Rows)).incomplete()
 
+    def __array_ufunc__(self, *args: Any, **kwargs: Any) -> Any:
+        raise self.incomplete()
+
     def incomplete(self) -> CascadeError:
         """Return the error for something that is used as one element."""
         shown = ", ".join(str(each) for each in self._index)

@@ -486,3 +486,54 @@ def test_complex_arrays_are_refused():
     phase = np.array([1j])
     with pytest.raises(CascadeError, match="a captured array has elements of type complex128"):
         from_flex(lambda s, b, h, q, k: s * phase[h])
+
+
+@pytest.mark.parametrize(
+    ("score_mod", "printed"),
+    [
+        (lambda s, b, h, q, k: torch.nn.functional.relu(s), "relu(QK[b, h, p, m])"),
+        (lambda s, b, h, q, k: torch.nn.functional.silu(s), "silu(QK[b, h, p, m])"),
+        (lambda s, b, h, q, k: s.pow(2) + 2**q, "QK[b, h, p, m] ** 2 + 2 ** p"),
+        (lambda s, b, h, q, k: torch.full_like(s, 3) - s, "3 - QK[b, h, p, m]"),
+        (lambda s, b, h, q, k: s - s.new_full((), 3), "QK[b, h, p, m] - 3"),
+        (lambda s, b, h, q, k: s + q.bool().float(), "QK[b, h, p, m] + (p != 0)"),
+        (lambda s, b, h, q, k: s.to("cpu") + q.to(s.device), "QK[b, h, p, m] + p"),
+        (
+            lambda s, b, h, q, k: s + torch.div(q, k, rounding_mode="trunc"),
+            "QK[b, h, p, m] + where(p / m < 0, -floor(-(p / m)), floor(p / m))",
+        ),
+        (
+            lambda s, b, h, q, k: s.where(torch.tensor(True), k).where(torch.tensor(q is q), k) / 2,
+            "QK[b, h, p, m] / 2",
+        ),
+    ],
+)
+def test_more_of_torch(score_mod, printed):
+    assert score(score_mod) == printed
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (lambda s, b, h, q, k: s + [1.0] * int(h), "'h' is no number yet: " + ONCE),
+        (lambda s, b, h, q, k: s + torch.tensor([[1.0]])[h].sum(), "indexed by [h] only"),
+        (lambda s, b, h, q, k: torch.exp(torch.tensor([[1.0]])[h]) + s, "indexed by [h] only"),
+        (lambda s, b, h, q, k: np.exp(TABLE[h]) + s, "indexed by [h] only"),
+    ],
+)
+def test_more_that_is_no_element(function, what):
+    with pytest.raises(CascadeError) as caught:
+        from_flex(function)
+    assert what in caught.value.what
+
+
+def test_a_function_may_use_a_variable_that_is_set_later():
+    def mod(s, b, h, q, k):
+        if s is None:
+            return later
+        return s * slopes[h]
+
+    slopes = np.array([1.0, 2.0])
+    assert score(mod) == "QK[b, h, p, m] * SLOPES[h]"
+    later = slopes
+    assert mod(None, 0, 0, 0, 0) is later

@@ -11,7 +11,7 @@ from first_references import attention, blocks, largest
 
 
 def tiles(image, high, wide):
-    """[z, q, f] as [i, j, y, x, f], zeros where the last tiles are not full."""
+    """[z, w, f] as [i, j, y, x, f], zeros where the last tiles are not full."""
     rows = blocks(image, high)
     columns = np.moveaxis(rows, 2, 0)
     return np.moveaxis(blocks(columns, wide), (0, 1, 2, 3), (1, 3, 0, 2))
@@ -52,7 +52,7 @@ def halonet(given, size, const):
 def maxvit(given, size, const):
     """Grid attention is the mask (y - u) % (Z / Y) == 0."""
     high, wide = size["y"], size["x"]
-    far = size["z"] // high, size["q"] // wide
+    far = size["z"] // high, size["w"] // wide
 
     def together(query, key):
         return query[0] // high == key[0] // high and query[1] // wide == key[1] // wide

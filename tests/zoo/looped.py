@@ -23,7 +23,8 @@ class Mechanism:
         passes: (tensor, rank, how many); the most of them are what the collection says, or `naive`.
         hot: two tensors and the rank over which their product gives logits.
         draw: how to draw inputs that are not normally distributed.
-        grown: an input that is 1000 times as large in the second run, if there are no logits.
+        grown: an input that is `times` as large in the second run, if no two give logits.
+        times: how much larger.
         naive: what the collection says, where it is something else.
     """
 
@@ -34,6 +35,7 @@ class Mechanism:
     hot: tuple = (("Q", "K", "e"),)
     draw: dict = field(default_factory=dict)
     grown: str = ""
+    times: float = 1e3
     naive: int | None = None
 
 
@@ -57,7 +59,7 @@ def heat(name, each, arrays):
         scale = 1 if name == "attention_1pass" else math.sqrt(arrays[left].shape[-1])
         arrays[left] = arrays[left] * (1e3 * scale / np.abs(logits).max())
     if each.grown:
-        arrays[each.grown] *= 1e3
+        arrays[each.grown] = arrays[each.grown] * each.times
 
 
 def computed(name, case, arrays):

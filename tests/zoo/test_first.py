@@ -29,10 +29,10 @@ MECHANISMS = {
         "halonet",
         images.halonet,
         (
-            dict(QKV, z=4, q=4, y=2, x=2, u=4, v=4, r=6, s=6),
-            dict(h=2, e=3, f=2, z=7, q=5, y=3, x=2, u=5, v=6, r=8, s=8),
+            dict(QKV, z=4, w=4, y=2, x=2, u=4, v=4, r=6, s=6),
+            dict(h=2, e=3, f=2, z=7, w=5, y=3, x=2, u=5, v=6, r=8, s=8),
         ),
-        (("K", "z", 3), ("K", "q", 3)),
+        (("K", "z", 3), ("K", "w", 3)),
     ),
     "titans": Mechanism(
         "titans",
@@ -47,10 +47,10 @@ MECHANISMS = {
         "maxvit",
         images.maxvit,
         (
-            dict(QKV, z=4, q=4, y=2, x=2, u=2, v=2, r=3, s=3),
-            dict(h=2, e=3, f=2, z=6, q=8, y=3, x=2, u=3, v=2, r=5, s=3),
+            dict(QKV, z=4, w=4, y=2, x=2, u=2, v=2, r=3, s=3),
+            dict(h=2, e=3, f=2, z=6, w=8, y=3, x=2, u=3, v=2, r=5, s=3),
         ),
-        (("K", "z", 3), ("K", "q", 3)),
+        (("K", "z", 3), ("K", "w", 3)),
     ),
     "mixture_of_heads": Mechanism(
         "moh",

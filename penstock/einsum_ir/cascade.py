@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 
+from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.legality import (
     check_constants,
     check_einsum_names,
@@ -74,7 +75,6 @@ class Cascade:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shapes", tuple(sorted(dict(self.shapes).items())))
-        object.__setattr__(self, "formats", tuple(sorted(dict(self.formats).items())))
         check_names(self.name, (*self.inputs, *self.outputs), self.shape)
         check_einsum_names(self.einsums)
         _check_definitions(self)
@@ -88,6 +88,8 @@ class Cascade:
         check_groups(self.statements)
         check_states(self.states, self.inputs, self.outputs)
         check_formats(self.formats, self.arity)
+        formats = {name: parse_format(kind).name for name, kind in self.formats}
+        object.__setattr__(self, "formats", tuple(sorted(formats.items())))
         _ordered(self)
 
     @property

@@ -27,7 +27,7 @@ from penstock.einsum_ir.nodes import (
     variables,
     walk,
 )
-from penstock.errors import CascadeError, Span, UnknownNameError
+from penstock.errors import CascadeError, DataError, Span, UnknownNameError
 
 __all__ = [
     "check_constants",
@@ -234,11 +234,14 @@ def check_formats(
     """
     known = set(tensors)
     for name, kind in formats:
+        span = (spans or {}).get(name)
         if name not in known:
-            span = (spans or {}).get(name)
             fix = "give a format to a tensor of the cascade"
             raise UnknownNameError("tensor", name, known, span=span, otherwise=fix)
-        parse_format(kind)
+        try:
+            parse_format(kind)
+        except DataError as error:
+            raise DataError(error.what, span=span, fix=error.fix) from None
 
 
 def check_left_sides(einsums: Iterable[Einsum]) -> None:

@@ -205,11 +205,18 @@ def _joined(pieces: Sequence[Equation]) -> list[Equation]:
     for condition, body in zip(
         reversed(conditions[: len(pieces) - 1]), bodies[-2::-1], strict=True
     ):
-        if accesses(condition):  # a predicate that reads an absent element is false
-            condition = Apply("fill", (condition, Num(0)), span=condition.span)
-        result = Apply("where", (condition, body, result), span=last.span)
-    where = None if last.where is None or _cover(conditions) else _all(conditions, "or")
+        result = Apply("where", (_decided(condition), body, result), span=last.span)
+    where = None
+    if last.where is not None and not _cover(conditions):
+        where = _all([_decided(each) for each in conditions], "or")
     return [*helpers, replace(pieces[0], body=result, reduce=None, where=where)]
+
+
+def _decided(condition: Expr) -> Expr:
+    """Return the condition, false where it reads an absent element."""
+    if not accesses(condition):
+        return condition
+    return Apply("fill", (condition, Num(0)), span=condition.span)
 
 
 def _check_piece(piece: Equation, first: Equation) -> None:
@@ -230,9 +237,9 @@ def _check_piece(piece: Equation, first: Equation) -> None:
 
 
 def _cover(conditions: Sequence[Expr]) -> bool:
-    """Whether two conditions are a comparison and its opposite: then one of them always holds."""
+    """Whether two conditions are a comparison and its opposite, of nothing that may be absent."""
     match tuple(conditions):
-        case (Apply(a, left), Apply(b, right)):
+        case (Apply(a, left), Apply(b, right)) if not accesses(*left):
             return left == right and _NEGATED.get(a) == b
         case _:
             return False

@@ -306,7 +306,10 @@ class Einsum:
             raise UnknownNameError("reduction", self.reduce.op, known, span=self.reduce.span)
         self._check_reduced(self.reduce, kept, missing)
         self._check_selection(self.reduce, missing)
-        filled = replace(self.reduce, over=missing) if missing else None
+        over = missing
+        if self.reduce.op in SELECTIONS and self.reduce.over:  # the order says what is row-major
+            over = tuple(dict.fromkeys(self.reduce.over))
+        filled = replace(self.reduce, over=over) if missing else None
         object.__setattr__(self, "reduce", filled)
 
     def _check_reduced(

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from textwrap import shorten
 from typing import Any
 
 from penstock.cli import output
@@ -320,19 +321,36 @@ def targets(options: argparse.Namespace) -> None:
 def zoo(options: argparse.Namespace) -> None:
     """List the stock cascades, or print one."""
     from penstock import zoo as stock
+    from penstock.einsum_ir.constructs import constructs
     from penstock.einsum_ir.passes import taxonomy
 
     if options.name:
-        print(stock.load(options.name))
+        print(stock.source(options.name), end="")
         return
     cascades = [(name, stock.load(name)) for name in stock.names()]
     if options.json:
-        output.print_json(
-            [{"name": name, "passes": taxonomy(c), "cascade": str(c)} for name, c in cascades]
-        )
+        rows = [
+            {
+                "name": name,
+                "summary": stock.summary(name),
+                "passes": taxonomy(cascade),
+                "constructs": list(constructs(cascade)),
+                "cascade": str(cascade),
+            }
+            for name, cascade in cascades
+        ]
+        output.print_json(rows)
         return
-    rows = [[name, taxonomy(each), str(len(each.einsums))] for name, each in cascades]
-    output.table(["name", "passes", "Einsums"], rows)
+    table = [
+        [
+            name,
+            taxonomy(each),
+            shorten(stock.summary(name), 30, placeholder=" …"),
+            ", ".join(constructs(each)),
+        ]
+        for name, each in cascades
+    ]
+    output.table(["name", "passes", "what it is", "constructs"], table)
 
 
 def demo(options: argparse.Namespace) -> None:

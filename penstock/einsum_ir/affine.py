@@ -53,6 +53,10 @@ def affine(expr: Expr, symbols: Mapping[str, float]) -> Affine | None:
             parts = [affine(arg, symbols) for arg in args]
             known = [part for part in parts if part is not None]
             return _combine(expr.op, known) if len(known) == len(parts) else None
+        case Apply("//" | "%" | "max" | "min"):
+            found = evaluate_scalar(expr, symbols)  # as W // 2: a number without variables
+            whole = found is not None and float(found).is_integer()
+            return Affine((), int(found)) if found is not None and whole else None
         case _:
             return None
 

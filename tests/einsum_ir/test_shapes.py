@@ -227,6 +227,8 @@ def test_scalars_without_a_value(text):
         ("p - p + 0 * m", Affine((), 0)),
         ("-(p + 1)", Affine((("p", -1),), -1)),
         ("p * m", None),
+        ("p + M0 // 2 - max(M0, 3)", Affine((("p", 1),), -2)),
+        ("p + M0 // 3 * (7 % M0)", Affine((("p", 1),), 3)),
         ("p // 2", None),
         ("p + 0.5", None),
         ("p + X", None),

@@ -55,8 +55,9 @@ def affine(expr: Expr, symbols: Mapping[str, float]) -> Affine | None:
             return _combine(expr.op, known) if len(known) == len(parts) else None
         case Apply("//" | "%" | "max" | "min"):
             found = evaluate_scalar(expr, symbols)  # as W // 2: a number without variables
-            whole = found is not None and float(found).is_integer()
-            return Affine((), int(found)) if found is not None and whole else None
+            if found is None or not float(found).is_integer():
+                return None
+            return Affine((), int(found))
         case _:
             return None
 

@@ -10,6 +10,11 @@ from penstock.einsum_ir.inputs import bind_arrays
 from penstock.einsum_ir.interp import interpret
 
 
+def between(low, high, *dims):
+    """Random numbers in a range: gates, decays, step sizes."""
+    return np.random.default_rng(5).uniform(low, high, size=dims)
+
+
 @dataclass(frozen=True)
 class Case:
     """One run of a stock cascade: extents by rank, constants, and inputs that are not random.

@@ -155,3 +155,48 @@ def linformer(g):
         found = weights({r: scaled(g.Q[h, p], k) for r, k in enumerate(keys)})
         out[h, p] = mixed(found, values, g.V.shape[2])
     return out
+
+
+def kimi_delta(g):
+    """The paper's matrices: (I - beta k k^T) Diag(alpha) S + beta k v^T."""
+    out = np.zeros(g.V.shape)
+    for h in range(len(g.Q)):
+        state = g.S0[h]
+        for t, k in enumerate(g.K[h]):
+            turn = np.eye(len(k)) - g.BE[h, t] * np.outer(k, k)
+            state = turn @ np.diag(g.AL[h, t]) @ state + g.BE[h, t] * np.outer(k, g.V[h, t])
+            out[h, t] = state.T @ g.Q[h, t]
+    return out
+
+
+def rwkv7(g):
+    out = np.zeros(g.V.shape)
+    for h in range(len(g.R)):
+        state = g.S0[h]
+        for t, key in enumerate(g.KH[h]):
+            change = np.diag(g.W[h, t]) - np.outer(key, g.A[h, t] * key)
+            state = state @ change + np.outer(g.V[h, t], g.K[h, t])
+            out[h, t] = state @ g.R[h, t]
+    return out
+
+
+def mlstm(g):
+    """The memory as a sum over its past, each step with a common factor taken out."""
+    out = np.zeros(g.V.shape)
+    for h, t in np.ndindex(*g.Q.shape[:2]):
+        faded = [min(f, 0) - math.log1p(math.exp(-abs(f))) for f in g.F[h]]
+        inputs = [g.I[h, s] + math.fsum(faded[s + 1 : t + 1]) for s in range(t + 1)]
+        top = max(inputs)
+        similar = [math.exp(x - top) * scaled(g.Q[h, t], g.K[h, s]) for s, x in enumerate(inputs)]
+        total = max(abs(math.fsum(similar)), math.exp(-top))
+        found = {s: x / total for s, x in enumerate(similar)}
+        out[h, t] = g.G[h, t] * mixed(found, g.V[h], g.V.shape[2])
+    return out
+
+
+def hyena(g):
+    out = np.zeros(g.V.shape)
+    for t, c in np.ndindex(*out.shape):
+        past = (g.H[c, t - n] * g.X2[n, c] * g.V[n, c] for n in range(t + 1))
+        out[t, c] = g.X1[t, c] * math.fsum(past)
+    return out

@@ -108,3 +108,33 @@ def sage_attention(g):
             logits[m] /= math.sqrt(g.Q.shape[2])
         out[h, p] = mixed(weights(logits), g.V[h], g.V.shape[2])
     return out
+
+
+def deepseek_sparse(g):
+    out = np.zeros((*g.Q.shape[:2], g.V.shape[1]))
+    for p in range(g.Q.shape[1]):
+        scores = {
+            m: math.fsum(w[p] * max(0.0, dot(q[p], key)) for w, q in zip(g.WI, g.QI, strict=True))
+            for m, key in enumerate(g.KI)
+            if m <= place(g, p)
+        }
+        for h in range(len(g.Q)):
+            out[h, p] = one_row(g.Q[h, p], g.K, g.V, best(scores, g.j))
+    return out
+
+
+def sparsemax(g):
+    """The threshold by bisection, not by sorting: the weights then add up to 1."""
+    out = np.zeros((*g.Q.shape[:2], g.V.shape[2]))
+    for h, p in np.ndindex(*g.Q.shape[:2]):
+        seen = range(min(g.K.shape[1], place(g, p) + 1))
+        logits = [scaled(g.Q[h, p], g.K[h, m]) for m in seen]
+        if not logits:
+            continue
+        low, high = max(logits) - 1, max(logits)
+        for _ in range(80):
+            middle = (low + high) / 2
+            total = math.fsum(max(0.0, x - middle) for x in logits)
+            low, high = (middle, high) if total > 1 else (low, middle)
+        out[h, p] = mixed({m: max(0.0, logits[m] - low) for m in seen}, g.V[h], g.V.shape[2])
+    return out

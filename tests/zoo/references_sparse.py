@@ -152,3 +152,91 @@ def log_sum_exp(g):
         if seen:
             out[h, p] = max(seen) + math.log(math.fsum(math.exp(x - max(seen)) for x in seen))
     return out
+
+
+def shifted_window(g):
+    """Swin as its code does it: whole windows of the rolled image, less what was far apart."""
+    heads, rows, columns, _ = g.Q.shape
+    out = np.zeros((heads, rows, columns, g.V.shape[3]))
+
+    def label(x, length):  # the window after the roll, and whether the pixel came from the far side
+        return ((x - g.S) % length) // g.W, x < g.S
+
+    for h, y, x in np.ndindex(heads, rows, columns):
+        logits = {
+            (v, u): scaled(g.Q[h, y, x], g.K[h, v, u]) + g.B[h, v - y + g.W - 1, u - x + g.W - 1]
+            for v, u in np.ndindex(rows, columns)
+            if label(v, rows) == label(y, rows) and label(u, columns) == label(x, columns)
+        }
+        out[h, y, x] = mixed(weights(logits), g.V[h], g.V.shape[3])
+    return out
+
+
+def tree_mask(g):
+    text = g.K.shape[1] - g.Q.shape[1]
+
+    def ancestors(p):
+        return [] if p < 0 else [p, *ancestors(int(g.PA[p]))]
+
+    def logit(h, p, m):
+        seen = m < text or m - text in ancestors(p)
+        return scaled(g.Q[h, p], g.K[h, m]) if seen else None
+
+    return each_head(g, logit)
+
+
+def forgetting(g):
+    def logit(h, p, m):
+        if m > p:
+            return None
+        return scaled(g.Q[h, p], g.K[h, m]) + math.fsum(map(math.log, g.F[h, m + 1 : p + 1]))
+
+    return each_head(g, logit)
+
+
+def share(x):
+    """The sigmoid of a logit."""
+    return 1 / (1 + math.exp(-x)) if x > 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def stick_breaking(g):
+    out = np.zeros((*g.Q.shape[:2], g.V.shape[2]))
+    for h, p in np.ndindex(*out.shape[:2]):
+        left = 1.0
+        for m in range(place(g, p) - 1, -1, -1):
+            x = scaled(g.Q[h, p], g.K[h, m])
+            out[h, p] += share(x) * left * g.V[h, m]
+            left *= share(-x)
+    return out
+
+
+def cope(g):
+    def logit(h, p, m):
+        if m > p:
+            return None
+        gates = [share(scaled(g.Q[h, p], g.K[h, n])) for n in range(m, p + 1)]
+        position = min(math.fsum(gates), len(g.PE) - 1)
+        low = math.floor(position)
+        high = math.ceil(position)
+        part = position - low
+        encoding = (1 - part) * g.PE[low] + part * g.PE[high]
+        return scaled(g.Q[h, p], g.K[h, m]) + dot(g.Q[h, p], encoding)
+
+    return each_head(g, logit)
+
+
+def multi_token(g):
+    steps, width = g.T.shape[1:]
+
+    def raw(h, p, m):
+        inside = p >= 0 and 0 <= m < g.K.shape[1] and m <= place(g, p)
+        return scaled(g.Q[h, p], g.K[h, m]) if inside else 0.0
+
+    def logit(h, p, m):
+        if m > place(g, p):
+            return None
+        return math.fsum(
+            g.T[h, i, j] * raw(h, p - i, m + width // 2 - j) for i, j in np.ndindex(steps, width)
+        )
+
+    return each_head(g, logit)

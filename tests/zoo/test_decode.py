@@ -25,9 +25,15 @@ CASES = (
     Case("nsa", "h=2 g=2 m=9 e=4 f=3 u=2 c=3 j=2", {"W": 1}, big="Q KC KS KW"),
     Case("flash_decoding", "b=3 h=4 g=2 m=11 e=4 f=3 u=4", given={"N": [11, 6, 0]}),
     Case("flash_decoding", "b=2 h=2 g=2 m=12 e=4 f=3 u=3", given={"N": [1, 12]}),
+    Case("deepseek_sparse", "h=3 p=6 m=9 i=2 d=3 e=4 f=3 j=3", big="Q K QI"),
+    Case("deepseek_sparse", "h=2 p=6 m=4 i=3 d=2 e=4 f=3 j=2", big="Q K KI"),
+    Case("sparsemax", "h=3 p=6 m=9 e=4 f=3"),
+    Case("sparsemax", "h=2 p=6 m=4 e=4 f=3"),
     Case("sage_attention", "h=2 p=5 m=7 e=6 f=3"),
 )
 PASSES = {
+    "deepseek_sparse": ("KI", "m", 1),
+    "sparsemax": ("K", "m", 3),
     "topk_attention": ("K", "m", 4),
     "quest": ("K", "m", 4),
     "moba": ("K", "m", 4),
@@ -44,7 +50,7 @@ def test_equals_the_loops(case, scale):
     case.check(scale, references_select)
 
 
-@pytest.mark.parametrize("name", [*PASSES, "kv_append", "kv_ring", "int8_decode"])
+@pytest.mark.parametrize("name", [*PASSES, "kv_append", "kv_ring", "heavy_hitters", "int8_decode"])
 def test_passes(name):
     tensor, rank, passes = PASSES.get(name, ("K8" if name == "int8_decode" else "K", "m", 3))
     assert count_passes(zoo.load(name), tensor, rank) == passes
@@ -54,12 +60,12 @@ def test_a_split_has_two_passes_over_itself():
     assert count_passes(zoo.load("flash_decoding"), "K", "u") == 2
 
 
-def called(name, steps, state):
+def called(name, steps, state, constants=None):
     """Call a stock cascade with state again and again; yield its outputs."""
     cascade = zoo.load(name)
     for given in steps:
         arrays = {**given, **state}
-        found = interpret(bind_arrays(cascade, arrays), arrays)
+        found = interpret(bind_arrays(cascade, arrays, constants=constants), arrays)
         state = {old: found[new] for old, new in cascade.states}
         yield found
 
@@ -165,3 +171,26 @@ def restored(x):
         return np.zeros(len(x))
     numbers, unit = references_select.quantised(x)
     return np.array(numbers) * unit
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 25.0])
+def test_heavy_hitters(scale):
+    """Room for 5 keys, of which the last 2 are safe."""
+    q, k, v = tokens(2, 2, 14, scale)
+    steps = [{"Q": q[:, t], "KN": k[:, t], "VN": v[:, t]} for t in range(14)]
+    state = {"K": garbage(2, 5, 4), "V": garbage(2, 5, 3), "T": np.array(0.0)}
+    state |= {"AC": np.zeros((2, 5)), "PO": garbage(2, 5)}
+    kept, evicted = [{}, {}], 0
+    for t, found in enumerate(called("heavy_hitters", steps, state, {"W": 2})):
+        for h, had in enumerate(kept):
+            if len(had) == 5:
+                old = [m for m in had if m <= t - 2]
+                del had[min(old, key=lambda m: (had[m], m))]
+                evicted += 1
+            had[t] = 0.0
+            row = weights({m: scaled(q[h, t], k[h, m]) for m in had})
+            for m, weight in row.items():
+                had[m] += weight
+            np.testing.assert_allclose(found["O"][h], mixed(row, v[h], 3), rtol=1e-9, atol=1e-12)
+            assert set(found["PX"][h, : t + 1]) == set(had)
+    assert evicted == 18

@@ -3,20 +3,16 @@
 import numpy as np
 import pytest
 import references_linear
-from cases import Case
+from cases import Case, between
 
 from penstock import count_passes, zoo
 from penstock.einsum_ir.inputs import bind_arrays
 from penstock.einsum_ir.interp import interpret
 
-
-def between(low, high, *dims):
-    """Random numbers in a range: gates, decays, step sizes."""
-    return np.random.default_rng(5).uniform(low, high, size=dims)
-
-
 SSM = {"DT": between(0.01, 2, 11, 2), "A": [-0.3, -1.5]}
 DELTA = {"BE": between(0, 1, 2, 11), "K": between(-0.5, 0.5, 2, 11, 4)}
+KIMI = {**DELTA, "AL": between(0, 1, 2, 11, 4)}
+RWKV7 = {"KH": between(-0.5, 0.5, 2, 11, 4), "A": between(0, 1, 2, 11, 4)}
 CASES = (
     Case("linear_causal", "h=2 t=11 e=4 f=3"),
     Case("performer", "h=2 p=5 m=7 e=4 f=3 r=6", big="K"),
@@ -29,6 +25,11 @@ CASES = (
     Case("retention_chunked", "h=3 t=12 u=3 s=3 e=4 f=3"),
     Case("deltanet", "h=2 t=11 e=4 f=3", given=DELTA, big="Q V"),
     Case("gated_deltanet", "h=2 t=11 e=4 f=3", given={**DELTA, "AL": between(0, 1, 2, 11)}),
+    Case("kimi_delta", "h=2 t=11 e=4 f=3", given=KIMI, big="Q V"),
+    Case("rwkv7", "h=2 t=11 e=4 f=3", given={**RWKV7, "W": between(0, 1, 2, 11, 4)}, big="K V"),
+    Case("mlstm", "h=2 t=9 e=4 f=3", big="I F Q"),
+    Case("mlstm", "h=2 t=9 e=4 f=3", given={"I": between(-900, -1, 2, 9)}),
+    Case("hyena", "t=9 c=4 s=9"),
     Case("mamba2", "t=11 h=2 f=3 n=4", given=SSM, big="X B"),
     Case("mamba2_dual", "m=11 h=2 f=3 n=4", given=SSM, big="X B"),
     Case("rwkv", "m=9 p=9 c=5", given={"W": [0.1, 2, 50, 300, 0]}, big="K U R"),
@@ -37,6 +38,7 @@ CASES = (
 )
 PASSES = {
     "performer": ("K", "m", 2),
+    "hyena": ("V", "t", 1),
     "linformer": ("K", "m", 1),
     "retention_parallel": ("K", "m", 1),
     "mamba2": ("X", "t", 1),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import references
 import references_sparse
-from cases import Case
+from cases import Case, between
 
 from penstock import count_passes, zoo
 
@@ -62,11 +62,23 @@ SPARSE = (
     Case("transformer_xl", "h=2 p=4 m=7 d=7 e=4 f=3"),
     Case("transformer_xl", "h=2 p=6 m=4 d=4 e=4 f=3"),
     Case("deberta", "h=2 p=9 m=7 d=6 e=4 f=3"),
+    Case("shifted_window", "h=2 y=6 x=9 r=5 c=5 e=4 f=3", {"W": 3, "S": 1}),
+    Case("shifted_window", "h=2 y=4 x=4 r=3 c=3 e=4 f=3", {"W": 2, "S": 0}),
+    Case("tree_mask", "h=2 p=7 m=11 i=4 e=4 f=3", given={"PA": [-1, 0, 0, 1, -1, 3, 4]}),
+    Case("forgetting", "h=2 m=9 e=4 f=3", given={"F": between(0.01, 1, 2, 9)}),
+    Case("stick_breaking", "h=2 p=4 i=7 e=4 f=3"),
+    Case("stick_breaking", "h=2 p=6 i=4 e=4 f=3"),
+    Case("cope", "h=2 m=9 d=4 e=4 f=3"),
+    Case("multi_token", "h=2 p=5 m=8 i=2 j=3 e=4 f=3"),
+    Case("multi_token", "h=2 p=5 m=3 i=3 j=2 e=4 f=3"),
     Case("attention_lse", "h=2 p=5 m=7 e=4 f=3"),
     Case("attention_lse", "h=2 p=5 m=3 e=4 f=3"),
 )
 PASSES = {
     "attention_lse": ("K", "m", 2),
+    "shifted_window": ("K", "x", 3),
+    "stick_breaking": ("K", "i", 1),
+    "cope": ("K", "m", 4),
     "neighborhood_2d": ("K", "x", 3),
     "mla": ("C", "m", 3),
     "mla_absorbed": ("C", "m", 3),

@@ -38,8 +38,9 @@ MECHANISMS = {
         "titans",
         sequences.titans,
         (dict(t=6, d=4, f=4), dict(t=11, d=3, f=5)),
-        (("K", "t", 1), ("V", "t", 1)),
+        (("K", "t", 1), ("V", "t", 1), ("K", "d", 2)),
         hot=(),
+        naive=1,  # over t; in one step the error needs all of K[t], and the gradient K[t] again
         draw={"ETA": gates, "TH": gates, "AL": gates},
         grown="V",
     ),

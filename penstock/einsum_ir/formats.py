@@ -69,7 +69,7 @@ class Format:
 
 
 _FLOATS = {"fp64": 64, "fp32": 32, "fp16": 16, "bf16": 16, "fp8_e4m3": 8, "fp8_e5m2": 8}
-_INTEGERS = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in (4, 8, 16, 32)}
+_INTEGERS = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in (4, 8, 16, 24, 32)}
 _FIXED = re.compile(r"fixed<\s*(\d+)\s*,\s*(\d+)\s*>")
 
 

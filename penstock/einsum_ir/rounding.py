@@ -63,7 +63,7 @@ def quantise(array: npt.ArrayLike, fmt: Format) -> Array:
     Returns:
         The rounded numbers, same shape: float64 for fp64 and fixed, float32 for fp32, bf16 and
         fp8 (NumPy has no such types), float16 for fp16; for integers the NumPy type of that name,
-        or (u)int8 for (u)int4. Floats round to nearest even and overflow to inf, but fp8_e4m3 to
+        or the next wider one. Floats round to nearest even and overflow to inf, but fp8_e4m3 to
         +-448 (inf too). fixed rounds half up and saturates, integers round half to even and
         saturate (inf too).
 
@@ -148,7 +148,8 @@ def to_fixed(array: npt.ArrayLike, fmt: Format) -> Array:
 def from_fixed(integers: Array, fmt: Format) -> Array:
     """Return ``n / 2^F`` exactly: float64 for a fixed format, else the integers (`quantise`)."""
     if fmt.kind == "int":
-        return integers.astype(f"{'' if fmt.signed else 'u'}int{max(fmt.bits, 8)}")
+        held = next(bits for bits in (8, 16, 32) if bits >= fmt.bits)
+        return integers.astype(f"{'' if fmt.signed else 'u'}int{held}")
     return np.asarray(np.ldexp(integers.astype(np.float64), -fmt.fraction_bits))
 
 

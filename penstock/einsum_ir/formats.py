@@ -18,7 +18,7 @@ from typing import Literal
 
 from penstock.errors import DataError
 
-__all__ = ["Format", "parse_format", "run_format", "tensor_formats"]
+__all__ = ["EXTENDED", "Format", "parse_format", "run_format", "tensor_formats"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,9 @@ class Format:
     def __str__(self) -> str:
         return self.name
 
+
+EXTENDED = Format("extended", "float", 80)
+"""What NumPy has beyond fp64 (64 bits of mantissa on x86), for references only: it has no name."""
 
 _FLOATS = {"fp64": 64, "fp32": 32, "fp16": 16, "bf16": 16, "fp8_e4m3": 8, "fp8_e5m2": 8}
 _INTEGERS = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in (4, 8, 16, 24, 32)}

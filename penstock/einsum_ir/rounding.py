@@ -50,7 +50,7 @@ def compute_type(fmt: Format) -> npt.DTypeLike:
     """Return the NumPy type that an Einsum is computed in; int64 for fixed (`exact.py`)."""
     if fmt.exact:
         return np.dtype(np.int64)
-    return np.dtype(np.float64) if fmt.name == "fp64" else np.dtype(np.float32)
+    return np.dtype({"fp64": np.float64, "extended": np.longdouble}.get(fmt.name, np.float32))
 
 
 def quantise(array: npt.ArrayLike, fmt: Format) -> Array:
@@ -78,6 +78,8 @@ def quantise(array: npt.ArrayLike, fmt: Format) -> Array:
             return _to_bf16(source)
         if fmt.name in _FP8:
             return _to_fp8(source, *_FP8[fmt.name])
+        if fmt.name == "extended":
+            return source.astype(np.longdouble)
         return source.astype({"fp64": np.float64, "fp32": np.float32}.get(fmt.name, np.float16))
 
 

@@ -248,7 +248,9 @@ STOCK = [  # stock cascade, score_mod, mask_mod, constants
 
 
 @pytest.mark.parametrize("logits", [1, 300])
-@pytest.mark.parametrize(("name", "score_mod", "mask_mod", "constants"), STOCK, ids=str)
+@pytest.mark.parametrize(
+    ("name", "score_mod", "mask_mod", "constants"), STOCK, ids=[each[0] for each in STOCK]
+)
 def test_stock_cascades(name, score_mod, mask_mod, constants, logits):
     gqa = name == "gqa_causal"
     qkv = tensors(1, 4, 2 if gqa else 4, 37, 37, 24, 10, logits=logits)

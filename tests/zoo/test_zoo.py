@@ -1,6 +1,7 @@
 """The stock cascades: they read, print, bind, and compute what their names say."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,3 +163,10 @@ def test_cross():
     }
     expected = np.einsum("hpf,hfo->po", softmax_attention(heads), given["WO"])
     close(run("cross", given), expected)
+
+
+def test_each_stock_cascade_is_named_by_a_test():
+    tests = Path(__file__).parents[1]
+    texts = [path.read_text() for path in tests.rglob("*.py")]
+    missing = [name for name in zoo.names() if not any(f'"{name}"' in text for text in texts)]
+    assert not missing

@@ -191,6 +191,8 @@ def _compared(op: str, left: Expr, right: Expr, symbols: Mapping[str, float]) ->
 
 def _below(form: Form, *, strict: bool = False) -> Condition:
     """Return ``form <= 0`` (``< 0`` if strict) of integers but for the constant."""
+    if math.isinf(form.constant):  # as in p - m < W with W = inf
+        return TRUE if form.constant < 0 else FALSE
     constant = math.floor(form.constant) + 1 if strict else math.ceil(form.constant)
     return _expanded(Form(form.terms, constant))
 

@@ -1,6 +1,7 @@
 """Bounds of conditions over boxes, elimination and counts, against enumeration."""
 
 import itertools
+import math
 import time
 
 import numpy as np
@@ -128,6 +129,13 @@ def test_what_is_known_folds_to_a_number():
     assert possible(parse_expr("m <= p"), ranges, ExprAlgebra(), {}) == Num(1)
     assert possible(parse_expr("m > p"), ranges, ExprAlgebra(), {}) == Num(0)
     assert interval(parse_expr("2*m - p + 1"), ranges, ExprAlgebra(), {}) == (Num(-5), Num(3))
+
+
+def test_an_infinite_number_decides():
+    box = {"m": np.array([0]), "p": np.array([0])}, {"m": np.array([8]), "p": np.array([8])}
+    for text, state in (("p - m < W", 1), ("p - m > W", -1), ("-W <= m", 1), ("m == W", -1)):
+        assert box_status(parse_expr(text), *box, {"W": math.inf}).tolist() == [state]
+    assert box_status(parse_expr("m < p or m <= -W"), *box, {"W": math.inf}).tolist() == [0]
 
 
 def test_a_tensor_is_unknown_but_never_full():

@@ -1,0 +1,228 @@
+"""Inputs on which a rewritten cascade may go wrong though its algebra is right.
+
+Each family fills every input of a cascade; all of them lie side by side along one rank in front, so
+that one run of `batched` serves them all. A family that the original cascade cannot compute itself
+asks nothing (`gate.py`), so families may be as hard as they like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from string import ascii_lowercase
+
+import numpy as np
+
+from penstock.einsum_ir.cascade import Cascade
+from penstock.einsum_ir.evaluate import coordinate_inputs
+from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.nodes import (
+    Access,
+    Apply,
+    Declaration,
+    Einsum,
+    Expr,
+    Group,
+    Num,
+    Statement,
+    Sym,
+    Var,
+    variables,
+)
+from penstock.einsum_ir.rounding import Array
+
+__all__ = ["Families", "batched", "families", "free_variable", "sizes"]
+
+LENGTH = 37
+"""Elements along the rank that is reduced: one full tile of 32 and one that is not."""
+
+Draw = Callable[[np.random.Generator, tuple[int, ...], int], Array]
+"""(random numbers, shape, axis of the rank) → an input."""
+
+
+@dataclass(frozen=True)
+class Families:
+    """Named inputs: ``arrays[tensor][i]`` is the tensor in family ``names[i]``."""
+
+    names: tuple[str, ...]
+    arrays: Mapping[str, Array]
+
+
+def free_variable(cascade: Cascade) -> str:
+    """Return a rank variable that the cascade does not use."""
+    used = {name.lower() for name in _names(cascade)}
+    return next(name for name in [*reversed(ascii_lowercase), "zz"] if name not in used)
+
+
+def _names(cascade: Cascade) -> set[str]:
+    ranks = {rank for each in cascade.inputs for rank in each.ranks}
+    ranks |= {name for each in cascade.einsums for name in each.variables}
+    return ranks | set(cascade.arity) | {name for name, _ in cascade.constants}
+
+
+def batched(cascade: Cascade, rank: str, extent: int) -> Cascade:
+    """Give every tensor one more rank in front.
+
+    Before → after, with rank z: ``S[p] = X[p, m] :: sum[m]`` → ``S[z, p] = X[z, p, m] :: sum[m]``.
+    """
+
+    def statement(each: Statement) -> Statement:
+        if isinstance(each, Group):
+            return replace(each, einsums=tuple(einsum(inner) for inner in each.einsums))
+        return einsum(each)
+
+    def einsum(each: Einsum) -> Einsum:
+        output = replace(each.output, indices=(Var(rank), *each.output.indices))
+        where = None if each.where is None else _with_rank(each.where, rank)
+        return replace(each, output=output, body=_with_rank(each.body, rank), where=where)
+
+    def declaration(each: Declaration) -> Declaration:
+        return replace(each, ranks=(rank, *each.ranks))
+
+    return replace(
+        cascade,
+        inputs=tuple(declaration(each) for each in cascade.inputs),
+        outputs=tuple(declaration(each) for each in cascade.outputs),
+        statements=tuple(statement(each) for each in cascade.statements),
+        shapes=(*cascade.shapes, (rank, extent)),
+        states=(),
+    )
+
+
+def _with_rank(expr: Expr, rank: str) -> Expr:
+    match expr:
+        case Access(_, indices):
+            inner = tuple(_with_rank(each, rank) for each in indices)
+            return replace(expr, indices=(Var(rank), *inner))
+        case Apply(_, args):
+            return replace(expr, args=tuple(_with_rank(each, rank) for each in args))
+        case Num() | Var() | Sym():
+            return expr
+
+
+def sizes(cascade: Cascade, rank: str) -> dict[str, int]:
+    """Return small extents for the ranks of the inputs that the cascade leaves open.
+
+    A rank that a predicate or an index compares with `rank` is a little longer than it, so that a
+    right-aligned causal mask has rows without keys; the others have 2 coordinates.
+    """
+    compared: set[str] = set()
+    for einsum in cascade.einsums:
+        exprs = [index for access in einsum.operands for index in access.indices]
+        for expr in [*exprs, *([einsum.where] if einsum.where else [])]:
+            names = set(variables(expr))
+            compared |= names if rank in names else set()
+    found = {name: 2 for each in cascade.inputs for name in each.ranks}
+    found |= {name: LENGTH + 3 for name in compared if name in found}
+    return found | {rank: LENGTH} | {n: v for n, v in cascade.shapes if n in found and n != rank}
+
+
+def families(
+    cascade: Cascade, rank: str, dims: Mapping[str, tuple[int, ...]], fmt: Format, seed: int
+) -> Families:
+    """Return the inputs of all families.
+
+    Args:
+        cascade: the original.
+        rank: what its reductions are over.
+        dims: input → extents.
+        fmt: limits how large and small numbers get.
+        seed: of the random numbers; the same seed, the same numbers.
+    """
+    own = {each.tensor: each.ranks for each in cascade.inputs}
+    coordinates = coordinate_inputs(cascade)
+    along = [name for name, ranks in own.items() if rank in ranks]
+    values = [name for name in along if name not in coordinates]
+    plans: dict[str, Mapping[str, Draw]] = {
+        name: dict.fromkeys(values, draw) for name, draw in _everywhere(fmt).items()
+    }
+    for tensor in values:
+        for name, draw in _alone().items():
+            rest = dict.fromkeys(set(own) - coordinates, _positive if "prefix" in name else _normal)
+            plans[f"{tensor} {name}"] = rest | {tensor: draw}
+    if masks := [name for name in along if name in coordinates]:
+        plans["masked prefix"] = dict.fromkeys(masks, _prefix_mask)
+        plans["fully masked"] = dict.fromkeys(masks, _zeros)
+    parts: dict[str, list[Array]] = {name: [] for name in own}
+    for name, plan in plans.items():
+        rng = np.random.default_rng([seed, *name.encode()])
+        for tensor, ranks in own.items():
+            draw = plan.get(tensor, _coordinates if tensor in coordinates else _normal)
+            parts[tensor].append(
+                draw(rng, dims[tensor], ranks.index(rank) if rank in ranks else -1)
+            )
+    return Families(tuple(plans), {name: np.stack(each) for name, each in parts.items()})
+
+
+def _everywhere(fmt: Format) -> dict[str, Draw]:
+    """Families of all inputs with the rank; absolute ones for what takes logarithms and roots."""
+    power = {"fp64": 200, "fp32": 25, "bf16": 25, "fp16": 3, "fp8_e5m2": 3}.get(fmt.name, 1)
+    signed: dict[str, Draw] = {
+        "normal": _normal,
+        "big": lambda rng, shape, axis: 2000 * _normal(rng, shape, axis),
+        "ascending": lambda rng, shape, axis: np.sort(10 * _normal(rng, shape, axis), axis),
+        "descending": lambda rng, shape, axis: -np.sort(10 * _normal(rng, shape, axis), axis),
+        "tiny": lambda rng, shape, axis: 10.0**-power * _normal(rng, shape, axis),
+        "huge": lambda rng, shape, axis: 10.0**power * _normal(rng, shape, axis),
+    }
+    absolute = {f"{name}, positive": _absolute(draw) for name, draw in signed.items()}
+    return (
+        signed
+        | absolute
+        | {
+            "offset 1e4": lambda rng, shape, axis: 1e4 + _normal(rng, shape, axis),
+            "offset 3e4": lambda rng, shape, axis: 3e4 + _normal(rng, shape, axis),
+            "offset -3e4": lambda rng, shape, axis: -3e4 + _normal(rng, shape, axis),
+            "constant": lambda rng, shape, axis: np.full(shape, 0.75),
+            "zero": _zeros,
+        }
+    )
+
+
+def _alone() -> dict[str, Draw]:
+    """Families of one input with the rank at a time."""
+    return {
+        "big": lambda rng, shape, axis: 2000 * _normal(rng, shape, axis),
+        "offset 3e4": lambda rng, shape, axis: 3e4 + _normal(rng, shape, axis),
+        "offset -3e4": lambda rng, shape, axis: -3e4 + _normal(rng, shape, axis),
+        "ascending": lambda rng, shape, axis: np.sort(10 * _normal(rng, shape, axis), axis),
+        "descending": lambda rng, shape, axis: -np.sort(10 * _normal(rng, shape, axis), axis),
+        "-inf prefix": _prefix(-np.inf),
+        "0 prefix": _prefix(0.0),
+    }
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...], _axis: int) -> Array:
+    return rng.normal(size=shape)
+
+
+def _positive(rng: np.random.Generator, shape: tuple[int, ...], axis: int) -> Array:
+    return np.abs(_normal(rng, shape, axis)) + 0.1
+
+
+def _absolute(draw: Draw) -> Draw:
+    return lambda rng, shape, axis: np.abs(draw(rng, shape, axis))
+
+
+def _zeros(_rng: np.random.Generator, shape: tuple[int, ...], _axis: int) -> Array:
+    return np.zeros(shape)
+
+
+def _prefix(value: float) -> Draw:
+    """Return positive numbers after a third of the rank that has this value."""
+
+    def draw(rng: np.random.Generator, shape: tuple[int, ...], axis: int) -> Array:
+        numbers = _positive(rng, shape, axis)
+        np.moveaxis(numbers, axis, 0)[: shape[axis] // 3] = value
+        return numbers
+
+    return draw
+
+
+def _prefix_mask(rng: np.random.Generator, shape: tuple[int, ...], axis: int) -> Array:
+    return np.minimum(np.ceil(_prefix(0.0)(rng, shape, axis)), 1)
+
+
+def _coordinates(rng: np.random.Generator, shape: tuple[int, ...], axis: int) -> Array:
+    """Return flags or numbers of documents along the rank, else coordinates such as lengths."""
+    return rng.integers(0, 2 if axis >= 0 else LENGTH, size=shape).astype(np.float64)

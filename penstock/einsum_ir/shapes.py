@@ -143,7 +143,7 @@ def _inferred(
                         found[name] = max(found.get(name, 0), extent)
         if found:
             return found
-    return _sorted(cascade, known)
+    return _sorted(cascade, known) or _joined(cascade, known, symbols)
 
 
 def _reads(einsum: Einsum) -> list[tuple[Access, frozenset[str]]]:
@@ -167,6 +167,28 @@ def _chosen(expr: Expr, by: frozenset[str]) -> list[tuple[Access, frozenset[str]
             return [each for arg in args for each in _chosen(arg, by)]
         case _:
             return []
+
+
+def _joined(
+    cascade: Cascade, known: Mapping[str, int], symbols: Mapping[str, float]
+) -> dict[str, int]:
+    """Return the extents of ranks that choose between tensors: they reach the end of each.
+
+    In ``where(n < G, X[n], Y[n - G])`` the last n reads the last element of Y.
+    """
+    found: dict[str, int] = {}
+    unsure: set[str] = set()
+    for einsum in cascade.einsums:
+        for access, chosen in _reads(einsum):
+            dims = _known_dims(cascade, access.tensor, known)
+            for index, dim in zip(access.indices, dims, strict=True):
+                for name in chosen.intersection(variables(index)) - known.keys():
+                    form = affine(index, symbols)
+                    if form is None or dim is None or form.coefficients != ((name, 1),):
+                        unsure.add(name)
+                    else:
+                        found[name] = max(found.get(name, 1), dim - form.constant)
+    return {name: extent for name, extent in found.items() if name not in unsure}
 
 
 def _sorted(cascade: Cascade, known: Mapping[str, int]) -> dict[str, int]:

@@ -30,5 +30,5 @@ def test_a_shape_that_is_given_wins():
 
 
 def test_an_index_that_may_go_anywhere_tells_nothing():
-    with pytest.raises(CascadeError, match="'n' of .* has no shape"):
+    with pytest.raises(CascadeError, match=r"'n' of .* has no shape"):
         extents("J[n] = X[n] s.t. n < A\nJ[n] = Y[(n - A) % B]\n")

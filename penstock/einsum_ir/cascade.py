@@ -235,7 +235,7 @@ def _twice(cascade: Cascade, einsum: Einsum) -> CascadeError:
         span, fix = starts.output.span, f"write 'init {starts.output}' for the first coordinate"
     else:
         span = einsum.output.span
-        fix = f"give the second a name of its own, as {einsum.name}2, and read that below"
+        fix = f"give one of the two a name of its own, as {einsum.name}2"
     if first.where is None and einsum.where is not None:
         fix = "write the piece with the predicate (s.t.) first: the first that holds decides"
     return CascadeError(f"{einsum.name} is defined twice", span=span, fix=fix)
@@ -244,7 +244,9 @@ def _twice(cascade: Cascade, einsum: Einsum) -> CascadeError:
 def _check_outputs(cascade: Cascade) -> None:
     if not cascade.outputs:
         raise CascadeError(
-            f"cascade {cascade.name} has no output", fix="end its first line with '-> O[p, f]'"
+            f"cascade {cascade.name} has no output: each tensor is read by another",
+            span=cascade.einsums[-1].span if cascade.einsums else None,
+            fix="name it: end the first line with '-> O[p, f]', in Python c.outputs(c.O[p, f])",
         )
     defined = {each.name: each.output for each in cascade.einsums if not each.init}
     for declaration in cascade.outputs:

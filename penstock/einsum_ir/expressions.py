@@ -411,10 +411,10 @@ class Cursor:
 
     def _hint(self) -> str:
         token = self.now
-        if token.text in REDUCTIONS or token.text in SELECTIONS:
-            return f"put '::' before the reduction: '{habits.example(token.text)}'"
         if fix := "" if self.at("=") and token.line > self.last.line else self._habit():
             return fix
+        if token.text in REDUCTIONS or token.text in SELECTIONS:
+            return f"put '::' before the reduction: '{habits.example(token.text)}'"
         if token.line > self.last.line:
             return (
                 f"a line that starts with '{token.text}' goes on the one above: start with a tensor"

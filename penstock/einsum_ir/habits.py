@@ -68,11 +68,12 @@ _TEXT = (  # what stands there, from which character on; a fix
     (re.compile(r"\.\w+(?=\()"), 0, "an operator stands alone, before its operands: exp(X[p])"),
     (re.compile(r"@"), 0, "write '*' and the indices: Q[p, e] * K[m, e] is summed over e"),
     (re.compile(r"\?"), 0, "to choose a value, write where(condition, a, b)"),
+    (re.compile(r"(?<=einsum\()['\"]"), 0, "write the product: Q[p, e] * K[m, e] is summed over e"),
     (re.compile(r"['\"]"), 0, "leave the quotes out"),
 )
 _STATEMENTS = {
     ("for", "while", "foreach", "scan"): "write 'loop i:', and below it, indented, its Einsums",
-    ("return", "yield", "output", "outputs"): "name the outputs in the first line: -> O[p]",
+    ("return", "yield", "output", "outputs"): "leave it out: the first line names the outputs",
     ("input", "inputs"): "name the inputs in the first line: cascade c(Q[p, e])",
     ("let", "var", "set", "param", "constant"): "write 'const W = 4'",
     ("if",): "write a predicate behind the Einsum: s.t. m <= p",
@@ -151,6 +152,17 @@ def example(name: str) -> str:
     return f":: {name}[{'m -> j' if many else 'm'}]"
 
 
+def _outside(words: Sequence[str]) -> list[str]:
+    """Return the words that stand in no brackets."""
+    found: list[str] = []
+    depth = 0
+    for word in words:
+        depth += (word in {"(", "["}) - (word in {")", "]"})
+        if not depth:
+            found.append(word)
+    return found
+
+
 def trailing(before: Sequence[str], found: str, following: str, inside: str = "") -> str:
     """Return the fix for what stands where an expression could have ended.
 
@@ -174,7 +186,8 @@ def trailing(before: Sequence[str], found: str, following: str, inside: str = ""
         return joined or "leave the ',' out; a predicate stands after 's.t.'"
     if word := _find(_WORDS, found):
         return word
-    if found[0].isalpha() and ("//" in before or "- -" in " ".join(before)):
+    outside = " ".join(_outside(before))
+    if found[0].isalpha() and ("//" in outside or "- -" in outside):
         return "write '#' before a comment"
     last = re.fullmatch(rf"({'|'.join(REDUCTIONS)})_(\w+)", before[-1]) if before else None
     return f"write ':: {last[1]}[{last[2]}]' after the expression" if last else ""

@@ -116,6 +116,12 @@ def _check_names(cascade: Cascade, inputs: Arrays, symbols: Iterable[str]) -> No
     for name, array in inputs.items():
         if name in declared or (name in known and np.ndim(array) == 0):
             continue
+        if name in known:
+            raise DataError(
+                f"array {name} has {np.ndim(array)} dimensions {np.shape(array)}, but {name} is a "
+                f"constant of {cascade.name}",
+                fix=f"give one number, or declare {name} among the inputs, with its ranks",
+            )
         near = nearest(name, [*declared, *known])
         raise DataError(
             f"array {name} belongs to no input of {cascade.name} (inputs: "

@@ -194,8 +194,15 @@ def check_states(
     for name, following in states:
         span = (spans or {}).get(name)
         if name not in given:
-            fix = f"write an input before the '->': state {next(iter(given), 'K')} -> {name}"
-            raise UnknownNameError("state (an input)", name, given, span=span, otherwise=fix)
+            turned = name in made and following in given
+            raise UnknownNameError(
+                "state (an input)",
+                name,
+                given,
+                span=span,
+                fix=f"write it the other way round: state {following} -> {name}" if turned else "",
+                otherwise="write an input before the '->'",
+            )
         if following not in made:
             fix = f"add {following} to the outputs in the first line"
             raise UnknownNameError(
@@ -279,8 +286,8 @@ def _check_left_side(einsum: Einsum) -> None:
         stepping += steps or starts
         if not (plain or steps or starts):
             fix = (
-                f"name the rank of a computed place: {einsum.name}[r = {index}]; "
-                "an iterative rank is written at i+1"
+                f"name the rank of a computed place: {einsum.name}[r = {index}], in Python "
+                f"c.{einsum.name}[r.at(...)]; an iterative rank is written at i+1"
             )
             if isinstance(index, Sym):
                 fix = f"write {index.name.lower()}: rank variables are lower case"

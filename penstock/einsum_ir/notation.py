@@ -435,7 +435,8 @@ def _reduction(cursor: Cursor) -> Reduce:
     cursor.take()
     if cursor.at("(") or cursor.now.kind == "name":
         raise cursor.unexpected(
-            f"'[' after '{token.text}'", fix=f"write '{habits.example(token.text)}', in brackets"
+            f"'[' after '{token.text}'",
+            fix=f"write '{habits.example(token.text)}', in square brackets",
         )
     if not cursor.at("["):
         return Reduce(token.text, (), span=cursor.span(token))

@@ -265,8 +265,8 @@ def _check_complete(
                     raise CascadeError(
                         f"constant {node.name} of {einsum.name} has no value",
                         span=node.span,
-                        fix=f"add a line 'const {node.name} = ...', "
-                        f"or give it with --const {node.name}=...",
+                        fix=f"add a line 'const {node.name} = 1', in Python "
+                        f"c.const({node.name}=1), or give --const {node.name}=1",
                     )
 
 
@@ -279,7 +279,7 @@ def _no_shape(
     value: bool = False,
 ) -> CascadeError:
     listed = ", ".join(sorted(known)) if known else "none"
-    fix = f"give it with --shape {rank}=64, or in Python with_shapes({rank}=64)"
+    fix = f"add a line 'shape {rank} = 64', in Python c.shape({rank}=64), or give --shape {rank}=64"
     if value:
         fix += f"; for a constant, write {rank.upper()}"
     return CascadeError(

@@ -67,7 +67,7 @@ __all__ = [
     "where",
 ]
 
-_OURS = ("penstock.einsum_ir.", "penstock.importers.", "torch.", "numpy.")
+_OURS = ("penstock.einsum_ir.", "penstock.importers.", "torch.", "numpy.", "contextlib")
 
 
 class Term:
@@ -98,7 +98,7 @@ class Term:
             "an Einsum expression has no truth value: it is built now and computed later",
             span=here(),
             fix="write & | ~ for and, or, not, and (0 <= x) & (x < W) for 0 <= x < W; "
-            "where(condition, a, b) chooses between values",
+            "where(condition, a, b) and maximum(a, b) choose between values",
         )
 
     def __iter__(self) -> Iterator[Term]:
@@ -263,13 +263,16 @@ class RightSide(Term):
         Raises:
             CascadeError: always.
         """
-        what = "softmax" if self.softmax else "a predicate"
-        if self.reduce is not None:
-            what = f"the reduction {_function(self.reduce.op)}"
+        what, example = "a predicate", "c.B[p, m] = c.A[p, m].where(...)"
+        if self.softmax:
+            what, example = "softmax", "c.A[p, m] = softmax(...)"
+        elif self.reduce is not None:
+            name = _function(self.reduce.op)
+            what, example = f"the reduction {name}", f"c.GM[p] = {name}(...)"
         raise CascadeError(
             f"{what} stands inside a larger expression, but an Einsum ends with it",
             span=here(),
-            fix="give it a name of its own, as in c.GM[p] = reduce_max(...), and use that",
+            fix=f"give it a name of its own, as in {example}, and use that",
         )
 
     def __str__(self) -> str:
@@ -455,18 +458,18 @@ def softmax(value: Operand, *over: Rank) -> RightSide:
 
 def _reduce(op: str, value: Operand, over: tuple[Rank, ...], into: Rank | None = None) -> RightSide:
     names = _names(_function(op), over)
-    places = None if into is None else _names(_function(op), (into,))[0]
+    places = None if into is None else _names(_function(op), (into,), "writes along")[0]
     fold = Reduce(op, names, places, span=here())
     if isinstance(value, RightSide) and value.reduce is None and not value.softmax:
         return RightSide(value.body, fold, value.predicate)
     return RightSide(expression(value), fold)
 
 
-def _names(function: str, over: tuple[Rank, ...]) -> tuple[str, ...]:
+def _names(function: str, over: tuple[Rank, ...], does: str = "goes over") -> tuple[str, ...]:
     for each in over:
         if not isinstance(each, Rank):
             raise CascadeError(
-                f"{function} goes over {each!r}, which is no rank variable",
+                f"{function} {does} {each!r}, which is no rank variable",
                 span=here(),
                 fix='give rank variables, as m of m, e = ranks("m e")',
             )

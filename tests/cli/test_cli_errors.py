@@ -81,7 +81,7 @@ fix: add W to the inputs in the first line, or define it""",
 rank.einsum:3:8
   QK[p,n] = Q[p,e] * K[m,e] * SC
        ^
-fix: give it with --shape n=64, or in Python with_shapes(n=64)""",
+fix: add a line 'shape n = 64', in Python c.shape(n=64), or give --shape n=64""",
     ),
     "missing shape": (
         ["explore", "a.einsum", "--target", "cpu", "--shape", "p=4", "m=4"],
@@ -89,7 +89,7 @@ fix: give it with --shape n=64, or in Python with_shapes(n=64)""",
 a.einsum:1:19
   cascade attention(Q[p,e], K[m,e], V[m,f]) -> O[p,f]
                     ^^^^^^
-fix: give it with --shape e=64, or in Python with_shapes(e=64)""",
+fix: add a line 'shape e = 64', in Python c.shape(e=64), or give --shape e=64""",
     ),
     "constant": (
         ["run", "constant.einsum", "--inputs", "in.npz"],
@@ -97,7 +97,7 @@ fix: give it with --shape e=64, or in Python with_shapes(e=64)""",
 constant.einsum:2:31
   QK[p,m] = Q[p,e] * K[m,e] * SC
                               ^^
-fix: add a line 'const SC = ...', or give it with --const SC=...""",
+fix: add a line 'const SC = 1', in Python c.const(SC=1), or give --const SC=1""",
     ),
     "twice": (
         ["show", "twice.einsum"],
@@ -105,7 +105,7 @@ fix: add a line 'const SC = ...', or give it with --const SC=...""",
 twice.einsum:6:3
   GM[p]   = SN[p,m]                     :: sum[m]
   ^^^^^
-fix: give the second a name of its own, as GM2, and read that below""",
+fix: give one of the two a name of its own, as GM2""",
     ),
     "cycle": (
         ["show", "cycle.einsum"],

@@ -109,7 +109,10 @@ def small(name="c", output=None, body=None, **fields):
         ),
         (
             {"outputs": ()},
-            "cascade c has no output\nfix: end its first line with '-> O[p, f]'",
+            (
+                "cascade c has no output: each tensor is read by another\n"
+                "fix: name it: end the first line with '-> O[p, f]', in Python c.outputs(c.O[p, f])"
+            ),
         ),
         (
             {
@@ -139,9 +142,7 @@ def test_messages_of_nodes():
     assert str(caught.value).startswith("unknown operator 'softmix' (known: abs, bitlen, clamp, ")
     with pytest.raises(CascadeError) as caught:
         Apply("exp", (Num(1), Num(2)))
-    assert str(caught.value) == (
-        "operator 'exp' takes 1 operand(s), 2 given\nfix: write exp(x)"
-    )
+    assert str(caught.value) == ("operator 'exp' takes 1 operand(s), 2 given\nfix: write exp(x)")
     with pytest.raises(UnknownNameError) as caught:
         Einsum(Access("O", ()), Access("A", (Var("p"),)), Reduce("total", ("p",)))
     assert str(caught.value) == (

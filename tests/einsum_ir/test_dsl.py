@@ -236,7 +236,7 @@ def test_message_of_a_truth_value():
         "  _ = 3 if p < 2 else 4  # truth\n"
         "           ^^^^^\n"
         "fix: write & | ~ for and, or, not, and (0 <= x) & (x < W) for 0 <= x < W; "
-        "where(condition, a, b) chooses between values"
+        "where(condition, a, b) and maximum(a, b) choose between values"
     )
 
 
@@ -295,7 +295,7 @@ def test_messages_of_shapes_point_at_python():
         f"{__file__}:{line('shape')}:24\n"
         "  c.O[p] = c.A[p] * (c.B[k, p] + 1)  # shape\n"
         "                     ^^^^^^^^^\n"
-        "fix: give it with --shape k=64, or in Python with_shapes(k=64)"
+        "fix: add a line 'shape k = 64', in Python c.shape(k=64), or give --shape k=64"
     )
 
 

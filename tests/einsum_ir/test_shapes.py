@@ -114,7 +114,7 @@ def test_a_constant_hides_the_shape_of_the_same_name():
                 "<text>:2:23\n"
                 "  O[p] = A[p] * SC * (m + 1)\n"
                 "                      ^\n"
-                "fix: give it with --shape m=64, or in Python with_shapes(m=64); "
+                "fix: add a line 'shape m = 64', in Python c.shape(m=64), or give --shape m=64; "
                 "for a constant, write M"
             ),
         ),
@@ -126,7 +126,7 @@ def test_a_constant_hides_the_shape_of_the_same_name():
                 "<text>:1:11\n"
                 "  cascade c(A[p]) -> O[p]\n"
                 "            ^^^^\n"
-                "fix: give it with --shape p=64, or in Python with_shapes(p=64)"
+                "fix: add a line 'shape p = 64', in Python c.shape(p=64), or give --shape p=64"
             ),
         ),
         (
@@ -137,7 +137,7 @@ def test_a_constant_hides_the_shape_of_the_same_name():
                 "<text>:2:17\n"
                 "  O[p] = A[p] * SC * (m + 1)\n"
                 "                ^^\n"
-                "fix: add a line 'const SC = ...', or give it with --const SC=..."
+                "fix: add a line 'const SC = 1', in Python c.const(SC=1), or give --const SC=1"
             ),
         ),
         (
@@ -253,5 +253,5 @@ def test_a_missing_shape_is_shown_where_it_is_read():
         "<text>:2:12\n"
         "  O[p] = A[p + q]\n"
         "           ^\n"
-        "fix: give it with --shape p=64, or in Python with_shapes(p=64)"
+        "fix: add a line 'shape p = 64', in Python c.shape(p=64), or give --shape p=64"
     )

@@ -25,22 +25,19 @@ def linear_causal(g):
 def performer(g):
     root = g.Q.shape[2] ** 0.25
 
-    def features(x):
+    def logs(x):
         return [dot(x / root, w) - dot(x / root, x / root) / 2 for w in g.W]
+
+    def features(found, top):
+        return [math.exp(x - top) + 1e-4 for x in found]
 
     out = np.zeros((*g.Q.shape[:2], g.V.shape[2]))
     for h in range(len(g.Q)):
-        keys = [features(k) for k in g.K[h]]
-        top = max(max(row) for row in keys)
+        keys = [logs(k) for k in g.K[h]]
+        keys = [features(row, max(map(max, keys))) for row in keys]
         for p, q in enumerate(g.Q[h]):
-            asked = features(q)
-            similar = [
-                math.fsum(
-                    math.exp(a - max(asked)) * math.exp(b - top)
-                    for a, b in zip(asked, key, strict=True)
-                )
-                for key in keys
-            ]
+            asked = features(logs(q), max(logs(q)))
+            similar = [dot(asked, key) for key in keys]
             total = math.fsum(similar)
             found = {m: s / total for m, s in enumerate(similar)}
             out[h, p] = mixed(found, g.V[h], g.V.shape[2])

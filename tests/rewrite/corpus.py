@@ -1,8 +1,8 @@
 """The corpus: cascades with the passes that are known before and after a rewrite, and inputs.
 
 Every file in `corpus/` is a cascade as an author would write it, with header comments
-``# passes: 3 -> 1`` (over ``# rank: m``), ``# refused: reason`` where a reduction must stay where it
-is, and ``# domain: X > 0`` for inputs that are no free numbers.
+``# passes: 3 -> 1`` (over ``# rank: m``), ``# refused: reason`` where a reduction must stay where
+it is, and ``# domain: X > 0`` for inputs that are no free numbers.
 """
 
 import re

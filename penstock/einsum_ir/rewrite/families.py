@@ -33,7 +33,7 @@ from penstock.einsum_ir.rounding import Array
 
 __all__ = ["Families", "batched", "families", "free_variable", "sizes"]
 
-LENGTH = 37
+LENGTH = 35
 """Elements along the rank that is reduced: one full tile of 32 and one that is not."""
 
 Draw = Callable[[np.random.Generator, tuple[int, ...], int], Array]
@@ -118,7 +118,13 @@ def sizes(cascade: Cascade, rank: str) -> dict[str, int]:
 
 
 def families(
-    cascade: Cascade, rank: str, dims: Mapping[str, tuple[int, ...]], fmt: Format, seed: int
+    cascade: Cascade,
+    rank: str,
+    dims: Mapping[str, tuple[int, ...]],
+    fmt: Format,
+    *,
+    finite: bool,
+    seed: int,
 ) -> Families:
     """Return the inputs of all families.
 
@@ -127,6 +133,7 @@ def families(
         rank: what its reductions are over.
         dims: input → extents.
         fmt: limits how large and small numbers get.
+        finite: leave infinities out.
         seed: of the random numbers; the same seed, the same numbers.
     """
     own = {each.tensor: each.ranks for each in cascade.inputs}
@@ -137,7 +144,7 @@ def families(
         name: dict.fromkeys(values, draw) for name, draw in _everywhere(fmt).items()
     }
     for tensor in values:
-        for name, draw in _alone().items():
+        for name, draw in _alone(finite=finite).items():
             rest = dict.fromkeys(set(own) - coordinates, _positive if "prefix" in name else _normal)
             plans[f"{tensor} {name}"] = rest | {tensor: draw}
     if masks := [name for name in along if name in coordinates]:
@@ -157,38 +164,36 @@ def families(
 def _everywhere(fmt: Format) -> dict[str, Draw]:
     """Families of all inputs with the rank; absolute ones for what takes logarithms and roots."""
     power = {"fp64": 200, "fp32": 25, "bf16": 25, "fp16": 3, "fp8_e5m2": 3}.get(fmt.name, 1)
-    signed: dict[str, Draw] = {
+    signed = _signed() | {
+        "tiny": lambda rng, shape, axis: 10.0**-power * _normal(rng, shape, axis),
+        "huge": lambda rng, shape, axis: 10.0**power * _normal(rng, shape, axis),
+    }
+    absolute = {
+        f"{name}, positive": _absolute(draw)
+        for name, draw in signed.items()
+        if "offset" not in name
+    }
+    constant: dict[str, Draw] = {"constant": lambda _rng, shape, _axis: np.full(shape, 0.75)}
+    return signed | absolute | constant | {"zero": _zeros}
+
+
+def _alone(*, finite: bool) -> dict[str, Draw]:
+    """Families of one input with the rank at a time."""
+    kept = ("big", "offset 3e4", "offset -3e4", "ascending", "descending")
+    draws = {name: draw for name, draw in _signed().items() if name in kept}
+    draws["0 prefix"] = _prefix(0.0)
+    return draws if finite else draws | {"-inf prefix": _prefix(-np.inf)}
+
+
+def _signed() -> dict[str, Draw]:
+    return {
         "normal": _normal,
         "big": lambda rng, shape, axis: 2000 * _normal(rng, shape, axis),
         "ascending": lambda rng, shape, axis: np.sort(10 * _normal(rng, shape, axis), axis),
         "descending": lambda rng, shape, axis: -np.sort(10 * _normal(rng, shape, axis), axis),
-        "tiny": lambda rng, shape, axis: 10.0**-power * _normal(rng, shape, axis),
-        "huge": lambda rng, shape, axis: 10.0**power * _normal(rng, shape, axis),
-    }
-    absolute = {f"{name}, positive": _absolute(draw) for name, draw in signed.items()}
-    return (
-        signed
-        | absolute
-        | {
-            "offset 1e4": lambda rng, shape, axis: 1e4 + _normal(rng, shape, axis),
-            "offset 3e4": lambda rng, shape, axis: 3e4 + _normal(rng, shape, axis),
-            "offset -3e4": lambda rng, shape, axis: -3e4 + _normal(rng, shape, axis),
-            "constant": lambda rng, shape, axis: np.full(shape, 0.75),
-            "zero": _zeros,
-        }
-    )
-
-
-def _alone() -> dict[str, Draw]:
-    """Families of one input with the rank at a time."""
-    return {
-        "big": lambda rng, shape, axis: 2000 * _normal(rng, shape, axis),
+        "offset 1e4": lambda rng, shape, axis: 1e4 + _normal(rng, shape, axis),
         "offset 3e4": lambda rng, shape, axis: 3e4 + _normal(rng, shape, axis),
         "offset -3e4": lambda rng, shape, axis: -3e4 + _normal(rng, shape, axis),
-        "ascending": lambda rng, shape, axis: np.sort(10 * _normal(rng, shape, axis), axis),
-        "descending": lambda rng, shape, axis: -np.sort(10 * _normal(rng, shape, axis), axis),
-        "-inf prefix": _prefix(-np.inf),
-        "0 prefix": _prefix(0.0),
     }
 
 

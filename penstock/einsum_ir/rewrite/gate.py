@@ -64,7 +64,7 @@ def streamed(
     *,
     tree: Cascade | None = None,
     split: str = "",
-    sizes: Sequence[int] = (1, 32),
+    sizes: Sequence[int] = (32, 1),
     splits: int = 16,
 ) -> Variant:
     """Return a streaming cascade as a variant, with the tree that merges its parts if it has one.
@@ -105,7 +105,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The errors of a variant, one for each row, each the worst of its forms; why it is refused."""
+    """The errors of a variant, one for each row: the worst of the forms that were run."""
 
     variant: str
     errors: tuple[float, ...]
@@ -133,10 +133,16 @@ class Trial:
     rows: tuple[Row, ...]
 
     def judge(self, variant: Variant) -> Verdict:
-        """Run a variant in all its forms, and say whether each error is within its limit."""
-        found = {form.label: self._errors(form) for form in variant.forms}
+        """Run a variant in all its forms, until one has an error beyond its limit."""
+        found: dict[str, list[float]] = {}
+        refused = self._refusal(found)
+        for form in variant.forms:
+            found[form.label] = self._errors(form)
+            refused = refused or self._refusal(found)
+            if refused:
+                break
         worst = tuple(max(each) for each in zip(*found.values(), strict=True))
-        return Verdict(variant.name, worst, self._refusal(found))
+        return Verdict(variant.name, worst, refused)
 
     def _errors(self, form: Form) -> list[float]:
         extents = {**self.extents, **dict(form.shapes)}
@@ -219,6 +225,7 @@ def gate(
     rank: str,
     fmt: Format,
     *,
+    finite: bool = False,
     extents: Mapping[str, int] | None = None,
     constants: Mapping[str, float] | None = None,
 ) -> GateReport:
@@ -229,13 +236,14 @@ def gate(
         variants: of equal algebra, the preferred ones first.
         rank: of the inputs, over which passes were saved.
         fmt: the target's number format.
+        finite: inputs hold no infinities.
         extents: for ranks other than the default ones of `families.sizes`.
         constants: for named scalars that the cascade leaves open.
 
     Raises:
         CascadeError: an extent or a constant is missing.
     """
-    asked = trial(original, rank, fmt, extents=extents, constants=constants)
+    asked = trial(original, rank, fmt, finite=finite, extents=extents, constants=constants)
     verdicts: list[Verdict] = []
     for variant in variants:
         verdicts.append(asked.judge(variant))
@@ -249,6 +257,7 @@ def trial(
     rank: str,
     fmt: Format,
     *,
+    finite: bool = False,
     accumulators: Format | None = None,
     extents: Mapping[str, int] | None = None,
     constants: Mapping[str, float] | None = None,
@@ -261,6 +270,7 @@ def trial(
         original: what was written.
         rank: of the inputs, over which passes were saved.
         fmt: the target's number format.
+        finite: inputs hold no infinities.
         accumulators: format of all that is neither input nor output; None: `fmt`.
         extents: for ranks other than the default ones of `families.sizes`.
         constants: for named scalars that the cascade leaves open.
@@ -269,7 +279,7 @@ def trial(
     """
     known, scalars = {**sizes(original, rank), **(extents or {})}, dict(constants or {})
     dims = bind(original, shapes=known, constants=scalars).dims
-    inputs = families(original, rank, dims, fmt, seed)
+    inputs = families(original, rank, dims, fmt, finite=finite, seed=seed)
     exact = EXTENDED if fmt.name == "fp64" else parse_format("fp64")
     reference = _computed(original, inputs, known, scalars, exact, None)
     own = _computed(original, inputs, known, scalars, fmt, accumulators)

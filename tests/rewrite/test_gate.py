@@ -1,0 +1,254 @@
+"""The gate lets good hand-written forms through and stops those that are right on paper only."""
+
+import numpy as np
+import pytest
+
+from penstock import parse, zoo
+from penstock.einsum_ir.formats import parse_format
+from penstock.einsum_ir.rewrite.families import batched, families, sizes
+from penstock.einsum_ir.rewrite.gate import Form, Variant, gate, streamed, trial
+from penstock.einsum_ir.shapes import bind
+
+FP32 = parse_format("fp32")
+
+SOFTMAX = """
+cascade softmax_values(X[p, m], V[m, f]) -> O[p, f]
+  GM[p]     = X[p, m]               :: max[m]
+  SN[p, m]  = exp(X[p, m] - GM[p])
+  SD[p]     = SN[p, m]              :: sum[m]
+  O[p, f]   = SN[p, m] / SD[p] * V[m, f] :: sum[m]
+"""
+NO_MAXIMUM = """
+cascade unstable(X[p, m], V[m, f]) -> O[p, f]
+  SN[p, m]  = exp(X[p, m])
+  SD[p]     = SN[p, m]              :: sum[m]
+  SNV[p, f] = SN[p, m] * V[m, f]    :: sum[m]
+  O[p, f]   = SNV[p, f] / SD[p]
+"""
+ONE_PASS = """
+cascade one_pass(X[p, m], V[m, f]) -> O[p, f]
+  shape m0 = 8
+  init RM[p, 0]     = -inf
+  init RD[p, 0]     = 0
+  init RNV[p, 0, f] = 0
+  loop m1:
+    LM[p, m1]         = X[p, m1*M0 + m0]                    :: max[m0]
+    RM[p, m1 + 1]     = max(RM[p, m1], LM[p, m1])
+    RF[p, m1]         = REFERENCE
+    SLN[p, m1, m0]    = exp(X[p, m1*M0 + m0] - RF[p, m1])
+    SLD[p, m1]        = SLN[p, m1, m0]                      :: sum[m0]
+    SLNV[p, m1, f]    = SLN[p, m1, m0] * V[m1*M0 + m0, f]   :: sum[m0]
+    PRM[p, m1]        = exp(RM[p, m1] - RF[p, m1])
+    RD[p, m1 + 1]     = RD[p, m1] * PRM[p, m1] + SLD[p, m1]
+    RNV[p, m1 + 1, f] = RNV[p, m1, f] * PRM[p, m1] + SLNV[p, m1, f]
+  O[p, f] = RNV[p, M1, f] / RD[p, M1]
+"""
+PLAIN = ONE_PASS.replace("REFERENCE", "RM[p, m1 + 1]")
+GUARDED = ONE_PASS.replace("REFERENCE", "where(RM[p, m1 + 1] > -inf, RM[p, m1 + 1], 0)")
+
+VARIANCE = """
+cascade variance(X[p, m]) -> VAR[p]
+  MU[p]  = X[p, m] / M             :: sum[m]
+  VAR[p] = sq(X[p, m] - MU[p]) / M :: sum[m]
+"""
+TEXTBOOK = """
+cascade textbook(X[p, m]) -> VAR[p]
+  S[p]   = X[p, m]      :: sum[m]
+  Q[p]   = sq(X[p, m])  :: sum[m]
+  VAR[p] = Q[p] / M - sq(S[p] / M)
+"""
+CHAN = """
+cascade chan(X[p, m]) -> VAR[p]
+  shape m0 = 8
+  init N[p, 0] = 0
+  init R[p, 0] = 0
+  init Q[p, 0] = 0
+  loop m1:
+    LN[p, m1]    = X[p, m1*M0 + m0] * 0 + 1          :: sum[m0]
+    LS[p, m1]    = X[p, m1*M0 + m0]                  :: sum[m0]
+    LR[p, m1]    = LS[p, m1] / LN[p, m1]
+    LQ[p, m1]    = sq(X[p, m1*M0 + m0] - LR[p, m1])  :: sum[m0]
+    N[p, m1 + 1] = N[p, m1] + LN[p, m1]
+    D[p, m1]     = LR[p, m1] - R[p, m1]
+    R[p, m1 + 1] = R[p, m1] + D[p, m1] * LN[p, m1] / N[p, m1 + 1]
+    Q[p, m1 + 1] = Q[p, m1] + LQ[p, m1] + sq(D[p, m1]) * N[p, m1] * LN[p, m1] / N[p, m1 + 1]
+  VAR[p] = Q[p, M1] / M
+"""
+
+NORM = """
+cascade norm(X[p, m]) -> N[p]
+  S[p] = abs(X[p, m])         :: max[m]
+  Q[p] = sq(X[p, m] / S[p])   :: sum[m]
+  N[p] = S[p] * sqrt(Q[p])
+"""
+NAIVE_NORM = """
+cascade naive(X[p, m]) -> N[p]
+  Q[p] = sq(X[p, m])   :: sum[m]
+  N[p] = sqrt(Q[p])
+"""
+
+CHAN_VARIANT = streamed("Chan", parse(CHAN), "m0")
+
+
+def whole(text: str, name: str = "whole") -> Variant:
+    """A variant without tiles."""
+    return Variant(name, (Form("whole", parse(text)),))
+
+
+def refusal(original: str, variant: Variant, fmt=FP32, **options) -> str:
+    return trial(parse(original), "m", fmt, **options).judge(variant).refused
+
+
+@pytest.mark.parametrize("fmt", ["fp64", "fp32", "bf16"])
+def test_guarded_one_pass_attention_passes(fmt):
+    variant = streamed("guarded", parse(GUARDED), "m0")
+    assert refusal(SOFTMAX, variant, parse_format(fmt)) == ""
+
+
+def test_fp16_needs_wider_accumulators():
+    variant, fp16 = streamed("guarded", parse(GUARDED), "m0"), parse_format("fp16")
+    assert "error inf in family 'offset 1e4'" in refusal(SOFTMAX, variant, fp16)
+    assert refusal(SOFTMAX, variant, fp16, accumulators=FP32) == ""
+
+
+def test_stock_one_pass_attention_passes_where_there_are_no_infinities():
+    original = zoo.load("causal_attention")
+    variant = streamed("stock", zoo.load("causal_attention_1pass"), "m0")
+    assert trial(original, "m", FP32, finite=True).judge(variant).passed
+
+
+def test_unguarded_reference_is_stopped_by_a_prefix_of_infinities():
+    variant = streamed("plain", parse(PLAIN), "m0", sizes=(1,))
+    assert "'X -inf prefix' (tiles of 1)" in refusal(SOFTMAX, variant)
+    assert refusal(SOFTMAX, variant, finite=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("original", "variant"),
+    [(SOFTMAX, NO_MAXIMUM), (VARIANCE, TEXTBOOK), (NORM, NAIVE_NORM)],
+    ids=["softmax without maximum", "textbook variance", "naive 2-norm"],
+)
+@pytest.mark.parametrize("fmt", ["fp64", "fp32"])
+def test_right_algebra_with_wrong_numbers_is_refused(original, variant, fmt):
+    assert "is allowed" in refusal(original, whole(variant), parse_format(fmt))
+
+
+def test_wrong_algebra_is_refused():
+    wrong = GUARDED.replace("RNV[p, m1, f] * PRM[p, m1] +", "RNV[p, m1, f] +")
+    assert "is allowed" in refusal(SOFTMAX, streamed("wrong", parse(wrong), "m0"))
+
+
+def test_the_first_form_that_passes_is_chosen():
+    report = gate(parse(VARIANCE), [whole(TEXTBOOK, "textbook"), CHAN_VARIANT], "m", FP32)
+    assert report.chosen == "Chan"
+    assert [each.passed for each in report.verdicts] == [False, True]
+
+
+def test_a_form_after_the_chosen_one_is_not_run():
+    report = gate(parse(VARIANCE), [CHAN_VARIANT, whole(TEXTBOOK)], "m", FP32)
+    assert [each.variant for each in report.verdicts] == ["Chan"]
+
+
+def test_outputs_that_are_zero_prove_nothing():
+    text = """
+cascade zero(X[p, m]) -> D[p]
+  MU[p] = X[p, m] / M      :: sum[m]
+  D[p]  = X[p, m] - MU[p]  :: sum[m]
+"""
+    assert refusal(text, whole(text)).startswith("0 families of ")
+    nothing = "cascade nothing(X[p, m]) -> D[p]\n  D[p] = X[p, m] * 0 :: sum[m]"
+    assert refusal(nothing, whole(nothing), finite=True).startswith("0 families of ")
+
+
+def test_families_that_the_original_fails_ask_nothing():
+    rows = trial(parse(TEXTBOOK), "m", FP32).rows
+    limits = {row.family: row.limit for row in rows}
+    assert limits["offset 3e4"] is None
+    assert limits["normal"] is not None
+    assert refusal(TEXTBOOK, CHAN_VARIANT) == ""
+
+
+def test_rows_without_keys_are_part_of_every_causal_trial():
+    causal = SOFTMAX.replace(
+        "GM[p]     = X[p, m] ", "Y[p, m] = X[p, m] s.t. m <= p + M - P\n  GM[p] = Y[p, m]"
+    )
+    causal = causal.replace("exp(X[p, m] ", "exp(Y[p, m] ")
+    asked = trial(parse(causal), "m", FP32)
+    assert not asked.reference["O"][0, :3].any()
+    assert asked.reference["O"][0, 3:].all()
+    nan = causal.replace("  O[p, f]   = ", "  O[p, f] = fill(Y1[p, f], inf - inf)\n  Y1[p, f] = ")
+    assert "is allowed" in asked.judge(whole(nan)).refused
+
+
+def test_masks_and_lengths_are_whole_numbers():
+    text = """
+cascade masked(X[m], MK[m], N) -> S
+  S = X[m] :: sum[m] s.t. MK[m] == 1 and m < N
+"""
+    cascade = parse(text)
+    bound = bind(cascade, shapes=sizes(cascade, "m"))
+    made = families(cascade, "m", bound.dims, FP32, finite=False, seed=0)
+    assert {"masked prefix", "fully masked"} <= set(made.names)
+    assert set(np.unique(made.arrays["MK"])) == {0, 1}
+    assert 1 < made.arrays["N"].max() < 35
+    assert refusal(text, whole(text)) == ""
+
+
+def test_selected_coordinates_are_compared_one_by_one():
+    text = "cascade pick(X[p, m]) -> S[p, j]\n  shape j = 3\n  S[p, j] = X[p, m] :: topk[m -> j]"
+    assert refusal(text, whole(text)) == ""
+    smallest = text.replace("= X[p, m]", "= -X[p, m]")
+    assert "is allowed" in refusal(text, whole(smallest))
+
+
+def test_fixed_point_families_without_a_result_ask_nothing():
+    text = "cascade ratio(X[p, m]) -> S[p]\n  S[p] = X[p, m] / 4 :: sum[m]"
+    rows = trial(parse(text), "m", parse_format("fixed<24,12>")).rows
+    limits = {row.family: row.limit for row in rows}
+    assert limits["normal"] is not None
+    assert limits["huge"] is not None
+    assert limits["offset 3e4"] is None  # saturated
+    assert refusal(text, whole(text), parse_format("fixed<24,12>")) == ""
+
+
+def test_accumulators_may_be_wider_than_the_format():
+    fp16 = parse_format("fp16")
+    narrow = trial(parse(VARIANCE), "m", fp16)
+    wide = trial(parse(VARIANCE), "m", fp16, accumulators=FP32)
+    assert wide.rows[0].own <= 2.0**-11 < narrow.rows[0].own + 2.0**-9
+    assert wide.judge(CHAN_VARIANT).passed
+
+
+def test_the_same_seed_gives_the_same_report():
+    variants = [whole(TEXTBOOK), CHAN_VARIANT]
+    first, second = (gate(parse(VARIANCE), variants, "m", FP32) for _ in range(2))
+    assert first == second
+
+
+def test_batching_adds_one_rank_to_every_tensor():
+    cascade = parse(
+        """
+cascade c(X[m], T[m], S) -> O
+  init C[0] = S
+  C[m + 1]  = C[m] + X[T[m]]   s.t. T[m] != 2
+  O         = C[M]
+"""
+    )
+    assert str(batched(cascade, "z", 3)) == (
+        "cascade c(X[z, m], T[z, m], S[z]) -> O[z]\n"
+        "  shape z = 3\n"
+        "  init C[z, 0] = S[z]\n"
+        "  C[z, m + 1] = C[z, m] + X[z, T[z, m]] s.t. T[z, m] != 2\n"
+        "  O[z] = C[z, M]"
+    )
+
+
+def test_report_prints_a_table():
+    report = gate(parse(VARIANCE), [whole(TEXTBOOK, "textbook"), CHAN_VARIANT], "m", FP32)
+    lines = str(report).splitlines()
+    assert lines[0] == "gate of variance over m in fp32"
+    assert lines[1].split() == ["family", "output", "own", "limit", "textbook", "Chan"]
+    offset = next(line for line in lines if line.startswith("offset 3e4 "))
+    assert offset.count("!") == 1
+    assert lines[-2].startswith("textbook: VAR has error ")
+    assert lines[-1] == "Chan: passed"

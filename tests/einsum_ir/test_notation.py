@@ -22,7 +22,7 @@ from penstock.einsum_ir.nodes import (
     variables,
 )
 from penstock.einsum_ir.notation import parse, parse_expr
-from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS
+from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS, SELECTIONS
 from penstock.errors import PenstockError
 
 ATTENTION = """
@@ -275,8 +275,11 @@ def einsums(draw, name, tensors):
     kept = kept[: draw(st.integers(0, len(kept)))]
     reduce = None
     if len(kept) < len(found):
-        op = draw(st.none() | st.sampled_from(sorted(REDUCTIONS)))
-        reduce = op and Reduce(op, tuple(each for each in found if each not in kept))
+        op = draw(st.none() | st.sampled_from(sorted({**REDUCTIONS, **SELECTIONS})))
+        over = draw(st.permutations([each for each in found if each not in kept]))
+        into = "places" if op in SELECTIONS and SELECTIONS[op].many else None
+        reduce = op and Reduce(op, tuple(over), into)
+        kept = [*kept, into] if into else kept
     return Einsum(Access(name, tuple(Var(each) for each in kept)), body, reduce, where)
 
 
@@ -293,7 +296,27 @@ def test_any_text_gives_a_cascade_or_a_clear_error(text):
         check_only_clear_errors(head + text)
 
 
-SOURCES = [ATTENTION, LOOP, zoo.source("gqa_causal_1pass"), zoo.source("sliding_window")]
+SHORT = """
+cascade short(Q[p, e], K[m, e], W[m], T[n], V[n]) -> O[p, m], KX[m, e], S[p, j], G[r]
+  state K -> KX
+  format Q, T = int8
+  def lrelu(x, y) = max(x, y * x)
+  A[p, m] = softmax(lrelu(Q[p, e] * K[m, e], 0.1); m) :: sum[e] s.t. m <= p
+  O[p, m] = A[p, m] s.t. W[m] > 0
+  O[p, m] = -inf
+  KX[m, e] = K[m + 1, e]
+  S[p, j] = O[p, m] :: topk[m -> j]
+  G[r = T[n] // 2] = V[n] :: max[n]
+  shape j = 2, r = 3
+""".strip()
+SOURCES = [
+    ATTENTION,
+    LOOP,
+    SHORT,
+    SHORT,
+    zoo.source("gqa_causal_1pass"),
+    zoo.source("sliding_window"),
+]
 PIECES = ["(", ")", "[", "]", ",", "::", "s.t.", "->", "=", "init ", "loop ", "i", "M", "\n", "  "]
 PIECES += [
     "-",
@@ -306,6 +329,23 @@ PIECES += [
     "10**10**10",
     "max",
     "const A=1/0\n",
+    "softmax(",
+    "; m",
+    ":: topk[m -> j]",
+    ":: argmax",
+    "def f(x) = ",
+    "f(",
+    "state ",
+    "format ",
+    "fixed<8,4>",
+    "O[p, m] = 1 s.t. ",
+    ":",
+    ".",
+    "&&",
+    "//",
+    "p = ",
+    "-1",
+    "M",
 ]
 
 

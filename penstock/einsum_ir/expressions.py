@@ -26,14 +26,14 @@ from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS, SELECTIONS
 from penstock.einsum_ir.tokens import Source, Token
 from penstock.errors import NotationError, Span, UnknownNameError
 
-__all__ = ["FUNCTIONS", "Cursor", "Function"]
+__all__ = ["FUNCTIONS", "WORDS", "Cursor", "Function"]
 
 FUNCTIONS = tuple(name for name, row in OPERATORS.items() if row.kind == "function")
 _INFIX = {name: row.precedence for name, row in OPERATORS.items() if row.arity == 2}
 _INFIX = {name: precedence for name, precedence in _INFIX.items() if precedence}
 _COMPARISON, _NOT, _NEG = (OPERATORS[name].precedence for name in ("<", "not", "neg"))
 _SPELLINGS = {"max2": "max", "min2": "min"}
-_WORDS = {"and", "or", "not", "inf"}
+WORDS = {"and", "or", "not", "inf"}
 _CALLED = {*FUNCTIONS, *REDUCTIONS, *SELECTIONS, "softmax"}
 
 
@@ -144,7 +144,7 @@ class Cursor:
             NotationError: there is no name, or it has the wrong case.
         """
         token = self.now
-        if token.kind != "name" or token.text in _WORDS:
+        if token.kind != "name" or token.text in WORDS:
             fix = f"write the name of a {kind}"
             if self.last.text == ",":
                 fix += ", or leave out the ',' before it"
@@ -255,7 +255,7 @@ class Cursor:
             inner = self.expression()
             self.closing(token)
             return inner
-        if token.kind != "name" or token.text in _WORDS:
+        if token.kind != "name" or token.text in WORDS:
             raise self.unexpected("a number, a name or '('", fix=self._hint_operand())
         if self.at("(", 1):
             return self._call()

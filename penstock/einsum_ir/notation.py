@@ -28,7 +28,7 @@ from penstock.einsum_ir import habits
 from penstock.einsum_ir.affine import evaluate_scalar
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.equation import Equation, Loop, statements, tensors
-from penstock.einsum_ir.expressions import FUNCTIONS, Cursor, Function
+from penstock.einsum_ir.expressions import FUNCTIONS, WORDS, Cursor, Function
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.legality import check_formats, check_states
 from penstock.einsum_ir.nodes import (
@@ -200,7 +200,7 @@ def _constants(cursor: Cursor, body: _Body) -> None:
 def _shapes(cursor: Cursor, body: _Body) -> None:
     """Read ``m0 = 64``, one or more with commas between them; ``M0`` is read as ``m0``."""
     while True:
-        if cursor.now.kind != "name":
+        if cursor.now.kind != "name" or cursor.now.text in WORDS:
             raise cursor.unexpected("a rank variable", fix="write it as in 'shape m0 = 64'")
         token = cursor.take()
         name = token.text.lower()

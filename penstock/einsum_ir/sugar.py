@@ -72,8 +72,10 @@ def plain(
     Raises:
         CascadeError: a short form that means nothing.
     """
+    found = tuple(found)
     single: list[Equation] = []
     for each in found:
+        _check_alone(each, found)
         single += _softmax(_scattered(each, outputs or {}))
     names = dict.fromkeys((each.output.tensor, each.init) for each in single)
     result: list[Equation] = []
@@ -163,6 +165,17 @@ def _is_plain(found: Equation) -> bool:
     body = found.body
     at_point = isinstance(body, Access) and set(variables(body)) == set(variables(found.output))
     return at_point and found.where is None and found.reduce is None
+
+
+def _check_alone(softmax: Equation, found: Sequence[Equation]) -> None:
+    """Check that a softmax is no piece of a tensor."""
+    own = (softmax.output.tensor, softmax.init)
+    if softmax.softmax and sum((each.output.tensor, each.init) == own for each in found) > 1:
+        raise CascadeError(
+            f"the softmax {softmax.output} is one of several lines that define {own[0]}",
+            span=softmax.span,
+            fix="give the softmax a tensor of its own, and read that in the piece",
+        )
 
 
 def _check_softmax(found: Equation) -> None:

@@ -235,6 +235,29 @@ def test_boxes_equal_the_whole(data):
         assert evaluator.tensor(name).dtype == expected.dtype
 
 
+def test_boxes_of_steps_keep_the_state():
+    """A selected state, two steps at once; a step that is skipped leaves it as it was."""
+    text = """cascade c(X[p, i, m], W[i]) -> S[p, i]
+      init S[p, 0] = 9
+      S[p, i + 1] = X[p, i, m] :: argmax[m] s.t. W[i]
+    """
+    x = np.random.default_rng(5).normal(size=(3, 4, 5))
+    arrays = {"X": x, "W": np.array([1, 1, 0, 1])}
+    cascade = parse(text)
+    bound = bind_arrays(cascade, arrays)
+    evaluator = Evaluator(bound, arrays, FP64)
+    start, step = cascade.einsums
+    evaluator.compute(start, {})
+    for rows in ((2, 3), (0, 2)):
+        evaluator.compute(step, {"p": rows, "i": (0, 2)})
+        evaluator.skip(step, {"p": rows, "i": (2, 3)})
+        evaluator.compute(step, {"p": rows, "i": (3, 4)})
+    found = evaluator.tensor("S")
+    best = x.argmax(axis=2)
+    assert found.tolist() == [[9, a, b, b, d] for a, b, _, d in best.tolist()]
+    np.testing.assert_array_equal(found, interpret(bound, arrays, FP64)["S"])
+
+
 def _left(einsum):
     return [str(index) for index in einsum.output.indices]
 

@@ -28,7 +28,18 @@ from penstock.einsum_ir.rounding import Array
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError
 
-__all__ = ["Form", "GateReport", "Row", "Trial", "Variant", "Verdict", "gate", "streamed", "trial"]
+__all__ = [
+    "Form",
+    "GateReport",
+    "Row",
+    "Trial",
+    "Variant",
+    "Verdict",
+    "accumulating",
+    "gate",
+    "streamed",
+    "trial",
+]
 
 FACTOR = 16.0
 """How much larger than the original's an error may be."""
@@ -309,7 +320,7 @@ def _computed(
 ) -> dict[str, Array]:
     """Return the outputs of all families. In fixed point a family that has NaN is NaN."""
     if accumulators is not None:
-        cascade = _accumulating(cascade, accumulators)
+        cascade = accumulating(cascade, accumulators)
     if not fmt.exact:
         return _run(cascade, inputs.arrays, len(inputs.names), extents, constants, fmt)
     parts = []
@@ -339,7 +350,7 @@ def _run(
     return interpret(bound, arrays, fmt)
 
 
-def _accumulating(cascade: Cascade, fmt: Format) -> Cascade:
+def accumulating(cascade: Cascade, fmt: Format) -> Cascade:
     """Give the format to all that is neither input nor output, nor has a format of its own."""
     ends = {each.tensor for each in (*cascade.inputs, *cascade.outputs)}
     inner = {each.name for each in cascade.einsums if not each.selects} - ends

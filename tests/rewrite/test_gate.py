@@ -252,3 +252,29 @@ def test_report_prints_a_table():
     assert offset.count("!") == 1
     assert lines[-2].startswith("textbook: VAR has error ")
     assert lines[-1] == "Chan: passed"
+
+
+def test_sizes_leave_rows_without_keys_and_hold_tables():
+    cascade = parse(
+        """
+cascade c(X[h, p, m], B[c], W[h]) -> S[h, p]
+  S[h, p] = X[h, p, m] * B[m - p + P] :: sum[m] s.t. m <= p + M - P and p - m < W[h]
+"""
+    )
+    assert sizes(cascade, "m") == {"h": 2, "p": 38, "m": 35, "c": 76}
+    frames = "cascade f(X[p, i, m]) -> S[p, i]\n  S[p, i] = X[p, i, m] :: sum[m] s.t. m <= p * i"
+    assert sizes(parse(frames), "m") == {"p": 3, "i": 3, "m": 35}
+    assert sizes(parse(frames).with_shapes(i=7, m=4), "m") == {"p": 3, "i": 7, "m": 35}
+
+
+def test_families_that_an_integer_format_cannot_hold_ask_nothing():
+    text = """
+cascade quantised(X[m]) -> S
+  format X8 = int8
+  SC    = abs(X[m])    :: max[m]
+  X8[m] = X[m] / SC * 127
+  S     = X8[m] * SC   :: sum[m]
+"""
+    limits = {row.family: row.limit for row in trial(parse(text), "m", FP32).rows}
+    assert limits["normal"] is not None
+    assert limits["zero"] is None  # 0 / 0

@@ -27,7 +27,6 @@ from penstock.einsum_ir.nodes import (
     Statement,
     Sym,
     Var,
-    variables,
 )
 from penstock.einsum_ir.rounding import Array
 
@@ -104,17 +103,35 @@ def sizes(cascade: Cascade, rank: str) -> dict[str, int]:
     """Return small extents for the ranks of the inputs that the cascade leaves open.
 
     A rank that a predicate or an index compares with `rank` is a little longer than it, so that a
-    right-aligned causal mask has rows without keys; the others have 2 coordinates.
+    right-aligned causal mask has rows without keys; a table that is read at a computed place, as
+    ``B[p - m + M - 1]``, holds all differences; the others have 2 coordinates, or 3 where more than
+    two ranks are compared.
     """
-    compared: set[str] = set()
-    for einsum in cascade.einsums:
-        exprs = [index for access in einsum.operands for index in access.indices]
-        for expr in [*exprs, *([einsum.where] if einsum.where else [])]:
-            names = set(variables(expr))
-            compared |= names if rank in names else set()
     found = {name: 2 for each in cascade.inputs for name in each.ranks}
-    found |= {name: LENGTH + 3 for name in compared if name in found}
+    declared = {each.tensor: each.ranks for each in cascade.inputs}
+    for einsum in cascade.einsums:
+        compared = [] if einsum.where is None else [einsum.where]
+        for access in einsum.operands:
+            for place, index in enumerate(access.indices):
+                if _compared(index) & {rank} and not isinstance(index, Var):
+                    compared.append(index)
+                    if access.tensor in declared:
+                        found[declared[access.tensor][place]] = 2 * (LENGTH + 3)
+        names = set().union(*(_compared(each) for each in compared if rank in _compared(each)))
+        extent = LENGTH + 3 if len(names) <= 2 else 3
+        found |= {name: max(extent, found[name]) for name in names if name in found}
     return found | {rank: LENGTH} | {n: v for n, v in cascade.shapes if n in found and n != rank}
+
+
+def _compared(expr: Expr) -> set[str]:
+    """Return the variables whose coordinates decide, not those that choose an element."""
+    match expr:
+        case Var(name):
+            return {name}
+        case Apply(_, args):
+            return set().union(*(_compared(each) for each in args))
+        case Num() | Sym() | Access():
+            return set()
 
 
 def families(

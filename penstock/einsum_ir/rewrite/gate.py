@@ -318,10 +318,11 @@ def _computed(
     fmt: Format,
     accumulators: Format | None,
 ) -> dict[str, Array]:
-    """Return the outputs of all families. In fixed point a family that has NaN is NaN."""
+    """Return the outputs of all families: NaN for one with NaN where a format has none."""
     if accumulators is not None:
         cascade = accumulating(cascade, accumulators)
-    if not fmt.exact:
+    own = [parse_format(kind) for _, kind in cascade.formats]
+    if all(each.kind == "float" for each in (fmt, *own)):
         return _run(cascade, inputs.arrays, len(inputs.names), extents, constants, fmt)
     parts = []
     for place in range(len(inputs.names)):

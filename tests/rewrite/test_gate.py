@@ -111,10 +111,10 @@ def test_fp16_needs_wider_accumulators():
     assert refusal(SOFTMAX, variant, fp16, accumulators=FP32) == ""
 
 
-def test_stock_one_pass_attention_passes_where_there_are_no_infinities():
+def test_stock_one_pass_attention_passes():
     original = zoo.load("causal_attention")
     variant = streamed("stock", zoo.load("causal_attention_1pass"), "m0")
-    assert trial(original, "m", FP32, finite=True).judge(variant).passed
+    assert trial(original, "m", FP32).judge(variant).passed
 
 
 def test_unguarded_reference_is_stopped_by_a_prefix_of_infinities():

@@ -27,6 +27,8 @@ from penstock.einsum_ir.nodes import (
     Statement,
     Sym,
     Var,
+    accesses,
+    walk,
 )
 from penstock.einsum_ir.rounding import Array
 
@@ -150,7 +152,7 @@ def families(
         rank: what its reductions are over.
         dims: input → extents.
         fmt: limits how large and small numbers get.
-        finite: leave infinities out.
+        finite: leave infinities out; else they are in inputs that are no factors.
         seed: of the random numbers; the same seed, the same numbers.
     """
     own = {each.tensor: each.ranks for each in cascade.inputs}
@@ -161,7 +163,7 @@ def families(
         name: dict.fromkeys(values, draw) for name, draw in _everywhere(fmt).items()
     }
     for tensor in values:
-        for name, draw in _alone(finite=finite).items():
+        for name, draw in _alone(finite=finite or tensor in _factors(cascade)).items():
             rest = dict.fromkeys(set(own) - coordinates, _positive if "prefix" in name else _normal)
             plans[f"{tensor} {name}"] = rest | {tensor: draw}
     if masks := [name for name in along if name in coordinates]:
@@ -176,6 +178,17 @@ def families(
                 draw(rng, dims[tensor], ranks.index(rank) if rank in ranks else -1)
             )
     return Families(tuple(plans), {name: np.stack(each) for name, each in parts.items()})
+
+
+def _factors(cascade: Cascade) -> set[str]:
+    """Return the tensors that are multiplied or divided: nobody masks with an infinity there."""
+    products = [
+        node
+        for einsum in cascade.einsums
+        for node in walk(einsum.body)
+        if isinstance(node, Apply) and node.op in ("*", "/")
+    ]
+    return {each.tensor for each in accesses(*products)}
 
 
 def _everywhere(fmt: Format) -> dict[str, Draw]:

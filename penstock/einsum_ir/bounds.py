@@ -22,7 +22,7 @@ from penstock.einsum_ir.linear import Form, linear
 from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Sym, Var
 from penstock.einsum_ir.ops import OPERATORS
 
-__all__ = ["box_status", "interval", "possible"]
+__all__ = ["box_status", "interval", "may_be_absent", "possible"]
 
 T = TypeVar("T")
 B = TypeVar("B")
@@ -221,7 +221,7 @@ def _never_zero(form: Form) -> bool:
     return not float(form.constant).is_integer() or int(form.constant) % common != 0
 
 
-def _may_be_absent(expr: Expr, symbols: Mapping[str, float]) -> bool:
+def may_be_absent(expr: Expr, symbols: Mapping[str, float]) -> bool:
     """Whether the value may be absent at some point: it reads a tensor, or divides by zero."""
     match expr:
         case Num() | Var() | Sym():
@@ -229,12 +229,12 @@ def _may_be_absent(expr: Expr, symbols: Mapping[str, float]) -> bool:
         case Access():
             return True
         case Apply("fill", (inner, instead)):
-            return _may_be_absent(inner, symbols) and _may_be_absent(instead, symbols)
+            return may_be_absent(inner, symbols) and may_be_absent(instead, symbols)
         case Apply("//" | "%", (value, divisor)):
             form = linear(divisor, symbols)
-            return bool(form.terms) or not form.constant or _may_be_absent(value, symbols)
+            return bool(form.terms) or not form.constant or may_be_absent(value, symbols)
         case Apply(_, args):
-            return any(_may_be_absent(arg, symbols) for arg in args)
+            return any(may_be_absent(arg, symbols) for arg in args)
 
 
 _NUMPY: Algebra[Any, Any] = NumpyAlgebra()
@@ -263,7 +263,7 @@ def box_status(
     shape = np.broadcast_shapes(*(np.shape(each) for each in (*low.values(), *high.values())))
     ranges = {name: (np.asarray(low[name]), np.asarray(high[name])) for name in low}
     holds, fails = _Box(ranges, _NUMPY, symbols).status(pred)
-    if _may_be_absent(pred, symbols):
+    if may_be_absent(pred, symbols):
         holds = np.asarray(False)
     for first, last in ranges.values():
         fails = fails | (first > last)

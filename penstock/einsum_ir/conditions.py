@@ -25,6 +25,7 @@ __all__ = [
     "FALSE",
     "TRUE",
     "AtMost",
+    "Case",
     "Condition",
     "Literal",
     "Opaque",
@@ -34,6 +35,7 @@ __all__ = [
     "exists",
     "expression",
     "inexact",
+    "pruned",
     "renamed",
     "simplified",
     "solved",
@@ -172,7 +174,7 @@ def _chosen(test: Expr, yes: Condition, no: Condition, symbols: Mapping[str, flo
 
 
 def _compared(op: str, left: Expr, right: Expr, symbols: Mapping[str, float]) -> Condition:
-    form = linear(Apply("-", (left, right)), symbols)
+    form = _dyadic(linear(Apply("-", (left, right)), symbols))
     if accesses(*(atom for atom, _ in form.terms)):
         return inexact(TRUE)
     if not form.whole:
@@ -187,6 +189,12 @@ def _compared(op: str, left: Expr, right: Expr, symbols: Mapping[str, float]) ->
             return conjunction(_below(form), _below(scale(form, -1)))
         case _:
             return disjunction(_below(form, strict=True), _below(scale(form, -1), strict=True))
+
+
+def _dyadic(form: Form) -> Form:
+    """Multiply by the power of two that makes all factors whole, if one up to 2^20 does."""
+    most = max((float(factor).as_integer_ratio()[1] for _, factor in form.terms), default=1)
+    return scale(form, most) if 1 < most <= 1 << 20 else form
 
 
 def _below(form: Form, *, strict: bool = False) -> Condition:
@@ -288,14 +296,16 @@ def simplified(value: Condition, extents: Mapping[str, int]) -> Condition:
         value: a condition.
         extents: variable → number of coordinates, from 0; one that is left out is unbounded.
     """
-    cases: list[Case] = []
-    for case in value.cases:
-        states = [(literal, _decided(literal, extents)) for literal in case]
-        if all(state >= 0 for _, state in states):
-            cases.append(
-                _independent([literal for literal, state in states if state == 0], extents)
-            )
-    return _capped(cases, exact=value.exact)
+    found = [pruned(case, extents) for case in value.cases]
+    return _capped([case for case in found if case is not None], exact=value.exact)
+
+
+def pruned(case: Case, extents: Mapping[str, int]) -> Case | None:
+    """Return a case without what holds everywhere; None if a part of it holds nowhere."""
+    states = [(literal, _decided(literal, extents)) for literal in case]
+    if any(state < 0 for _, state in states):
+        return None
+    return _independent([literal for literal, state in states if state == 0], extents)
 
 
 def _independent(case: list[Literal], extents: Mapping[str, int]) -> Case:

@@ -17,14 +17,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.einsum_ir.arithmetic import truth
+from penstock.einsum_ir.arithmetic import Number, integer_number, truth
 from penstock.einsum_ir.bounds import box_status
 from penstock.einsum_ir.conditions import Case, Condition, Literal, condition, renamed, solved
-from penstock.einsum_ir.evaluate import FLOAT64, Scope
+from penstock.einsum_ir.evaluate import FLOAT64, Scope, Value, both, whole
 from penstock.einsum_ir.linear import Form, to_expr
-from penstock.einsum_ir.nodes import Apply, Expr, Num, Var, variables, walk
+from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Var, variables, walk
 
-__all__ = ["components", "conjuncts", "count_true", "extremes", "holds_at", "values_at"]
+__all__ = [
+    "components",
+    "conjuncts",
+    "count_true",
+    "extremes",
+    "holds_at",
+    "values_at",
+    "values_of",
+]
 
 LEAF = 1024
 """Points of a box below which it is enumerated."""
@@ -47,31 +55,60 @@ class _Points(Scope):
     """A scope in which each variable's coordinates are given, point by point."""
 
     coordinates: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    tables: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def _coordinates(self, name: str) -> NDArray[np.int64]:
         return self.coordinates[name]
 
+    def _load(self, access: Access) -> Value:
+        table, present = self.tables[access.tensor], None
+        places = []
+        for index, extent in zip(access.indices, table.shape, strict=True):
+            place, valid = whole(self.value(index), extent)
+            places.append(place)
+            present = both(present, valid)
+        data = np.asarray(table[tuple(places)])
+        if data.dtype.kind == "f":
+            return Value(Number(data.astype(np.float64)), present)
+        return Value(integer_number(data.astype(np.int64)), present)
+
 
 def holds_at(
-    pred: Expr, coordinates: Mapping[str, NDArray[np.int64]], symbols: Mapping[str, float]
+    pred: Expr,
+    coordinates: Mapping[str, NDArray[np.int64]],
+    symbols: Mapping[str, float],
+    tables: Mapping[str, NDArray[Any]] | None = None,
 ) -> NDArray[np.bool_]:
-    """Evaluate a condition that reads no tensor.
+    """Evaluate a condition.
 
     Args:
         pred: over rank variables.
         coordinates: variable → coordinates; the arrays broadcast together.
         symbols: upper-case name → value.
+        tables: tensor → its elements, of those that the condition reads.
 
     Returns:
         Whether it holds, in the shape that the coordinates broadcast to.
     """
-    scope = _Points({}, FLOAT64, symbols, {}, exact=True, coordinates=coordinates)
+    tables = {} if tables is None else tables
+    scope = _Points({}, FLOAT64, symbols, {}, exact=True, coordinates=coordinates, tables=tables)
     value = scope.value(pred)
     holds = truth(value.number)
     if value.present is not None:
         holds = holds & value.present
     shape = np.broadcast_shapes(*(np.shape(each) for each in coordinates.values()))
     return np.broadcast_to(np.asarray(holds, dtype=np.bool_), shape)
+
+
+def values_of(
+    expr: Expr,
+    coordinates: Mapping[str, NDArray[np.int64]],
+    tables: Mapping[str, NDArray[Any]],
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return the values of an expression, and where they are present (None: everywhere)."""
+    scope = _Points({}, FLOAT64, {}, {}, exact=True, coordinates=coordinates, tables=tables)
+    value = scope.value(expr)
+    return value.number.data, value.present
 
 
 def conjuncts(pred: Expr) -> Iterator[Expr]:

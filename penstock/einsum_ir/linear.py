@@ -12,10 +12,18 @@ from dataclasses import dataclass
 
 from penstock.einsum_ir.affine import evaluate_scalar
 from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Sym, Var
+from penstock.einsum_ir.ops import OPERATORS
 
 __all__ = ["Form", "add", "is_integral", "linear", "scale", "to_expr"]
 
-_INTEGRAL = {"+", "-", "*", "//", "%", "neg", "abs", "max", "min", "clamp", "sq", "floor", "round"}
+_INTEGRAL = {
+    *("+", "-", "*", "//", "%", "neg", "abs", "max", "min", "clamp", "sq", "floor", "round"),
+    *("fill", "bitlen"),
+}
+_WHOLE = {
+    *("sign", "step"),
+    *(name for name, row in OPERATORS.items() if row.kind in ("comparison", "logic")),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ def is_integral(expr: Expr) -> bool:
         case Apply(op, args):
             if op == "where":
                 return all(is_integral(arg) for arg in args[1:])
-            return op in _INTEGRAL and all(is_integral(arg) for arg in args)
+            return op in _WHOLE or (op in _INTEGRAL and all(is_integral(arg) for arg in args))
         case Sym() | Access():
             return False
 

@@ -48,6 +48,12 @@ class Families:
     names: tuple[str, ...]
     arrays: Mapping[str, Array]
 
+    @property
+    def infinite(self) -> Array:
+        """Which families have an infinity in an input."""
+        found = [np.isinf(each).reshape(len(each), -1).any(axis=1) for each in self.arrays.values()]
+        return np.asarray(np.logical_or.reduce(found))
+
 
 def free_variable(cascade: Cascade) -> str:
     """Return a rank variable that the cascade does not use."""

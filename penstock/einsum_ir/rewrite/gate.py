@@ -6,11 +6,13 @@ correct digit left at an offset of 1e4 in fp32. So each form is run on families 
 the original's own, plus a floor. The reference is the original in fp64 (in extended precision for
 fp64).
 
-* Where the original itself fails, nothing is asked of a form; nor where the reference is NaN.
+* Where the original itself fails, nothing is asked of a form; nor where the reference is NaN, or
+  is infinite because inputs are.
 * If that leaves no family with an output other than 0, every form is refused: nothing would show
   that it is right.
 * An error is the largest of an output in a family, relative to the largest magnitude there.
-  An infinity must be the same infinity. Of coordinates, it is the share that differs.
+  An infinity that finite inputs give must be the same one. Of coordinates, it is the share that
+  differs.
 """
 
 from __future__ import annotations
@@ -43,9 +45,6 @@ __all__ = [
 
 FACTOR = 16.0
 """How much larger than the original's an error may be."""
-
-FAILS = 0.25
-"""An error from which on a result is wrong, whatever the format: it asks nothing of others."""
 
 _LARGEST = 0.5
 _STEP = {"fp64": -52, "fp32": -23, "fp16": -10, "bf16": -7, "fp8_e4m3": -3, "fp8_e5m2": -2}
@@ -294,11 +293,12 @@ def trial(
     exact = EXTENDED if fmt.name == "fp64" else parse_format("fp64")
     reference = _computed(original, inputs, known, scalars, exact, None)
     own = _computed(original, inputs, known, scalars, fmt, accumulators)
-    asked = {name: _comparable(own[name], each) for name, each in reference.items()}
+    infinite = inputs.infinite
+    asked = {name: _comparable(own[name], each, infinite) for name, each in reference.items()}
     rows = tuple(
         row
         for name, each in reference.items()
-        for row in _rows(inputs.names, name, own[name], each, asked[name], factor, _floor(fmt))
+        for row in _rows(inputs.names, name, own[name], each, asked[name], factor, fmt)
     )
     return Trial(original, rank, fmt, accumulators, known, scalars, inputs, reference, asked, rows)
 
@@ -308,6 +308,11 @@ def _floor(fmt: Format) -> float:
     if fmt.name in ("fp64", "fp32"):
         return 256 * 2.0 ** _STEP[fmt.name]
     return 4 * 2.0 ** _STEP.get(fmt.name, -fmt.fraction_bits)
+
+
+def _failing(fmt: Format) -> float:
+    """Return the error from which on the original's result is wrong, and asks nothing."""
+    return min(max(0.02, 16 * 2.0 ** _STEP.get(fmt.name, -fmt.fraction_bits)), _LARGEST / 2)
 
 
 def _computed(
@@ -359,9 +364,10 @@ def accumulating(cascade: Cascade, fmt: Format) -> Cascade:
     return replace(cascade, formats=tuple(formats.items()))
 
 
-def _comparable(own: Array, reference: Array) -> Array:
-    """Return where the original has a number, or the infinity that it should have."""
-    same = np.isinf(reference) & (own == reference)
+def _comparable(own: Array, reference: Array, infinite: Array) -> Array:
+    """Return where the original has a number, or the infinity that finite inputs should give."""
+    given = infinite.reshape(-1, *(1 for _ in reference.shape[1:]))
+    same = np.isinf(reference) & (own == reference) & ~given
     return np.asarray((np.isfinite(own) & np.isfinite(reference)) | same)
 
 
@@ -394,13 +400,14 @@ def _rows(
     reference: Array,
     asked: Array,
     factor: float,
-    floor: float,
+    fmt: Format,
 ) -> list[Row]:
     errors, largest = _differences(own, reference, asked), _largest(reference, asked)
+    floor = _floor(fmt)
     rows = []
     for place, name in enumerate(names):
         error = float(errors[place])
-        asks = bool(asked[place].any()) and error <= FAILS
+        asks = bool(asked[place].any()) and error <= _failing(fmt)
         limit = min(factor * error + floor, _LARGEST) if asks else None
         rows.append(Row(name, output, error, limit, bool(largest[place] > 0)))
     return rows

@@ -21,7 +21,8 @@ ALLOWED = {
     "mapper": IR | {"targets"},
     "sim": IR | {"targets", "mapper"},
     "codegen": IR | {"registry", "targets", "mapper", "hls_templates"},
-    "report": MAPPER | {"sim"},
+    "sweep": MAPPER,
+    "report": MAPPER | {"sim", "sweep"},
     "samples": IR,
     "design": MAPPER | {"sim", "codegen", "report", "samples", "zoo"},
 }

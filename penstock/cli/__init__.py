@@ -58,14 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_PAIRS = ("--shape", "--const", "--set", "--small")
+_PAIRS = ("--shape", "--const", "--set", "--small", "--sweep")
 
 
 def _spread(argv: list[str]) -> list[str]:
     """Give each pair of ``--shape m=8 p=8`` its own option, so that a file name may follow."""
     spread: list[str] = []
     option, fresh = "", False
-    for word in argv:
+    for word in _joined(argv):
         if word in _PAIRS:
             option, fresh = word, True
             spread.append(word)
@@ -76,6 +76,19 @@ def _spread(argv: list[str]) -> list[str]:
             option = ""
             spread.append(word)
     return spread
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """Make one word of ``m=8..64 step 8``."""
+    joined: list[str] = []
+    for word in argv:
+        previous = joined[-1] if joined else ""
+        steps = "=" in previous and ".." in previous
+        if (word == "step" and steps) or (steps and previous.endswith(" step")):
+            joined[-1] = f"{previous} {word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -155,12 +168,28 @@ def _passes(subparsers: Subparsers) -> None:
 def _explore(subparsers: Subparsers) -> None:
     parser = _command(subparsers, "explore", "find the best mapping of a cascade to a machine")
     _source(parser, CASCADE)
-    _machine(parser, required=True)
+    _machine(parser, required=False)
     parser.add_argument(
         "--objective", default="latency", choices=["latency", "energy", "edp"], help="what is best"
     )
     parser.add_argument("--mapping", metavar="FILE", help="evaluate this mapping, do not search")
-    parser.add_argument("-o", "--out", metavar="JSON", help="write the design here")
+    parser.add_argument("-o", "--out", metavar="JSON", help="write the design, or the sweep, here")
+    _sweep(parser)
+
+
+def _sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sweep",
+        metavar="NAME=VALUES",
+        action="append",
+        default=[],
+        help="the best mapping for each machine or shape: array=64..512 buffer=1MB..64MB "
+        "m=1024..8192 step 1024 target=fusemax,flat (ranges double, or add with step)",
+    )
+    parser.add_argument("--jobs", metavar="N", type=int, help="processes of a sweep; default all")
+    parser.add_argument("--cluster", metavar="URL", help="Dask scheduler that runs the sweep")
+    parser.add_argument("--resume", metavar="FILE", help="journal of a sweep to go on with")
+    parser.add_argument("--report", metavar="HTML", help="write the report of a sweep here")
 
 
 def _simulate(subparsers: Subparsers) -> None:

@@ -117,9 +117,15 @@ def passes(options: argparse.Namespace) -> None:
 
 
 def explore(options: argparse.Namespace) -> None:
-    """Find the best mapping, or evaluate a given one."""
+    """Find the best mapping, or evaluate a given one; with --sweep, for many machines."""
+    if options.sweep:
+        from penstock.cli.sweep import run_sweep
+
+        run_sweep(options)
+        return
     from penstock import design
 
+    _only_with_sweep(options)
     source = source_of(options)
     machine = machine_of(options)
     if machine is None:
@@ -170,6 +176,12 @@ def explore(options: argparse.Namespace) -> None:
     output.print_metrics((*metrics, *bounds))
     if found:
         print(found.summary())
+
+
+def _only_with_sweep(options: argparse.Namespace) -> None:
+    for name in ("jobs", "cluster", "resume", "report"):
+        if getattr(options, name) is not None:
+            raise PenstockError(f"--{name} goes with a sweep", fix="add --sweep NAME=VALUES")
 
 
 def simulate(options: argparse.Namespace) -> None:

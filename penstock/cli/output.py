@@ -78,17 +78,21 @@ def progress(title: str) -> Iterator[Callable[..., None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeElapsedColumn as Elapsed
+    from rich.progress import TimeRemainingColumn as Remaining
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed())
-    note = TextColumn("{task.fields[note]}")
+    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), Elapsed())
+    rate, note = TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[note]}")
     with Progress(
-        *columns, note, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        job = bar.add_task(title, total=None, note="")
+        *columns, Remaining(), rate, note, console=console, transient=True,
+        disable=not console.is_terminal,
+    ) as bar:  # fmt: skip
+        job = bar.add_task(title, total=None, rate="", note="")
 
         def update(done: int, total: int, best: object = "") -> None:
             text = f"best {number(best)}" if isinstance(best, int | float) else ""
-            bar.update(job, completed=done, total=total, note=text)
+            speed = bar.tasks[0].speed
+            rate = f"{speed:,.4g}/s" if speed else ""
+            bar.update(job, completed=done, total=total, rate=rate, note=text)
 
         yield update

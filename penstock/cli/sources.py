@@ -20,7 +20,15 @@ from penstock.mapper.notation import parse_mapping
 from penstock.targets.base import Target
 from penstock.targets.serial import from_json
 
-__all__ = ["Source", "design_of", "machine_of", "mapping_of", "shapes_of", "source_of"]
+__all__ = [
+    "Source",
+    "design_of",
+    "machine_named",
+    "machine_of",
+    "mapping_of",
+    "shapes_of",
+    "source_of",
+]
 
 
 @dataclass(frozen=True)
@@ -86,11 +94,13 @@ def machine_of(options: argparse.Namespace) -> Target | None:
         if options.set:
             raise PenstockError("--set changes a machine, but no --target is given", fix="add one")
         return None
-    if options.target.endswith(".json"):
-        machine = from_json(read_text(options.target))
-    else:
-        machine = as_target(options.target)
-    for path, value in pairs(options.set, "--set").items():
+    return machine_named(options.target, options.set)
+
+
+def machine_named(name: str, changes: list[str]) -> Target:
+    """Return the machine of a name or a JSON file, with the changes of --set."""
+    machine = from_json(read_text(name)) if name.endswith(".json") else as_target(name)
+    for path, value in pairs(changes, "--set").items():
         machine = machine.override(path, value)
     return machine
 

@@ -7,17 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from penstock.report.data import Page
+from penstock.sweep.result import Sweep
 
 __all__ = ["save_report"]
 
 
-def save_report(pages: Sequence[Page], path: str | Path, command: str) -> tuple[Path, ...]:
-    """Write a report of several designs: HTML at `path`, JSON and text beside it.
+def save_report(
+    pages: Sequence[Page], path: str | Path, command: str, *, sweeps: Sequence[Sweep] = ()
+) -> tuple[Path, ...]:
+    """Write a report of several designs and sweeps: HTML at `path`, JSON and text beside it.
 
     Args:
         pages: one for each design.
         path: of the HTML file; the others have its name with ``.json`` and ``.txt``.
         command: the command line that made it.
+        sweeps: one section for each, before the designs.
 
     Returns:
         The three paths, HTML first.
@@ -30,9 +34,11 @@ def save_report(pages: Sequence[Page], path: str | Path, command: str) -> tuple[
 
     place = Path(path)
     files = {
-        place: html(pages, command),
-        place.with_suffix(".json"): json.dumps(plain(pages, command), indent=2, default=float),
-        place.with_suffix(".txt"): text(pages, command),
+        place: html(pages, command, sweeps),
+        place.with_suffix(".json"): json.dumps(
+            plain(pages, command, sweeps), indent=2, default=float
+        ),
+        place.with_suffix(".txt"): text(pages, command, sweeps),
     }
     write_together(files)
     return tuple(files)

@@ -11,7 +11,7 @@ from typing import Any
 
 from penstock.sim.engine import Event
 
-__all__ = ["Figure", "bars", "roofline_figure", "waterfall"]
+__all__ = ["Cloud", "Figure", "bars", "roofline_figure", "scatter", "waterfall"]
 
 COLOURS = (
     "#0b6e8f", "#e07a3f", "#4b9b58", "#b5508c", "#8c7a2f", "#5a67c8",
@@ -105,6 +105,43 @@ def roofline_figure(
     figure.update_xaxes(type="log", title="arithmetic intensity, operations per byte of DRAM")
     figure.update_yaxes(type="log", title="operations per second")
     return Figure(_html(figure, 330), caption)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points of one colour: where they are and what hovering over each says (HTML)."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    hover: Sequence[str]
+
+
+def scatter(clouds: Sequence[Cloud], x_title: str, y_title: str, caption: str) -> Figure:
+    """Draw points on logarithmic axes, the last cloud on top and highlighted."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for cloud in clouds:
+        last = cloud is clouds[-1]
+        figure.add_scatter(
+            x=list(cloud.x),
+            y=list(cloud.y),
+            mode="markers",
+            name=cloud.name,
+            marker={
+                "color": COLOURS[1] if last else COLOURS[9],
+                "size": 11 if last else 6,
+                "symbol": "diamond" if last else "circle",
+                "opacity": 1.0 if last else 0.55,
+            },
+            hovertext=list(cloud.hover),
+            hovertemplate="%{hovertext}<extra></extra>",
+            hoverlabel={"align": "left"},
+        )
+    figure.update_xaxes(type="log", title=x_title)
+    figure.update_yaxes(type="log", title=y_title)
+    return Figure(_html(figure, 420), caption)
 
 
 def waterfall(events: Sequence[Event], units: Sequence[str], caption: str) -> Figure:

@@ -14,6 +14,8 @@ from penstock.mapper.roofline import roofline_point
 from penstock.metrics import Check, Metric
 from penstock.report.data import Page
 from penstock.report.figures import Figure, bars, roofline_figure, waterfall
+from penstock.report.sweeps import sweep_text, sweep_view
+from penstock.sweep.result import Sweep
 
 __all__ = ["html", "number", "plain", "text"]
 
@@ -30,9 +32,10 @@ def number(value: float) -> str:
 # -- JSON and text ---------------------------------------------------------------------------
 
 
-def plain(pages: Sequence[Page], command: str) -> dict[str, Any]:
+def plain(pages: Sequence[Page], command: str, sweeps: Sequence[Sweep] = ()) -> dict[str, Any]:
     """Return the report as a JSON object."""
-    return {"penstock": __version__, "command": command, "designs": [_plain(p) for p in pages]}
+    designs = {"penstock": __version__, "command": command, "designs": [_plain(p) for p in pages]}
+    return {**designs, "sweeps": [each.to_json() for each in sweeps]} if sweeps else designs
 
 
 def _plain(page: Page) -> dict[str, Any]:
@@ -58,9 +61,11 @@ def _plain(page: Page) -> dict[str, Any]:
     }
 
 
-def text(pages: Sequence[Page], command: str) -> str:
+def text(pages: Sequence[Page], command: str, sweeps: Sequence[Sweep] = ()) -> str:
     """Return the report as plain text."""
     parts = [f"penstock {__version__}: {command}"]
+    for sweep in sweeps:
+        parts += ["", *sweep_text(sweep, number)]
     for page in pages:
         parts += ["", f"=== {_title(page)}", "", str(page.bound.cascade), "", str(page.mapping), ""]
         parts += [_line(metric) for metric in (*page.evaluation.metrics(), *page.bounds)]
@@ -81,24 +86,27 @@ def _line(metric: Metric) -> str:
 # -- HTML ------------------------------------------------------------------------------------
 
 
-def html(pages: Sequence[Page], command: str) -> str:
+def html(pages: Sequence[Page], command: str, sweeps: Sequence[Sweep] = ()) -> str:
     """Return the report as one HTML file that needs no network."""
     from jinja2 import Environment, StrictUndefined
     from plotly.offline import get_plotlyjs
 
     source = files(__package__).joinpath("template.html.j2").read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, autoescape=False)
-    names = ", ".join(dict.fromkeys(page.bound.cascade.name for page in pages))
+    subjects = [each.plan.cascade for each in sweeps] + [page.bound.cascade.name for page in pages]
+    names = ", ".join(dict.fromkeys(subjects))
+    counted = [(len(sweeps), "sweep"), (len(pages), "design")]
+    said = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in counted if n)
     every = [check for page in pages for check in page.checks]
     return environment.from_string(source).render(
         version=__version__,
         title=f"penstock: {escape(names)}",
-        subtitle=f"{len(pages)} design{'s' if len(pages) > 1 else ''}, made by "
-        f"<code>{escape(command)}</code>",
+        subtitle=f"{said}, made by <code>{escape(command)}</code>",
         command=escape(command),
         plotly_js=get_plotlyjs(),
         macro_checks=_checks(every) or "<p>Nothing was compiled or simulated for this report.</p>",
         pages=[_view(page) for page in pages],
+        sweeps=[sweep_view(each, number, _table) for each in sweeps],
     )
 
 

@@ -269,10 +269,12 @@ def _check_numbers(target: Target) -> None:
 
 def _set(owner: Any, name: str, value: float) -> Any:
     """Replace one numeric field of a frozen dataclass."""
-    numeric = [f.name for f in fields(owner) if isinstance(getattr(owner, f.name), int | float)]
+    numeric = {
+        f.name: f.type for f in fields(owner) if isinstance(getattr(owner, f.name), int | float)
+    }
     if name not in numeric:
         raise UnknownNameError(f"number of {owner.name}", name, numeric)
-    kind = type(getattr(owner, name))
-    if kind is int:
+    if numeric[name] == "int":
         return replace(owner, **{name: _whole(f"{owner.name}.{name}", value)})
-    return replace(owner, **{name: kind(value)})
+    kind = type(getattr(owner, name))  # a machine may give 16 where a float is declared
+    return replace(owner, **{name: kind(value) if kind(value) == value else float(value)})

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from penstock.einsum_ir.affine import evaluate_scalar
 from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Sym, Var
 from penstock.einsum_ir.ops import OPERATORS
+from penstock.errors import CascadeError
 
 __all__ = ["Form", "add", "is_integral", "linear", "scale", "to_expr"]
 
@@ -49,9 +50,22 @@ def is_integral(expr: Expr) -> bool:
         case Apply(op, args):
             if op == "where":
                 return all(is_integral(arg) for arg in args[1:])
+            if op == "**":
+                return is_integral(args[0]) and _is_count(args[1])
             return op in _WHOLE or (op in _INTEGRAL and all(is_integral(arg) for arg in args))
         case Sym() | Access():
             return False
+
+
+def _is_count(expr: Expr) -> bool:
+    """Whether it is a whole number that is not negative, at sight."""
+    match expr:
+        case Num(value):
+            return value >= 0 and float(value).is_integer()
+        case Apply("bitlen", (value,)):
+            return is_integral(value)
+        case _:
+            return isinstance(expr, Var)
 
 
 def _number(value: float) -> float:
@@ -127,6 +141,9 @@ def _apply(op: str, args: list[Form]) -> Form:
             return scale(args[1], args[0].constant)
         case "*" if not args[1].terms:
             return scale(args[0], args[1].constant)
+        case "//" | "%" if not args[1].terms and args[1].constant < 0:
+            other = _apply(op, [scale(each, -1) for each in args])
+            return other if op == "//" else scale(other, -1)
         case "//" | "%" if _divides(args[0], args[1]):
             return _divide(op, args[0], int(args[1].constant))
         case _:
@@ -156,6 +173,6 @@ def _atom(op: str, args: list[Form]) -> Form:
         return Form(((expr, 1),))
     try:
         value = evaluate_scalar(expr, {})
-    except (ArithmeticError, ValueError):  # 1/0, log(0): absent, not a number
+    except CascadeError:  # 1/0, log(0): absent, not a number
         value = None
     return Form(((expr, 1),)) if value is None else Form((), _number(value))

@@ -15,10 +15,10 @@ from typing import TypeGuard
 import numpy as np
 
 from penstock.einsum_ir.algebra import NumpyAlgebra
-from penstock.einsum_ir.bounds import interval, may_be_absent
+from penstock.einsum_ir.bounds import interval
 from penstock.einsum_ir.conditions import AtMost, Case, Opaque, condition, pruned
 from penstock.einsum_ir.linear import Form, is_integral, linear, scale, to_expr
-from penstock.einsum_ir.nodes import Apply, Expr, Num, Var, substitute, variables, walk
+from penstock.einsum_ir.nodes import Apply, Expr, Num, Var, accesses, substitute, variables, walk
 from penstock.einsum_ir.ops import OPERATORS
 from penstock.errors import CascadeError
 
@@ -145,7 +145,7 @@ def _term(literal: AtMost, *, equal: bool) -> Term:
     match form.terms:
         case ((Apply("%", (value, Num(modulus))), factor),) if abs(factor) == 1:
             residue = int(-form.constant * factor)
-            if equal or residue == (0 if factor > 0 else modulus - 1):
+            if equal or (modulus > 0 and residue == (0 if factor > 0 else modulus - 1)):
                 return Congruent(linear(value, {}), int(modulus), residue)
     return Equal(form) if equal else literal
 
@@ -156,7 +156,7 @@ class _Normal:
 
     def cases(self, pred: Expr, *, holds: bool) -> list[Case]:
         """Return where a condition holds (or does not)."""
-        if may_be_absent(pred, {}):
+        if accesses(pred) or _absent(pred):
             return self._present(pred, holds=holds)
         match pred:
             case Num(value):
@@ -305,9 +305,8 @@ class _Normal:
         ranges = {name: (np.array(0), np.array(n - 1)) for name, n in self.extents.items()}
         ends = interval(value, ranges, NumpyAlgebra(), {})
         size = Apply("abs", (value,))
-        most = 63 if ends is None else math.ceil(max(abs(float(end)) for end in ends))
-        last = most if ends is None else most.bit_length()
-        for bits in range(last + 1):
+        most = 2**61 if ends is None else math.ceil(max(abs(float(end)) for end in ends))
+        for bits in range(most.bit_length() + 1):
             low = Apply("<=", (Num(2 ** (bits - 1) if bits else 0), size))
             yield Apply("and", (low, Apply("<", (size, Num(2**bits))))), Num(bits)
 
@@ -361,11 +360,16 @@ def _zero_divisors(expr: Expr) -> Iterator[Expr]:
             pass
 
 
+def _absent(expr: Expr) -> bool:
+    """Whether something in an expression may divide by zero."""
+    return next(_zero_divisors(expr), None) is not None
+
+
 def _torn(expr: Expr) -> TypeGuard[Apply]:
     """Whether it is a choice of which only the sides may divide by zero."""
     if not isinstance(expr, Apply) or expr.op != "where":
         return False
-    return may_be_absent(expr, {}) and not may_be_absent(expr.args[0], {})
+    return any(_absent(side) for side in expr.args[1:]) and not _absent(expr.args[0])
 
 
 def _resolved(expr: Expr) -> Expr | None:

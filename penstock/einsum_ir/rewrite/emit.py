@@ -1,0 +1,480 @@
+"""From accumulators to a cascade: what streaming forms and trees share.
+
+Before → after, for a sum SD that follows the maximum GM (rank m in tiles of M0)::
+
+    stream:  SD_T[p, m1]     = exp(X[p, m1*M0 + m0] - GM_R[p, m1 + 1]) :: sum[m0]
+             GM_C[p, m1]     = exp(GM_R[p, m1] - GM_R[p, m1 + 1])
+             SD_P[p, m1]     = SD_R[p, m1] * GM_C[p, m1]
+             SD_R[p, m1 + 1] = SD_T[p, m1] + SD_P[p, m1]
+    tree:    SD_T[p, m1]     = exp(X[p, m1*M0 + m0] - GM_T[p, m1]) :: sum[m0]
+             SD_R[p]         = SD_T[p, m1] * exp(GM_T[p, m1] - GM_R[p]) :: sum[m1]
+
+Zero rule: an accumulator over no point yet is *absent* (no ``init``), and an absent carry counts as
+the identity (``fill``), so that no 0 meets an infinity. Where nothing is masked and each carry is
+finite at the start, ``init`` is used instead, as FuseMax does. Reference-in-domain rule: a divisor
+that may be 0 is 1 there (``where``); a point whose reference is still -inf is absent (``s.t.``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from penstock.einsum_ir.cascade import Cascade
+from penstock.einsum_ir.nodes import (
+    Access,
+    Apply,
+    Einsum,
+    Expr,
+    Group,
+    Num,
+    Reduce,
+    Statement,
+    Sym,
+    Var,
+    accesses,
+    substitute,
+    variables,
+    walk,
+)
+from penstock.einsum_ir.rewrite.chain import Chain, Link
+from penstock.einsum_ir.rewrite.plan import Accumulator, Fused, Reference, accumulated
+from penstock.einsum_ir.rewrite.terms import ONE, map_access, multiply, replaced
+
+__all__ = ["DEAR", "Derivation", "Emitter"]
+
+DEAR = {"exp", "exp2", "log", "log2", "sin", "cos", "/", "**", "sqrt", "rsqrt", "tanh", "sigmoid"}
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """What is emitted.
+
+    Args:
+        chain: the original.
+        fused: link → its form.
+        pass_of: link → its pass, from 1.
+        references: placeholder → reference.
+        count: the placeholder of the prefix' length, or ``""``.
+        tile: coordinates of a tile, by default.
+        part: coordinates of a part of a tree, by default.
+        guarded: references whose -inf is met: points are absent there.
+        divisors: references that may be 0 and divide.
+    """
+
+    chain: Chain
+    fused: Mapping[str, Fused]
+    pass_of: Mapping[str, int]
+    references: Mapping[str, Reference]
+    count: str
+    names: tuple[str, str]
+    tile: int
+    part: int = 1024
+    guarded: frozenset[str] = frozenset()
+    divisors: frozenset[str] = frozenset()
+
+
+class Emitter:
+    """What the two forms share: elements in tiles, final values, outer Einsums."""
+
+    def __init__(self, derivation: Derivation) -> None:
+        self.d, self.chain = derivation, derivation.chain
+        self.outer_var, self.inner_var = derivation.names
+        self.statements: list[Statement] = []
+        self.body: list[Einsum] = []
+        self.inits: list[Einsum] = []
+        self.done: set[str] = set()
+        self.tiles: dict[str, str] = {}
+        self.made: dict[object, Access] = {}
+        self.common: set[tuple[Expr, Expr | None]] = set()
+        self.states: dict[str, str] = {}
+        self.ranks: dict[str, tuple[str, ...]] = {}
+        self.starts: dict[str, float | None] = {}
+        self.refs: dict[str, Access] = {}
+        self.taken = set(self.chain.cascade.arity) | {n for n, _ in self.chain.cascade.constants}
+        place = (Var(self.outer_var), Sym(self.inner_var.upper()))
+        self.position: Expr = Apply("+", (Apply("*", place), Var(self.inner_var)))
+
+    # --- names and statements -------------------------------------------------------------------
+
+    def fresh(self, name: str) -> str:
+        """Return a name that no tensor has, and take it."""
+        found, number = name, 1
+        while found in self.taken:
+            number += 1
+            found = f"{name}{number}"
+        self.taken.add(found)
+        return found
+
+    def cascade(self) -> Cascade:
+        """Return the derived cascade."""
+        cascade = self.chain.cascade
+        for number in sorted(set(self.d.pass_of.values())):
+            links = [each for each in self.chain.links.values() if self.pass_of(each) == number]
+            if any(self.is_fused(each) for each in links):
+                self.run(links)
+            else:
+                for link in links:
+                    self.define(link.name)
+        for each in cascade.outputs:
+            self.define(each.tensor)
+        shapes = {**dict(cascade.shapes), **self.sized}
+        return replace(cascade, statements=tuple(self.statements), shapes=tuple(shapes.items()))
+
+    @property
+    def sized(self) -> dict[str, int]:
+        """Return the default extent of the new rank."""
+        raise NotImplementedError
+
+    def pass_of(self, link: Link) -> int:
+        """Return the pass of a link."""
+        return self.d.pass_of[link.name]
+
+    def is_fused(self, link: Link) -> bool:
+        """Whether a link shares the pass of what it reads."""
+        form = self.d.fused.get(link.name)
+        return form is not None and bool(form.tracked or form.deferred)
+
+    def in_loop(self, name: str) -> bool:
+        """Whether a link is computed by accumulators."""
+        return name in self.chain.links and any(
+            self.is_fused(each) and self.pass_of(each) == self.d.pass_of[name]
+            for each in self.chain.links.values()
+        )
+
+    def run(self, links: Sequence[Link]) -> None:
+        """Emit the pass of these links."""
+        raise NotImplementedError
+
+    def state(self, name: str, when: str, indices: Mapping[str, Expr]) -> Access:
+        """Return a running value ``old``, ``new`` (with the tile) or ``final``."""
+        raise NotImplementedError
+
+    # --- whole values ---------------------------------------------------------------------------
+
+    def define(self, tensor: str) -> None:
+        """Emit what the author calls a tensor, outside of loops."""
+        if tensor in self.done or tensor not in self.chain.cascade.arity:
+            return
+        if any(each.tensor == tensor for each in self.chain.cascade.inputs):
+            return
+        self.done.add(tensor)
+        if self.in_loop(tensor):
+            link = self.chain.links[tensor]
+            body = self.value(self.d.fused[tensor].epilogue, "final")
+            self.statements.append(Einsum(link.einsum.output, body))
+            return
+        for each in [s for s in self.chain.cascade.statements if tensor in _names(s)]:
+            self.done |= set(_names(each))
+            self.statements.append(self._final_statement(each))
+
+    def _final_statement(self, statement: Statement) -> Statement:
+        if isinstance(statement, Group):
+            names = set(_names(statement))
+            inner = tuple(self._final_einsum(each, names) for each in statement.einsums)
+            return replace(statement, einsums=inner)
+        return self._final_einsum(statement, {statement.name})
+
+    def _final_einsum(self, einsum: Einsum, own: set[str]) -> Einsum:
+        def change(access: Access) -> Expr:
+            return access if access.tensor in own else self.final(access)
+
+        where = None if einsum.where is None else map_access(einsum.where, change)
+        body = map_access(einsum.body, change)
+        for access in accesses(
+            *einsum.output.indices, *(i for a in accesses(body) for i in a.indices)
+        ):
+            self.define(access.tensor)
+        return replace(einsum, body=body, where=where)
+
+    def final(self, access: Access) -> Expr:
+        """Return the access of a tensor after all passes, and see that it is emitted."""
+        outputs = {each.tensor for each in self.chain.cascade.outputs}
+        form = self.d.fused.get(access.tensor)
+        if self.in_loop(access.tensor) and form is not None and access.tensor not in outputs:
+            only = form.accumulators[0]
+            if len(form.accumulators) == 1 and form.epilogue == accumulated(only.name):
+                return self.state(only.name, "final", self._at(access))
+        self.define(access.tensor)
+        for inner in accesses(*access.indices):
+            self.define(inner.tensor)
+        return access
+
+    def _at(self, access: Access) -> dict[str, Expr]:
+        output = self.chain.links[access.tensor].einsum.output
+        pairs = zip(output.indices, access.indices, strict=True)
+        return {v.name: index for v, index in pairs if isinstance(v, Var)}
+
+    def value(self, expr: Expr, when: str, at: Mapping[str, Expr] | None = None) -> Expr:
+        """Replace placeholders and whole values by what they are ``old``, ``new`` or ``final``."""
+        at = at or {}
+        match expr:
+            case Sym(name) if name.startswith("$"):
+                return self.state(name[1:], when, at)
+            case Sym(name) if name.endswith("'") and name[:-1] in self.d.references:
+                return substitute(self.reference(name[:-1], "old"), dict(at))
+            case Sym(name) if name in self.d.references:
+                return substitute(self.reference(name, when), dict(at))
+            case Apply(_, args):
+                return replace(expr, args=tuple(self.value(each, when, at) for each in args))
+            case Access(tensor):
+                placed = Access(tensor, tuple(substitute(i, dict(at)) for i in expr.indices))
+                whole = tensor in self.chain.links or tensor in self.chain.outer
+                return self.final(placed) if whole else placed
+            case _:
+                return expr
+
+    def reference(self, name: str, when: str) -> Expr:
+        """Return a reference old, new or final."""
+        if name == self.d.count:
+            return self.counted(when)
+        if when == "final":
+            return map_access(self.d.references[name].value, self.final)
+        plain = self._plain_state(self.d.references[name].value)
+        if plain is not None and name not in self.d.divisors:
+            accumulator, at = plain
+            return self.state(accumulator, when, at)
+        return self.moving_reference(name, when)
+
+    def counted(self, when: str) -> Expr:
+        """Return the number of coordinates of the prefix."""
+        raise NotImplementedError
+
+    def moving_reference(self, name: str, when: str) -> Expr:
+        """Return a reference that is more than one accumulator."""
+        raise NotImplementedError
+
+    def _plain_state(self, value: Expr) -> tuple[str, dict[str, Expr]] | None:
+        if not isinstance(value, Access) or value.tensor not in self.d.fused:
+            return None
+        form = self.d.fused[value.tensor]
+        only = form.accumulators[0]
+        if form.epilogue != accumulated(only.name) or not self.in_loop(value.tensor):
+            return None
+        return only.name, self._at(value)
+
+    def running(self, expr: Expr, when: str) -> Expr:
+        """Return a value of links and outer tensors over the prefix."""
+
+        def change(access: Access) -> Expr:
+            if self.in_loop(access.tensor) and self.d.pass_of[access.tensor] == self.number:
+                return self.value(self.d.fused[access.tensor].epilogue, when, self._at(access))
+            made = self.chain.outer.get(access.tensor)
+            moves = any(
+                self.in_loop(each) and self.d.pass_of[each] == self.number
+                for each in self.chain.depends.get(access.tensor, ())
+            )
+            if made is None or not moves:
+                return self.final(access)
+            if made.reduce is not None or made.where is not None:
+                return self.partial_outer(made, access, when)
+            pairs = zip(made.output.indices, access.indices, strict=True)
+            inside = {v.name: i for v, i in pairs if isinstance(v, Var)}
+            return map_access(substitute(made.body, inside), change)
+
+        return map_access(expr, change)
+
+    number = 0
+
+    def partial_outer(self, made: Einsum, access: Access, when: str) -> Expr:
+        """Return an outer Einsum that reduces, over the prefix."""
+        at = (made.name, when)
+        if at not in self.made:
+            name = self.fresh(f"{made.name}_{when[0].upper()}")
+            output = Access(name, (*made.output.indices, Var(self.outer_var)))
+            where = None if made.where is None else self.running(made.where, when)
+            new = replace(made, output=output, body=self.running(made.body, when), where=where)
+            self.body.append(new)
+            self.made[at] = output
+        return Access(self.made[at].tensor, (*access.indices, Var(self.outer_var)))
+
+    # --- elements in tiles ----------------------------------------------------------------------
+
+    def tiled(self, expr: Expr) -> Expr:
+        """Return an expression over elements at ``m1*M0 + m0``."""
+        rank = self.chain.rank
+        match expr:
+            case Var(name):
+                return self.position if name == rank else expr
+            case Apply(_, args):
+                return replace(expr, args=tuple(self.tiled(each) for each in args))
+            case Access(tensor, indices):
+                if tensor in self.chain.elements and tensor not in self.chain.held:
+                    return self._tile(expr)
+                made = tensor in self.chain.elements or tensor in self.chain.moving
+                if made or tensor in self.chain.outer or tensor in self.chain.links:
+                    self.define(tensor)
+                return replace(expr, indices=tuple(self.tiled(each) for each in indices))
+            case _:
+                return expr
+
+    def _tile(self, access: Access) -> Access:
+        made = self.chain.elements[access.tensor]
+        place = made.output.indices.index(Var(self.chain.rank))
+        if access.tensor not in self.tiles:
+            self.tiles[access.tensor] = self.fresh(f"{access.tensor}_T")
+            output = Access(self.tiles[access.tensor], self._split(made.output.indices, place))
+            where = None if made.where is None else self.tiled(made.where)
+            new = Einsum(
+                output, self.tiled(made.body), self._reduce(made), self.inside(made, where)
+            )
+            self.body.append(new)
+        indices = tuple(self.tiled(each) for each in access.indices)
+        return Access(self.tiles[access.tensor], self._split(indices, place))
+
+    def _reduce(self, made: Einsum) -> Reduce | None:
+        return None if made.reduce is None else replace(made.reduce, span=None)
+
+    def _split(self, indices: Sequence[Expr], place: int) -> tuple[Expr, ...]:
+        pair = (Var(self.outer_var), Var(self.inner_var))
+        return (*indices[:place], *pair, *indices[place + 1 :])
+
+    def inside(self, made: Einsum, where: Expr | None) -> Expr | None:
+        """Add that the coordinate is in range, if no operand says so."""
+        rank = self.chain.rank
+        if any(rank in variables(index) for a in accesses(made.body) for index in a.indices):
+            return where
+        return self.both(where, Apply("<", (self.position, Sym(rank.upper()))))
+
+    @staticmethod
+    def both(left: Expr | None, right: Expr | None) -> Expr | None:
+        """Return the conjunction of two predicates."""
+        if left is None or right is None:
+            return right if left is None else left
+        return Apply("and", (left, right))
+
+    # --- accumulators over a tile ---------------------------------------------------------------
+
+    def accumulators(self, links: Iterable[Link]) -> list[Accumulator]:
+        """Return the accumulators of a pass, each once, in order."""
+        found: dict[str, Accumulator] = {}
+        for link in links:
+            for each in self.d.fused[link.name].accumulators:
+                found.setdefault(each.name, each)
+        return [each for each in found.values() if each.name not in self.states]
+
+    def share(self, made: Sequence[Accumulator]) -> None:
+        """Find the dear parts of bodies that several accumulators have: one tensor for each."""
+        found: dict[tuple[Expr, Expr | None], set[str]] = {}
+        for each in made:
+            where = self.chain.links[each.link].where
+            for node in walk(each.body):
+                if isinstance(node, Apply) and self._is_dear(node):
+                    found.setdefault((node, where), set()).add(each.name)
+        self.common = {at for at, users in found.items() if len(users) > 1}
+
+    def _is_dear(self, node: Apply) -> bool:
+        if self.chain.rank not in variables(node) and not self._element(node):
+            return False
+        return any(isinstance(each, Apply) and each.op in DEAR for each in walk(node))
+
+    def _element(self, node: Expr) -> bool:
+        return self.chain.rank in variables(node)
+
+    def elementwise(self, expr: Expr, where: Expr | None) -> Expr:
+        """Return a body in tiles, at the new references, with what is shared taken out."""
+        if (expr, where) in self.common:
+            return self._shared(expr, where)
+        if isinstance(expr, Apply):
+            args = tuple(self.elementwise(each, where) for each in expr.args)
+            return replace(expr, args=args)
+        return (
+            self.tiled(self.value(expr, "new")) if self._element(expr) else self.value(expr, "new")
+        )
+
+    def _shared(self, expr: Expr, where: Expr | None) -> Expr:
+        at = (expr, where, self.number)
+        if at not in self.made:
+            assert isinstance(expr, Apply)
+            args = tuple(self.elementwise(each, where) for each in expr.args)
+            body = replace(expr, args=args)
+            predicate = self.guard(expr, None if where is None else self.tiled(where))
+            ranks = [n for n in variables(body) if n not in (self.outer_var, self.inner_var)]
+            indices = tuple(Var(n) for n in [*ranks, self.outer_var, self.inner_var])
+            output = Access(self.fresh(self._name_of(expr)), indices)
+            self.body.append(Einsum(output, body, where=predicate))
+            self.made[at] = output
+        return self.made[at]
+
+    def _name_of(self, expr: Expr) -> str:
+        """Return the author's name of a moving tensor with this body, or E."""
+        values: dict[Expr, Expr] = {Sym(n): r.value for n, r in self.d.references.items()}
+        written = replaced(expr, values)
+        for name, made in self.chain.moving.items():
+            if made.body == written:
+                return f"{name}_T"
+        return "E_T"
+
+    def guard(self, body: Expr, where: Expr | None) -> Expr | None:
+        """Add that references that a body reads itself are in their domain."""
+        for name in sorted({n.name for n in walk(body) if isinstance(n, Sym)}):
+            if name in self.d.guarded:
+                low = self._is_low(name)
+                bound = Num(-math.inf if low else math.inf)
+                test = Apply(">" if low else "<", (self.reference(name, "new"), bound))
+                where = self.both(where, test)
+        return where
+
+    def _is_low(self, name: str) -> bool:
+        value = self.d.references[name].value
+        return not (isinstance(value, Access) and self.chain.links[value.tensor].op == "min")
+
+    def local(self, each: Accumulator) -> Access:
+        """Emit an accumulator over one tile."""
+        link = self.chain.links[each.link]
+        body = self.elementwise(each.body, link.where)
+        where = None if link.where is None else self.tiled(link.where)
+        taken = {a.tensor for a in accesses(body)} & {a.tensor for a in self.made.values()}
+        where = None if taken else where
+        for access in link.partial:
+            if access not in accesses(each.body):
+                where = self.both(where, self.tiled(Apply("==", (access, access))))
+        if not any(self.inner_var in variables(i) for a in accesses(body) for i in a.indices):
+            range_ = Apply("<", (self.position, Sym(self.chain.rank.upper())))
+            where = self.both(where, range_)
+        if not taken:
+            where = self.guard(each.body, where)
+        indices = tuple(Var(n) for n in [*each.ranks, self.outer_var])
+        output = Access(self.fresh(f"{each.name}_T"), indices)
+        over = (
+            [n for n in link.einsum.reduce.over if n != self.chain.rank]
+            if link.einsum.reduce
+            else []
+        )
+        present = set(variables(body, *([where] if where else [])))
+        over = [*(n for n in over if n in present), self.inner_var]
+        self.body.append(Einsum(output, body, Reduce(each.op, tuple(over)), where))
+        return output
+
+    def coefficient(self, c: Expr) -> Expr:
+        """Return a carry's coefficient, as a tensor of its own if it is dear."""
+        expr = self.value(c, "new")
+        if not any(isinstance(n, Apply) and n.op in DEAR for n in walk(expr)):
+            return expr
+        at = ("carry", expr, self.number)
+        if at not in self.made:
+            ranks = [n for n in variables(expr) if n != self.outer_var]
+            indices = tuple(Var(n) for n in [*ranks, self.outer_var])
+            first = next(a.tensor for a in accesses(expr)).removesuffix("_R").removesuffix("_T")
+            output = Access(self.fresh(f"{first}_C"), indices)
+            self.body.append(Einsum(output, expr))
+            self.made[at] = output
+        return self.made[at]
+
+    def carried(self, each: Accumulator) -> Expr:
+        """Return what an accumulator is at the new references."""
+        total: Expr | None = None
+        for name, c in each.carry:
+            factor = self.coefficient(c)
+            state = self.state(name, "old", {}) if name else ONE
+            term = multiply(state, factor)
+            total = term if total is None else Apply("+", (total, term))
+        assert total is not None
+        return total
+
+
+def _names(statement: Statement) -> tuple[str, ...]:
+    if isinstance(statement, Group):
+        return tuple(each.name for each in statement.einsums)
+    return (statement.name,)

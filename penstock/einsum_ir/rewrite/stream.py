@@ -1,0 +1,161 @@
+"""The streaming form: one loop over tiles for each pass (the equations are in `emit.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from penstock.einsum_ir.nodes import (
+    Access,
+    Apply,
+    Einsum,
+    Expr,
+    Group,
+    Num,
+    Sym,
+    Var,
+    accesses,
+    variables,
+    walk,
+)
+from penstock.einsum_ir.rewrite.chain import Link
+from penstock.einsum_ir.rewrite.emit import Emitter
+from penstock.einsum_ir.rewrite.plan import Accumulator
+from penstock.einsum_ir.rewrite.separate import old
+from penstock.einsum_ir.rewrite.terms import ONE, evaluate
+
+__all__ = ["Stream"]
+
+_JOIN = {"sum": "+", "prod": "*", "max": "max", "min": "min"}
+
+
+class Stream(Emitter):
+    """One loop over tiles for each pass."""
+
+    @property
+    def sized(self) -> dict[str, int]:
+        """Return the default extent of a tile."""
+        return {self.inner_var: self.d.tile}
+
+    def state(self, name: str, when: str, indices: Mapping[str, Expr]) -> Access:
+        """Return a running value ``old``, ``new`` (with the tile) or ``final``."""
+        step: Expr = Var(self.outer_var)
+        if when == "new":
+            step = Apply("+", (step, ONE))
+        elif when == "final":
+            step = Sym(self.outer_var.upper())
+        kept = [indices.get(n, Var(n)) for n in self.ranks[name]]
+        return Access(self.states[name], (*kept, step))
+
+    def counted(self, when: str) -> Expr:
+        """Return the number of coordinates of the prefix."""
+        if when == "final":
+            return Sym(self.chain.rank.upper())
+        tiles: Expr = Var(self.outer_var)
+        tiles = Apply("+", (tiles, ONE)) if when == "new" else tiles
+        seen = Apply("*", (tiles, Sym(self.inner_var.upper())))
+        return Apply("min", (seen, Sym(self.chain.rank.upper())))
+
+    def moving_reference(self, name: str, when: str) -> Expr:
+        """Emit a reference as a state of its own."""
+        at = ("reference", name, self.number)
+        if at not in self.made:
+            value = self.d.references[name].value
+            body = self.running(value, "new")
+            if name in self.d.divisors:
+                body = Apply("where", (Apply("!=", (body, Num(0))), body, ONE))
+            label = value.tensor if isinstance(value, Access) else name.upper()
+            ranks = [n for n in variables(body) if n != self.outer_var]
+            kept = tuple(Var(n) for n in ranks)
+            output = Access(
+                self.fresh(f"{label}_R"), (*kept, Apply("+", (Var(self.outer_var), ONE)))
+            )
+            self.body.append(Einsum(output, body))
+            self.made[at] = output
+        made = self.made[at]
+        step = made.indices[-1] if when == "new" else Var(self.outer_var)
+        return Access(made.tensor, (*made.indices[:-1], step))
+
+    def run(self, links: Sequence[Link]) -> None:
+        """Emit one loop."""
+        self.number = self.pass_of(links[0])
+        self.body, self.inits, self.tiles = [], [], {}
+        made = self.accumulators(links)
+        self.share(made)
+        for each in made:
+            self.states[each.name] = self.fresh(f"{each.name}_R")
+            self.ranks[each.name] = each.ranks
+        for each in made:
+            self._update(each)
+        self.statements += [*self.inits, Group(self.outer_var, tuple(self.body))]
+
+    def _update(self, each: Accumulator) -> None:
+        link = self.chain.links[each.link]
+        local = self.local(each)
+        after, before = self.state(each.name, "new", {}), self.state(each.name, "old", {})
+        join = _JOIN[each.op]
+        start = self._start(each, link)
+        carry: Expr = before
+        if each.moves:
+            carry = self.carried(each)
+            if not isinstance(carry, Access):
+                product = Access(self.fresh(f"{each.name}_P"), local.indices)
+                self.body.append(Einsum(product, carry))
+                carry = product
+        self.starts[each.name] = start
+        pair: tuple[Expr, Expr] = (local, carry) if join == "+" else (carry, local)
+        if start is not None:
+            state = replace(before, indices=(*before.indices[:-1], Num(0)))
+            self.inits.append(Einsum(state, Num(start), init=True))
+        else:
+            filled = Apply("fill", (carry, Num(each.identity)))
+            pair = (local, filled) if join == "+" else (filled, local)
+        body: Expr = Apply(join, pair)
+        if start is None and each.moves and not self._same_points(each, link):
+            empty = Apply("fill", (local, Num(each.identity)))
+            body = Apply("fill", (Apply(join, (empty, carry)), local))
+        self.body.append(Einsum(after, body))
+
+    def _start(self, each: Accumulator, link: Link) -> float | None:
+        """Return the value to start from, or None: absent."""
+        if link.masks or link.where is not None:
+            return None
+        starts: dict[Expr, float] = {}
+        for name in each.references:
+            plain = self._plain_state(self.d.references[name].value)
+            begin = None if plain is None else self.starts.get(plain[0])
+            if begin is None or name in self.d.divisors:
+                return None
+            starts[old(name)] = begin
+        return each.identity if _keeps_identity(each, starts) else None
+
+    def _same_points(self, each: Accumulator, link: Link) -> bool:
+        """Whether the references move only where the link has points."""
+        for name in each.references:
+            value = self.d.references[name].value
+            for tensor in {a.tensor for a in accesses(value)}:
+                for above in self.chain.depends.get(tensor, ()):
+                    other = self.chain.links[above]
+                    if other.masks != link.masks or other.where != link.where:
+                        return False
+        return True
+
+
+def _keeps_identity(each: Accumulator, starts: Mapping[Expr, float]) -> bool:
+    """Whether the first carry, from where references start, leaves identities as they are."""
+    from mpmath import MPContext
+
+    context = MPContext()
+    total = context.mpf(0)
+    for name, c in each.carry:
+        values: dict[Expr, Any] = {
+            n: context.mpf("0.7") for n in walk(c) if isinstance(n, Access | Sym | Var)
+        }
+        values |= {leaf: context.mpf(start) for leaf, start in starts.items()}
+        try:
+            factor = evaluate(c, values, context)
+        except (ZeroDivisionError, ValueError):
+            return False
+        total += factor * (each.identity if name else 1)
+    return bool(total == each.identity)

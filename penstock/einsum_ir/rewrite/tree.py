@@ -1,0 +1,120 @@
+"""The tree form: parts side by side, then merged (the equations are in `emit.py`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from penstock.einsum_ir.nodes import (
+    Access,
+    Apply,
+    Einsum,
+    Expr,
+    Num,
+    Reduce,
+    Sym,
+    Var,
+    accesses,
+    variables,
+    walk,
+)
+from penstock.einsum_ir.rewrite.chain import Link
+from penstock.einsum_ir.rewrite.emit import DEAR, Derivation, Emitter
+from penstock.einsum_ir.rewrite.terms import ONE
+
+__all__ = ["Tree"]
+
+
+class Tree(Emitter):
+    """Parts side by side, then one merge for each accumulator (split-K)."""
+
+    def __init__(self, derivation: Derivation) -> None:
+        super().__init__(derivation)
+        self.parts: dict[str, Access] = {}
+
+    @property
+    def sized(self) -> dict[str, int]:
+        """Return the default extent of a part."""
+        return {self.inner_var: self.d.part}
+
+    def state(self, name: str, when: str, indices: Mapping[str, Expr]) -> Access:
+        """Return a value of a part (``old``), or merged (``final``)."""
+        kept = [indices.get(n, Var(n)) for n in self.ranks[name]]
+        if when == "old":
+            return Access(self.parts[name].tensor, (*kept, Var(self.outer_var)))
+        return Access(self.states[name], tuple(kept))
+
+    def counted(self, when: str) -> Expr:
+        """Return the number of coordinates of a part, or of all."""
+        whole, size = Sym(self.chain.rank.upper()), Sym(self.inner_var.upper())
+        if when == "final":
+            return whole
+        rest = Apply("-", (whole, Apply("*", (Var(self.outer_var), size))))
+        return Apply("clamp", (rest, Num(0), size))
+
+    def reference(self, name: str, when: str) -> Expr:
+        """Return a reference of a part (``new`` in bodies, ``old`` in carries), or merged."""
+        return super().reference(name, when)
+
+    def value(self, expr: Expr, when: str, at: Mapping[str, Expr] | None = None) -> Expr:
+        """Replace placeholders; in bodies (``new``) references are those of the part."""
+        return super().value(expr, "old" if when == "new" else when, at)
+
+    def moving_reference(self, name: str, when: str) -> Expr:
+        """Emit a reference of each part."""
+        at = ("reference", name, self.number)
+        if at not in self.made:
+            value = self.d.references[name].value
+            body = self.running(value, "old")
+            if name in self.d.divisors:
+                body = Apply("where", (Apply("!=", (body, Num(0))), body, ONE))
+            label = value.tensor if isinstance(value, Access) else name.upper()
+            ranks = [n for n in variables(body) if n != self.outer_var]
+            output = Access(
+                self.fresh(f"{label}_T"), tuple(Var(n) for n in [*ranks, self.outer_var])
+            )
+            self.body.append(Einsum(output, body))
+            self.made[at] = output
+        return self.made[at]
+
+    def guard(self, body: Expr, where: Expr | None) -> Expr | None:
+        """Add that references that a body reads itself are in their domain."""
+        for name in sorted({n.name for n in walk(body) if isinstance(n, Sym)}):
+            if name in self.d.guarded:
+                low = self._is_low(name)
+                bound = Num(-math.inf if low else math.inf)
+                test = Apply(">" if low else "<", (self.reference(name, "old"), bound))
+                where = self.both(where, test)
+        return where
+
+    def coefficient(self, c: Expr) -> Expr:
+        """Return a merge's coefficient: from the part's references to the merged ones."""
+        expr = super().value(c, "final")
+        if not any(isinstance(n, Apply) and n.op in DEAR for n in walk(expr)):
+            return expr
+        at = ("carry", expr, self.number)
+        if at not in self.made:
+            ranks = [n for n in variables(expr) if n != self.outer_var]
+            first = next(a.tensor for a in accesses(expr)).removesuffix("_R").removesuffix("_T")
+            output = Access(
+                self.fresh(f"{first}_C"), tuple(Var(n) for n in [*ranks, self.outer_var])
+            )
+            self.body.append(Einsum(output, expr))
+            self.made[at] = output
+        return self.made[at]
+
+    def run(self, links: Sequence[Link]) -> None:
+        """Emit the parts and the merges of a pass."""
+        self.number = self.pass_of(links[0])
+        self.body, self.tiles = self.statements, {}  # type: ignore[assignment]
+        made = self.accumulators(links)
+        self.share(made)
+        for each in made:
+            self.ranks[each.name] = each.ranks
+            self.states[each.name] = self.fresh(f"{each.name}_R")
+        for each in made:
+            self.parts[each.name] = self.local(each)
+        for each in made:
+            output = Access(self.states[each.name], tuple(Var(n) for n in each.ranks))
+            over = Reduce(each.op, (self.outer_var,))
+            self.body.append(Einsum(output, self.carried(each), over))

@@ -19,8 +19,10 @@ from penstock.einsum_ir.bounds import interval
 from penstock.einsum_ir.conditions import AtMost, Case, Opaque, condition, pruned
 from penstock.einsum_ir.linear import Form, is_integral, linear, scale, to_expr
 from penstock.einsum_ir.nodes import Apply, Expr, Num, Var, accesses, substitute, variables, walk
+from penstock.einsum_ir.notation import parse_expr
 from penstock.einsum_ir.ops import OPERATORS
-from penstock.errors import CascadeError
+from penstock.einsum_ir.tiling import shapes, with_numbers
+from penstock.errors import CascadeError, UnknownNameError
 
 __all__ = ["Congruent", "Equal", "NormalForm", "normal_form"]
 
@@ -99,17 +101,34 @@ def _joined(op: str, exprs: list[Expr], empty: int) -> Expr:
     return Apply(op, (_joined(op, exprs[:half], empty), _joined(op, exprs[half:], empty)))
 
 
-def normal_form(predicate: Expr, extents: Mapping[str, int]) -> NormalForm:
+def normal_form(
+    predicate: Expr | str,
+    extents: Mapping[str, int],
+    symbols: Mapping[str, float] | None = None,
+) -> NormalForm:
     """Return the quasi-affine normal form of a predicate.
 
     Args:
-        predicate: over rank variables and numbers.
+        predicate: over rank variables and scalars.
         extents: variable → number of coordinates, from 0.
+        symbols: upper-case name → value. ``M`` is the extent of ``m`` if nothing else is said.
 
     Raises:
-        CascadeError: it reads a tensor, or has no normal form of a reasonable size.
+        CascadeError: it reads a tensor or a scalar without a value, or has no normal form of a
+            reasonable size.
+        UnknownNameError: a variable has no extent.
+
+    Example:
+        >>> print(normal_form("abs(p - m) <= W or (p - m) % 4 == 0", {"p": 9, "m": 9}, {"W": 1}))
+        p <= m + 1 and m <= p + 1
+         or (p - m) % 4 == 0
     """
-    cases = _Normal(extents).cases(predicate, holds=True)
+    pred = parse_expr(predicate) if isinstance(predicate, str) else predicate
+    for name in variables(pred):
+        if name not in extents:
+            raise UnknownNameError("variable", name, extents, span=pred.span)
+    pred = with_numbers(pred, {**shapes(extents), **(symbols or {})})
+    cases = _Normal(extents).cases(pred, holds=True)
     found = [pruned(case, extents) for case in cases]
     kept = list(dict.fromkeys(case for case in found if case is not None))
     if () in kept:

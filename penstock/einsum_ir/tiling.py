@@ -29,7 +29,7 @@ from penstock.einsum_ir.notation import parse_expr
 from penstock.einsum_ir.planes import in_cells, looped_in
 from penstock.errors import CascadeError, DataError, UnknownNameError
 
-__all__ = ["Heads", "Run", "Tile", "Tiling", "classify", "classify_heads"]
+__all__ = ["Heads", "Run", "Tile", "Tiling", "classify", "classify_heads", "shapes", "with_numbers"]
 
 SMALL = 1 << 12
 """Points of a part of a predicate below which all are looked at."""
@@ -205,8 +205,10 @@ def classify(
         small: points of a part of the predicate up to which all are looked at.
 
     Raises:
-        CascadeError: the predicate has a variable, a scalar or a table that is not given.
-        DataError: an extent or a tile is not positive, or a table has another number of axes.
+        UnknownNameError: a variable or a table of the predicate is not given.
+        CascadeError: a scalar of the predicate has no value.
+        DataError: an extent or a tile is not positive, a table has another number of axes, or over
+            2^33 points would have to be looked at.
 
     Example:
         >>> mask = classify("m <= p and p - m < 4096", {"p": 1 << 20, "m": 1 << 20},
@@ -259,6 +261,7 @@ def classify_heads(
         small: as in `classify`.
 
     Raises:
+        UnknownNameError: as in `classify`.
         CascadeError: as in `classify`.
         DataError: as in `classify`.
     """
@@ -287,7 +290,8 @@ def _closed(
     """Return the predicate with numbers for scalars.
 
     Raises:
-        CascadeError: something in it is not known.
+        UnknownNameError: a variable or a table is not known.
+        CascadeError: a scalar is not known.
         DataError: a table has another number of axes.
     """
     pred = parse_expr(predicate) if isinstance(predicate, str) else predicate
@@ -307,11 +311,20 @@ def _closed(
                     span=node.span,
                     fix="give a table with an axis for each index",
                 )
-    known = {name.upper(): float(extent) for name, extent in extents.items()}
-    return _numbers(pred, {**known, **symbols})
+    return with_numbers(pred, {**shapes(extents), **symbols})
 
 
-def _numbers(expr: Expr, symbols: Mapping[str, float]) -> Expr:
+def shapes(extents: Mapping[str, int]) -> dict[str, float]:
+    """Return the scalars that stand for extents: ``M`` for that of ``m``."""
+    return {name.upper(): extent for name, extent in extents.items()}
+
+
+def with_numbers(expr: Expr, symbols: Mapping[str, float]) -> Expr:
+    """Return an expression with numbers for scalars.
+
+    Raises:
+        CascadeError: one has no value.
+    """
     match expr:
         case Sym(name):
             if name not in symbols:
@@ -322,9 +335,9 @@ def _numbers(expr: Expr, symbols: Mapping[str, float]) -> Expr:
                 )
             return Num(symbols[name])
         case Apply(op, args):
-            return Apply(op, tuple(_numbers(arg, symbols) for arg in args))
+            return Apply(op, tuple(with_numbers(arg, symbols) for arg in args))
         case Access(tensor, indices):
-            return Access(tensor, tuple(_numbers(each, symbols) for each in indices))
+            return Access(tensor, tuple(with_numbers(each, symbols) for each in indices))
         case _:
             return expr
 

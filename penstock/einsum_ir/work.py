@@ -27,7 +27,7 @@ from penstock.einsum_ir.conditions import (
     expression,
     simplified,
 )
-from penstock.einsum_ir.counting import count_true, holds_at, values_at
+from penstock.einsum_ir.counting import holds_at, values_at
 from penstock.einsum_ir.formats import Format, tensor_formats
 from penstock.einsum_ir.guards import Demand, guards
 from penstock.einsum_ir.linear import linear, to_expr
@@ -45,6 +45,7 @@ from penstock.einsum_ir.nodes import (
 )
 from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS
 from penstock.einsum_ir.shapes import Bound
+from penstock.einsum_ir.tiling import classify
 
 __all__ = [
     "bytes_read",
@@ -146,7 +147,7 @@ def effective_points(bound: Bound) -> dict[str, int]:
     """Return for each Einsum how many points can have any effect (see `guards`), exactly."""
     found = guards(bound)
     return {
-        each.name: count_true(found[each.name], _space(bound, each), bound.symbols)
+        each.name: classify(found[each.name], _space(bound, each), symbols=bound.symbols).points
         for each in bound.cascade.einsums
         if not each.init
     }
@@ -263,7 +264,7 @@ def _space(bound: Bound, einsum: Einsum) -> dict[str, int]:
 
 
 def _count(found: Condition, space: Mapping[str, int]) -> int:
-    return count_true(expression(found), space, {})
+    return classify(expression(found), space).points
 
 
 def _in_range(bound: Bound, access: Access) -> Condition:

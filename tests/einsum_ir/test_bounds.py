@@ -10,9 +10,10 @@ import pytest
 from penstock.einsum_ir.algebra import ExprAlgebra
 from penstock.einsum_ir.bounds import box_status, interval, possible
 from penstock.einsum_ir.conditions import FALSE, TRUE, condition, exists, expression
-from penstock.einsum_ir.counting import components, count_true, extremes, holds_at
+from penstock.einsum_ir.counting import extremes, holds_at
 from penstock.einsum_ir.nodes import Num, Var, variables
 from penstock.einsum_ir.notation import parse_expr
+from penstock.einsum_ir.tiling import classify
 
 SYMBOLS = {"W": 3, "M0": 4, "B": 2, "H": 4, "G": 2, "D": 1.5}
 EXTENTS = {"m": 9, "p": 7, "m1": 3, "m0": 4, "h": 4}
@@ -155,12 +156,14 @@ def test_unbounded_variables_and_empty_boxes():
 
 
 @pytest.mark.parametrize("text", AFFINE + OTHERS)
-def test_count_true(text):
+def test_counts(text):
     pred = parse_expr(text)
     names = variables(pred)
     extents = {name: EXTENTS[name] for name in names}
     held = inside(pred, dict.fromkeys(names, 0), {n: e - 1 for n, e in extents.items()}, names)
-    assert count_true(pred, {**extents, "e": 5}, SYMBOLS) == 5 * int(held.sum())
+    assert classify(pred, {**extents, "e": 5}, symbols=SYMBOLS, small=0).points == 5 * int(
+        held.sum()
+    )
 
 
 @pytest.mark.parametrize("text", AFFINE + OTHERS)
@@ -203,11 +206,6 @@ def test_extremes():
     assert extremes(parse_expr("m > 10"), (), ("m",), {"m": 6}, {}) == (False, False)
 
 
-def test_components_share_no_variables():
-    found = components(parse_expr("m <= p and h < 2 and p < q and 1 < 2"))
-    assert sorted(names for names, _ in found) == [(), ("h",), ("m", "p", "q")]
-
-
 @pytest.mark.parametrize(
     ("text", "extent", "count"),
     [
@@ -220,5 +218,5 @@ def test_components_share_no_variables():
 )
 def test_counts_of_large_spaces_are_fast(text, extent, count):
     start = time.perf_counter()
-    assert count_true(parse_expr(text), {"m": extent, "p": extent}, {}) == count
+    assert classify(text, {"m": extent, "p": extent}).points == count
     assert time.perf_counter() - start < 5

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.einsum_ir.bounds import box_status
 from penstock.einsum_ir.nodes import Access, Apply, Num, Var
 from penstock.einsum_ir.normal import Congruent, normal_form
 from penstock.einsum_ir.notation import parse_expr
@@ -368,7 +369,7 @@ def test_without_tiles_the_space_is_one_tile():
 
 
 def normal(text, **extents):
-    return str(normal_form(parse_expr(text), extents))
+    return str(normal_form(text, extents))
 
 
 def test_the_normal_form_prints():
@@ -376,7 +377,7 @@ def test_the_normal_form_prints():
     assert normal("abs(p - m) <= 3 or m < 2", m=99, p=99) == (
         "p <= m + 3 and m <= p + 3\n or m <= 1"
     )
-    form = normal_form(parse_expr("(p - m) % 4 == 1 and p//8 == m//8"), {"p": 99, "m": 99})
+    form = normal_form("(p - m) % 4 == 1 and p//8 == m//B", {"p": 99, "m": 99}, {"B": 8})
     assert str(form) == "(p - m) % 4 == 1 and p // 8 == m // 8"
     assert isinstance(form.cases[0][0], Congruent)
     assert (form.cases[0][0].modulus, form.cases[0][0].residue) == (4, 1)
@@ -424,12 +425,12 @@ def test_the_normal_form_prints():
         ),
         (lambda: classify_heads("m < 2", "h", {"m": 4}), UnknownNameError, "variable 'h'"),
         (
-            lambda: normal_form(parse_expr("D[m] < 2"), {"m": 4}),
+            lambda: normal_form("D[m] < 2", {"m": 4}),
             CascadeError,
             "D[m] < 2 reads a tensor, so that it has no normal form",
         ),
         (
-            lambda: normal_form(parse_expr("m*p < 2"), {"m": 999, "p": 999}),
+            lambda: normal_form("m*p < 2", {"m": 999, "p": 999}),
             CascadeError,
             "m * p is not quasi-affine, and m has 999 values",
         ),
@@ -439,3 +440,28 @@ def test_errors(call, error, text):
     with pytest.raises(error) as caught:
         call()
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("tile", [8, 16, 32])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "m <= p",
+        "m <= p and p - m < 100",
+        "(p - m) % 4 == 0 and m <= p",
+        "(p - m) % 48 == 0 and m <= p",
+        "0 <= m - clamp(p - 10, 0, M - 21) < 21",
+        "m <= p and (p//16 - m//16 < 3 or (m//16) % 4 == 0)",
+        "(p - m) % 4 == 0 and 0 <= m//4 - clamp(p//4 - 6, 0, M//4 - 13) < 13",
+        "abs(p//32 - m//32) <= 3 and abs(p%32 - m%32) <= 3",
+        "m <= p and (m < 16 or p - m < 64)",
+    ],
+)
+def test_the_bounds_that_programs_test_miss_no_empty_tile_of_these(text, tile):
+    extents = {"p": 256, "m": 256}
+    codes = classify(text, extents, tiles={"p": tile, "m": tile}).codes()
+    first = np.arange(0, 256, tile)
+    low = {"p": first[:, None], "m": first[None]}
+    high = {name: start + tile - 1 for name, start in low.items()}
+    status = box_status(parse_expr(text), low, high, {"M": 256})
+    np.testing.assert_array_equal(status < 0, codes == Tile.EMPTY)

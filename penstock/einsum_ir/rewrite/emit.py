@@ -61,6 +61,8 @@ class Derivation:
         part: coordinates of a part of a tree, by default.
         guarded: references whose -inf is met: points are absent there.
         divisors: references that may be 0 and divide.
+        partial: references that a prefix may have no number for, as ``0 / 0``.
+        kept: elements that are computed once, before the passes, as several need the same numbers.
     """
 
     chain: Chain
@@ -73,6 +75,8 @@ class Derivation:
     part: int = 1024
     guarded: frozenset[str] = frozenset()
     divisors: frozenset[str] = frozenset()
+    partial: frozenset[str] = frozenset()
+    kept: frozenset[str] = frozenset()
 
 
 class Emitter:
@@ -86,6 +90,7 @@ class Emitter:
         self.inits: list[Einsum] = []
         self.done: set[str] = set()
         self.tiles: dict[str, str] = {}
+        self.tiled_once: set[str] = set()
         self.made: dict[object, Access] = {}
         self.common: set[tuple[Expr, Expr | None]] = set()
         self.states: dict[str, str] = {}
@@ -211,7 +216,7 @@ class Emitter:
         at = at or {}
         match expr:
             case Sym(name) if name.startswith("$"):
-                return self.state(name[1:], when, at)
+                return self.state(name[1:].rstrip("'"), "old" if name.endswith("'") else when, at)
             case Sym(name) if name.endswith("'") and name[:-1] in self.d.references:
                 return substitute(self.reference(name[:-1], "old"), dict(at))
             case Sym(name) if name in self.d.references:
@@ -232,7 +237,7 @@ class Emitter:
         if when == "final":
             return map_access(self.d.references[name].value, self.final)
         plain = self._plain_state(self.d.references[name].value)
-        if plain is not None and name not in self.d.divisors:
+        if plain is not None and name not in self.d.divisors | self.d.partial:
             accumulator, at = plain
             return self.state(accumulator, when, at)
         return self.moving_reference(name, when)
@@ -273,7 +278,20 @@ class Emitter:
             inside = {v.name: i for v, i in pairs if isinstance(v, Var)}
             return map_access(substitute(made.body, inside), change)
 
-        return map_access(expr, change)
+        counted: dict[Expr, Expr] = {Sym(self.chain.rank.upper()): self.counted(when)}
+        return map_access(replaced(expr, counted), change)
+
+    def in_domain(self, name: str, body: Expr) -> Expr:
+        """Return a reference, with a number where a prefix has none or one that cannot divide."""
+        divides = name in self.d.divisors
+        if divides and name not in self.d.partial:
+            return Apply("where", (Apply("!=", (body, Num(0))), body, ONE))
+        if name in self.d.partial:
+            known = Apply("<", (Apply("abs", (body,)), Num(math.inf)))
+            if divides:
+                known = Apply("and", (known, Apply("!=", (body, Num(0)))))
+            return Apply("where", (known, body, ONE if divides else Num(0)))
+        return body
 
     number = 0
 
@@ -300,7 +318,7 @@ class Emitter:
             case Apply(_, args):
                 return replace(expr, args=tuple(self.tiled(each) for each in args))
             case Access(tensor, indices):
-                if tensor in self.chain.elements and tensor not in self.chain.held:
+                if tensor in self.chain.elements and not self.is_held(tensor):
                     return self._tile(expr)
                 made = tensor in self.chain.elements or tensor in self.chain.moving
                 if made or tensor in self.chain.outer or tensor in self.chain.links:
@@ -309,7 +327,18 @@ class Emitter:
             case _:
                 return expr
 
+    def is_held(self, tensor: str) -> bool:
+        """Whether an element tensor is computed before the passes."""
+        return tensor in self.chain.held or tensor in self.d.kept
+
+    @property
+    def twice(self) -> frozenset[str]:
+        """The elements with a reduction that are computed in tiles and as a whole as well."""
+        reducing = {n for n, each in self.chain.elements.items() if each.reduce is not None}
+        return frozenset(self.done & self.tiled_once & reducing)
+
     def _tile(self, access: Access) -> Access:
+        self.tiled_once.add(access.tensor)
         made = self.chain.elements[access.tensor]
         place = made.output.indices.index(Var(self.chain.rank))
         if access.tensor not in self.tiles:

@@ -38,7 +38,7 @@ from penstock.einsum_ir.rewrite.plan import (
     Reference,
     accumulated,
 )
-from penstock.einsum_ir.rewrite.separate import Fact, NotSeparableError, Separator
+from penstock.einsum_ir.rewrite.separate import Fact, NotSeparableError, Separator, old
 from penstock.einsum_ir.rewrite.signs import Sign, sign
 from penstock.einsum_ir.rewrite.terms import ONE, ZERO, add, key, multiply, replaced
 
@@ -304,16 +304,17 @@ class Workshop:
         self, link: Link, body: Expr, separator: Separator
     ) -> tuple[tuple[Accumulator, ...], Expr]:
         """A product of ``b(x) h(u)``: the factors of u come out once for each element."""
-        if separator.tracked:
-            raise NotSeparableError("a product follows no reference")
-        found = separator.terms(body)
-        if len(found) != 1:
-            raise NotSeparableError(f"'prod' of '{body}' has {len(found)} independent parts")
-        kept = self._own_ranks(link, found[0].b)
-        one = self._accumulator(link, "prod", found[0].b, kept)
+        closed = close(body, separator)
+        if len(closed.basis) != 1:
+            raise NotSeparableError(f"'prod' of '{body}' has {len(closed.basis)} independent parts")
+        b, c, end = closed.basis[0], closed.carry[0][0], closed.epilogue[0]
         count = self._accumulator(link, "sum", ONE, self._own_ranks(link, ONE))
-        power = Apply("**", (found[0].c, accumulated(count.name)))
-        return (one, count), multiply(accumulated(one.name), power)
+        kept = self._own_ranks(link, b, c)
+        name = self._name(link, "prod", b, kept)
+        carry = ((name, _powered(c, old(f"${count.name}"))),) if c != ONE else ()
+        one = self._accumulator(link, "prod", b, kept, carry, separator.tracked)
+        factor = _powered(end, accumulated(count.name))
+        return (count, one), multiply(accumulated(one.name), factor)
 
     # --- accumulators ---------------------------------------------------------------------------
 
@@ -369,6 +370,10 @@ class Workshop:
         }
         references = tuple(sorted(each for each in tracked if read & {each, f"{each}'"}))
         return Accumulator(name, op, body, link.name, ranks, references, carry, IDENTITY[op])
+
+
+def _powered(base: Expr, exponent: Expr) -> Expr:
+    return ONE if base == ONE else Apply("**", (base, exponent))
 
 
 def _at(link: Link, access: Access) -> Expr:

@@ -30,9 +30,9 @@ from penstock.einsum_ir.rewrite.plan import (
     accumulated,
 )
 from penstock.einsum_ir.rewrite.separate import NotSeparableError
-from penstock.einsum_ir.rewrite.signs import Sign
+from penstock.einsum_ir.rewrite.signs import Sign, sign
 from penstock.einsum_ir.rewrite.stream import Stream
-from penstock.einsum_ir.rewrite.terms import replaced
+from penstock.einsum_ir.rewrite.terms import map_access, replaced
 from penstock.einsum_ir.rewrite.tree import Tree
 
 __all__ = ["reduce_passes"]
@@ -87,39 +87,50 @@ def reduce_passes(
         return Refusal(cascade, rank, chain.before, reason, found.barriers, certificate)
     names = _tile_names(cascade, rank, tile)
     candidates = _candidates(chain, workshop, found, names, size)
-    chosen: list[Variant] = []
-    refused = ""
-    if not gated:
-        chosen = list(islice(candidates, most))
+    if gated:
+        chosen, refused = _passing(cascade, rank, candidates, names[1], fmt, most)
     else:
-        trial = gates.trial(cascade, rank, fmt or parse_format("fp32"))
-        for variant in candidates:
-            verdict = trial.judge(
-                gates.streamed(
-                    variant.name, variant.cascade, names[1], tree=variant.tree, split=names[1]
-                )
-            )
-            refused = refused or verdict.refused
-            if verdict.passed:
-                chosen.append(variant)
-            if len(chosen) == most:
-                break
+        chosen, refused = list(islice(candidates, most)), ""
     if not chosen:
         reason = f"no form is as good in numbers: {refused}"
         return Refusal(cascade, rank, chain.before, reason, found.barriers)
     return PassPlan(
-        cascade,
-        rank,
-        chain.before,
-        found.after,
-        tuple(found.pass_of.items()),
-        tuple(workshop.references.values()),
-        found.barriers,
-        tuple(chosen),
-        chosen[0],
-        names[1],
-        names[1],
+        original=cascade,
+        rank=rank,
+        before=chain.before,
+        after=found.after,
+        pass_of=tuple(found.pass_of.items()),
+        references=tuple(workshop.references.values()),
+        barriers=found.barriers,
+        variants=tuple(chosen),
+        chosen=chosen[0],
+        tile=names[1],
+        split=names[1],
     )
+
+
+def _passing(
+    cascade: Cascade,
+    rank: str,
+    candidates: Iterator[Variant],
+    tile: str,
+    fmt: Format | None,
+    most: int,
+) -> tuple[list[Variant], str]:
+    """Return the first variants that pass the gate, and why the first that did not was refused."""
+    trial = gates.trial(cascade, rank, fmt or parse_format("fp32"))
+    chosen: list[Variant] = []
+    refused = ""
+    for each in candidates:
+        verdict = trial.judge(
+            gates.streamed(each.name, each.cascade, tile, tree=each.tree, split=tile)
+        )
+        refused = refused or verdict.refused
+        if verdict.passed:
+            chosen.append(each)
+        if len(chosen) == most:
+            break
+    return chosen, refused
 
 
 def _tile_names(cascade: Cascade, rank: str, tile: str) -> tuple[str, str]:
@@ -203,11 +214,21 @@ def _candidates(
             names,
             size,
             guarded=_guarded(chain, workshop),
+            partial=_partial(chain, workshop),
             divisors=_divisors(workshop, named),
         )
-        cascade = Stream(derivation).cascade()
-        tree = Tree(derivation).cascade()
+        cascade, tree = _emitted(derivation)
         yield Variant(f"v{number}", named, cascade, tree, _costs(choice))
+
+
+def _emitted(derivation: Derivation) -> tuple[Cascade, Cascade]:
+    """Return the streaming form and the tree; what both a pass and the end need is kept."""
+    stream = Stream(derivation)
+    cascade = stream.cascade()
+    if stream.twice:
+        derivation = replace(derivation, kept=stream.twice)
+        cascade = Stream(derivation).cascade()
+    return cascade, Tree(derivation).cascade()
 
 
 def _named(choice: Sequence[Fused]) -> tuple[Fused, ...]:
@@ -281,6 +302,42 @@ def _may_be_infinite(chain: Chain, expr: Expr) -> bool:
             return any(_may_be_infinite(chain, each) for each in args)
         case _:
             return False
+
+
+def _partial(chain: Chain, workshop: Workshop) -> frozenset[str]:
+    """Return references for which a prefix may divide by 0."""
+
+    def written(expr: Expr) -> Expr:
+        return map_access(expr, change)
+
+    def change(access: Access) -> Expr:
+        made = chain.outer.get(access.tensor)
+        moves = made is not None and made.reduce is None and chain.depends.get(access.tensor)
+        return written(made.body) if made is not None and moves else access
+
+    return frozenset(
+        reference.name
+        for value, reference in workshop.references.items()
+        if not all(sign(each, workshop.sign).strict for each in _divided(written(value), workshop))
+    )
+
+
+def _divided(expr: Expr, workshop: Workshop) -> Iterator[Expr]:
+    """Yield what an expression divides by, or raises to less than 0."""
+    for node in walk(expr):
+        match node:
+            case Apply("/", (_, below)):
+                yield below
+            case Apply("rsqrt", (base,)):
+                yield base
+            case Apply("**", (base, Num(value))) if value < 0:
+                yield base
+            case Access(tensor) if (link := workshop.chain.links.get(tensor)) is not None:
+                for each in _divided(link.body, workshop):
+                    if workshop.chain.rank not in variables(each):
+                        yield each
+            case _:
+                pass
 
 
 def _divisors(workshop: Workshop, choice: Sequence[Fused]) -> frozenset[str]:

@@ -63,8 +63,7 @@ class Stream(Emitter):
         if at not in self.made:
             value = self.d.references[name].value
             body = self.running(value, "new")
-            if name in self.d.divisors:
-                body = Apply("where", (Apply("!=", (body, Num(0))), body, ONE))
+            body = self.in_domain(name, body)
             label = value.tensor if isinstance(value, Access) else name.upper()
             ranks = [n for n in variables(body) if n != self.outer_var]
             kept = tuple(Var(n) for n in ranks)

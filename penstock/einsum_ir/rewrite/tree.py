@@ -20,7 +20,6 @@ from penstock.einsum_ir.nodes import (
 )
 from penstock.einsum_ir.rewrite.chain import Link
 from penstock.einsum_ir.rewrite.emit import DEAR, Derivation, Emitter
-from penstock.einsum_ir.rewrite.terms import ONE
 
 __all__ = ["Tree"]
 
@@ -66,8 +65,7 @@ class Tree(Emitter):
         if at not in self.made:
             value = self.d.references[name].value
             body = self.running(value, "old")
-            if name in self.d.divisors:
-                body = Apply("where", (Apply("!=", (body, Num(0))), body, ONE))
+            body = self.in_domain(name, body)
             label = value.tensor if isinstance(value, Access) else name.upper()
             ranks = [n for n in variables(body) if n != self.outer_var]
             output = Access(

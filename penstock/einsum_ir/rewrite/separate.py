@@ -257,6 +257,7 @@ class Separator:
             (only,) = found
             integral = isinstance(exponent, Num) and isinstance(exponent.value, int)
             if not integral and only.c != ONE:
+                self._not_negative(only.c, expr)
                 self.need(f"{only.c} > 0")
             return [Term(_same(expr, only.b, exponent), self._raised(only.c, exponent))]
         if not (isinstance(exponent, Num) and isinstance(exponent.value, int)):
@@ -304,9 +305,9 @@ class Separator:
     def _opened_log(self, op: str, inner: Expr) -> Expr:
         """Return ``log`` of a product as a sum of logarithms, ``log(exp(x))`` as x."""
         match inner:
-            case Apply("*", (a, b)):
+            case Apply("*", (a, b)) if self._one_not_negative(a, b):
                 return add(self._opened_log(op, a), self._opened_log(op, b))
-            case Apply("/", (a, b)):
+            case Apply("/", (a, b)) if self._one_not_negative(a, b):
                 return subtract(self._opened_log(op, a), self._opened_log(op, b))
             case Apply("exp", (a,)) if op == "log":
                 return a
@@ -325,8 +326,17 @@ class Separator:
         if len(found) != 1:
             raise NotSeparableError(f"'{op}({inner})' is a logarithm of a sum")
         (only,) = found
+        self._not_negative(only.c, expr)
         self.need(f"{only.c} > 0")
         return [Term(rebuilt(op, (only.b,)), ONE), Term(ONE, rebuilt(op, (only.c,)))]
+
+    def _one_not_negative(self, *factors: Expr) -> bool:
+        return any(sign(each, self.signs).up for each in factors)
+
+    def _not_negative(self, factor: Expr, expr: Apply) -> None:
+        """Check the sign of a factor: two negative ones have a product with a logarithm."""
+        if not sign(factor, self.signs).up:
+            raise NotSeparableError(f"the sign of '{factor}' in '{expr}' is not known")
 
     def _half(self, expr: Apply) -> list[Term]:
         """``abs`` and ``relu``: of a product, or of what a fact gives a sign."""

@@ -1,0 +1,63 @@
+"""Random chains of reductions: no accepted form, streamed or merged, computes something else."""
+
+import random
+
+import fuzz
+import pytest
+
+from penstock import parse
+
+SEED = random.SystemRandom().randrange(10**9)
+"""Fresh in each run: a failure names the case, and ``fuzz.py 60 SEED`` repeats it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(6))
+def test_no_accepted_form_is_wrong(part):
+    for number in range(10 * part, 10 * part + 10):
+        rng = random.Random(f"{SEED}.{number}")
+        case = fuzz.chain(rng)
+        try:
+            fuzz.outcome(case, rng)
+        except Exception as error:
+            error.add_note(f"case {number} of seed {SEED}:\n{case.text}")
+            raise
+
+
+def test_a_wrong_carry_is_found():
+    text = """
+cascade fuzz(X[p, m]) -> R1[p]
+  R0[p] = X[p, m]                :: max[m]
+  R1[p] = exp(X[p, m] - R0[p])   :: sum[m]
+"""
+    streaming = """
+cascade fuzz(X[p, m]) -> R1[p]
+  shape m0 = 2
+  init RM[p, 0] = -inf
+  init RS[p, 0] = 0
+  loop m1:
+    L[p, m1]      = X[p, m1*M0 + m0]                            :: max[m0]
+    RM[p, m1 + 1] = max(RM[p, m1], L[p, m1])
+    S[p, m1]      = exp(X[p, m1*M0 + m0] - RM[p, m1 + 1])       :: sum[m0]
+    RS[p, m1 + 1] = RS[p, m1] * exp(RM[p, m1] - RM[p, m1 + 1]) + S[p, m1]
+  R1[p] = RS[p, M1]
+"""
+    case = fuzz.Chain(text, False)
+    given = fuzz.arrays(case, random.Random(3), 7)
+    reference = fuzz.precise(case.cascade, given)
+    right = parse(streaming)
+    assert fuzz.disagreement(case, right, given, {"m0": 2}, reference) == ""
+    wrong = parse(streaming.replace(" * exp(RM[p, m1] - RM[p, m1 + 1])", ""))
+    assert "in 50 digits" in fuzz.disagreement(case, wrong, given, {"m0": 2}, reference)
+    inexact = parse(streaming.replace("+ S[p, m1]", "+ S[p, m1] + 1e9 - 1e9"))
+    assert "in fp64" in fuzz.disagreement(case, inexact, given, {"m0": 2}, reference)
+
+
+def test_chains_are_various_and_valid():
+    chains = [fuzz.chain(random.Random(number)) for number in range(100)]
+    assert len({each.text for each in chains}) > 95
+    text = " ".join(each.text for each in chains)
+    for word in ("max[", "min[", "sum[", "prod[", "exp(", "log(", "abs(", "**", "s.t.", "W[m, f]"):
+        assert word in text
+    for each in chains:
+        assert len(each.cascade.einsums) >= 2

@@ -10,16 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
-from penstock.mapper.counting import Traffic, count_leaf, count_traffic
+from penstock.mapper.counting import LeafCount, Traffic, count_leaf, count_traffic
 from penstock.mapper.facts import Facts, facts_of
 from penstock.mapper.nodes import Compute, Keep
-from penstock.mapper.occupancy import bytes_held
+from penstock.mapper.occupancy import box_at, bytes_held
 from penstock.mapper.scopes import Leaf, Scope, Tree, paces_of
 from penstock.mapper.space import Option, Place, Resident, Site, Skeleton
 from penstock.mapper.tiles import Pace
@@ -93,11 +94,17 @@ class Tabulator:
         self.owners = {memory.name: memory.array for memory in target.memories}
         self.narrow = [m.name for m in target.memories if math.isfinite(m.bytes_per_cycle)]
         self._visits: dict[tuple[str, tuple[Pace, ...]], Visits] = {}
+        self._counts: dict[tuple[Any, ...], LeafCount] = {}
+        self._traffic: dict[tuple[Any, ...], tuple[Traffic, ...]] = {}
+        self._shares: dict[tuple[Any, ...], float] = {}
+        self._leaves: dict[int, tuple[Site, tuple[Leaf, ...]]] = {}
+        self._alike: dict[int, tuple[Leaf, tuple[Any, ...]]] = {}
+        self.names = {name: step.einsum.variables for name, step in self.facts.steps.items()}
 
     def costs(self, skeleton: Skeleton) -> Costs:
         """Count a skeleton."""
         sites = tuple(_Counter(self, site, skeleton.residents).counted() for site in skeleton.sites)
-        leaves = [self.leaf(site, site.options[0], {}) for site in skeleton.sites]
+        leaves = [self.leaves(site)[0] for site in skeleton.sites]
         copies: dict[tuple[str, Place], Moves] = {}
         sizes: dict[tuple[str, Place], float] = {}
         for each in skeleton.residents:
@@ -139,16 +146,93 @@ class Tabulator:
         kept |= {name: _scope(name, place, [leaf]) for name, place in homes.items()}
         return leaf
 
+    def leaves(self, site: Site) -> tuple[Leaf, ...]:
+        """Return the leaves of a site's options, with nothing kept; made once."""
+        if id(site) not in self._leaves:
+            made = tuple(self.leaf(site, option, {}) for option in site.options)
+            self._leaves[id(site)] = (site, made)
+        return self._leaves[id(site)][1]
+
+    def alike(self, leaf: Leaf) -> tuple[Any, ...]:
+        """Return what decides how often a leaf computes and moves what, homes aside."""
+        if id(leaf) not in self._alike:
+            axes = tuple(loop.axis for loop in leaf.compute.loops)
+            cut = _cut(leaf, self.names[leaf.name])
+            self._alike[id(leaf)] = (leaf, (leaf.name, leaf.array.name, cut, leaf.inner, axes))
+        return self._alike[id(leaf)][1]
+
     def visits(self, leaf: Leaf) -> Visits:
-        """Return the visits of a leaf; loops whose tiles a loop inside cuts alike do not count."""
-        mine = [pace for pace in leaf.paces if pace.variable in leaf.step.einsum.variables]
-        paces = tuple(
-            pace for number, pace in enumerate(mine) if not _cut_again(pace, mine[number + 1 :])
+        """Return the visits of a leaf."""
+        name, _, cut, *_ = self.alike(leaf)
+        if (name, cut) not in self._visits:
+            self._visits[name, cut] = visits_of(leaf.step, cut, self.facts)
+        return self._visits[name, cut]
+
+    def count(self, leaf: Leaf) -> LeafCount:
+        """Return what a leaf does."""
+        key = self.alike(leaf)
+        if key not in self._counts:
+            self._counts[key] = count_leaf(leaf, self.visits(leaf), self.facts)
+        return self._counts[key]
+
+    def traffic(self, site: Site, pick: int, homes: Mapping[str, Place]) -> tuple[Traffic, ...]:
+        """Return what an option moves with some tensors kept in some memories."""
+        bare = self.leaves(site)[pick]
+        key = (self.alike(bare), tuple((name, place.memory) for name, place in homes.items()))
+        if key not in self._traffic:
+            tree = Tree([self.leaf(site, site.options[pick], homes)], [], [])
+            self._traffic[key] = count_traffic(tree, (self.visits(bare),), self.facts, self.target)
+        return self._traffic[key]
+
+    def share(self, leaf: Leaf, tensor: str, place: Place) -> float:
+        """Return the bytes of a tensor in one place of the memory of a leaf's own array."""
+        assert place.home is not None
+        nests = place.home.nests
+        box = box_at(nests, self.facts)
+        key = (
+            self.alike(leaf)[:2],
+            leaf.compute.loops,
+            tensor,
+            place.memory,
+            tuple(box[name] for name in self.names[leaf.name]),
+            tuple(nest.loop for nest in leaf.nests[len(nests) :]),
+            self.facts.iterative.get(tensor, ("", 0))[0] in {n.loop.variable for n in nests},
+            tuple(nest.loop for nest in nests if any(n.loop.spatial for n in nests)),
         )
-        key = (leaf.name, paces)
-        if key not in self._visits:
-            self._visits[key] = visits_of(leaf.step, paces, self.facts)
-        return self._visits[key]
+        if key not in self._shares:
+            self._shares[key] = self.held(_scope(tensor, place, [leaf]))
+        return self._shares[key]
+
+    def operations_pj(self, leaf: Leaf) -> float:
+        """Return the energy of a leaf's operations."""
+        costs = dict(leaf.array.energy_pj)
+        return sum(n * costs.get(op, 0.0) for op, n in self.count(leaf).operators.items())
+
+    def floor(self, skeleton: Skeleton) -> tuple[float, float]:
+        """Return cycles and picojoules that every point of a skeleton takes: of its leaves alone.
+
+        The cycles are those of the arrays' loads, each Einsum on each array as fast as it can.
+        """
+        totals, energy = np.zeros(1), 0.0
+        loads: dict[int, dict[str, Floats]] = {}
+        for site in skeleton.sites:
+            least: dict[str, float] = {}
+            starts = math.inf
+            for leaf in self.leaves(site):
+                count, array = self.count(leaf), leaf.array.name
+                least[array] = min(least.get(array, math.inf), count.cycles)
+                starts = min(starts, count.init_cycles)
+            energy += min(self.operations_pj(leaf) for leaf in self.leaves(site))
+            totals = totals + starts
+            if site.pipeline < 0:
+                totals = totals + min(least.values())
+            else:
+                mine = loads.get(site.pipeline, {a.name: np.zeros(1) for a in self.target.arrays})
+                loads[site.pipeline] = _shared_out(mine, least)
+        cycles = float(totals.sum())
+        for mine in loads.values():
+            cycles += float(np.maximum.reduce(list(mine.values())).min())
+        return cycles, energy
 
     def moves(self, counts: Sequence[Iterable[Traffic]], tensor: str, *, writes: bool) -> Moves:
         """Add up what several options move of a tensor.
@@ -169,6 +253,23 @@ class Tabulator:
                 energy[number] += read * memory.read_pj_per_byte
                 energy[number] += written * memory.write_pj_per_byte
         return Moves({name: each for name, each in at.items() if each.any()}, energy)
+
+
+def _shared_out(loads: Mapping[str, Floats], least: Mapping[str, float]) -> dict[str, Floats]:
+    """Add an Einsum's cycles to the arrays' loads: one row of choices for each array it may use."""
+    rows = [
+        {name: load + (cycles if name == array else 0.0) for name, load in loads.items()}
+        for array, cycles in least.items()
+    ]
+    return {name: np.concatenate([row[name] for row in rows]) for name in loads}
+
+
+def _cut(leaf: Leaf, names: Sequence[str]) -> tuple[Pace, ...]:
+    """Return the loops around a leaf but those whose tiles a loop inside cuts alike."""
+    mine = [pace for pace in leaf.paces if pace.variable in names]
+    return tuple(
+        pace for number, pace in enumerate(mine) if not _cut_again(pace, mine[number + 1 :])
+    )
 
 
 def _cut_again(pace: Pace, inside: Sequence[Pace]) -> bool:
@@ -195,23 +296,15 @@ class _Counter:
 
     def __init__(self, tab: Tabulator, site: Site, residents: Sequence[Resident]) -> None:
         self.tab, self.site = tab, site
-        self.leaves = [tab.leaf(site, option, {}) for option in site.options]
+        self.leaves = tab.leaves(site)
         self.tensors = sorted(_touched(self.leaves[0]))
         self.residents = {each.tensor: each for each in residents if each.tensor in self.tensors}
-        self.seen = tab.visits(self.leaves[0])
-        counts = [count_leaf(leaf, self.seen, tab.facts) for leaf in self.leaves]
+        counts = [tab.count(leaf) for leaf in self.leaves]
         numbers = {array.name: number for number, array in enumerate(tab.target.arrays)}
         self.arrays = np.array([numbers[leaf.array.name] for leaf in self.leaves])
         self.cycles = np.array([count.cycles for count in counts], dtype=np.float64)
         self.starts = np.array([count.init_cycles for count in counts], dtype=np.float64)
-        costs = [dict(leaf.array.energy_pj) for leaf in self.leaves]
-        self.energy = np.array(
-            [
-                sum(times * pj.get(op, 0.0) for op, times in count.operators.items())
-                for count, pj in zip(counts, costs, strict=True)
-            ],
-            dtype=np.float64,
-        )
+        self.energy = np.array([tab.operations_pj(leaf) for leaf in self.leaves], dtype=np.float64)
         self.alive = np.arange(len(self.leaves))
 
     def counted(self) -> SiteCosts:
@@ -247,9 +340,7 @@ class _Counter:
                 if owner:
                     found[tensor, place.memory] = np.array(
                         [
-                            self.tab.held(_scope(tensor, place, [leaf]))
-                            if leaf.array.name == owner
-                            else 0.0
+                            self.tab.share(leaf, tensor, place) if leaf.array.name == owner else 0.0
                             for leaf in self.leaves
                         ]
                     )
@@ -266,16 +357,12 @@ class _Counter:
                 for name, memory in places.items()
                 if memory != dram
             }
-            rows = [self._traffic(self.site.options[pick], homes) for pick in self.alive]
+            rows = [self.tab.traffic(self.site, int(pick), homes) for pick in self.alive]
             for tensor in self.tensors:
                 key = (tensor, places.get(tensor, dram))
                 if key not in moves:
                     moves[key] = self.tab.moves(rows, tensor, writes=tensor == self.site.einsum)
         return moves
-
-    def _traffic(self, option: Option, homes: Mapping[str, Place]) -> tuple[Traffic, ...]:
-        leaf = self.tab.leaf(self.site, option, homes)
-        return count_traffic(Tree([leaf], [], []), (self.seen,), self.tab.facts, self.tab.target)
 
     def _prune(
         self, moves: Mapping[tuple[str, str], Moves], shares: Mapping[tuple[str, str], Floats]

@@ -32,7 +32,10 @@ def offsets(terms: tuple[tuple[int, int], ...]) -> Ints:
         terms: (factor, count) pairs.
     """
     values = np.zeros(1, dtype=np.int64)
-    for factor, count in terms:
+    for factor, count in sorted(terms, key=lambda term: abs(term[0])):
+        if 0 < factor <= len(values) == values[-1] - values[0] + 1:  # no gap: steps overlap
+            values = np.arange(values[0], values[-1] + factor * (count - 1) + 1, dtype=np.int64)
+            continue
         steps = factor * np.arange(count, dtype=np.int64)
         values = np.unique(values[:, None] + steps)
     return values

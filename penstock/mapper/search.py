@@ -30,11 +30,12 @@ from penstock.mapper.facts import facts_of
 from penstock.mapper.housing import Key, better, house, promising
 from penstock.mapper.model import Evaluation, evaluate
 from penstock.mapper.occupancy import occupancies
+from penstock.mapper.roofline import roofline
 from penstock.mapper.scopes import tree_of
 from penstock.mapper.space import Place, Skeleton, mapping_at, skeletons
 from penstock.targets.base import Target
 
-__all__ = ["Objective", "SearchResult", "explore"]
+__all__ = ["Objective", "SearchResult", "explore", "explore_variants"]
 
 Objective = Literal["latency", "energy", "edp"]
 Progress = Callable[[int, int, float], None]
@@ -65,6 +66,8 @@ class SearchResult:
             option, or bounded) or not to fit; not looked at, if not ``optimal``.
         optimal: whether no mapping of the space is better under the model.
         seconds: wall time.
+        bound: the cascade, with its extents, that it maps: the winner of several variants.
+        variants: of how many the space consists.
     """
 
     mapping: nodes.Mapping
@@ -74,13 +77,21 @@ class SearchResult:
     ruled_out: int
     optimal: bool
     seconds: float
+    bound: Bound
+    variants: int = 1
+
+    @property
+    def points_per_s(self) -> float:
+        """The mappings of the space, evaluated or ruled out, per second of wall time."""
+        return self.points / self.seconds
 
     def summary(self) -> str:
         """Return one sentence on how the mapping was found."""
         claim = "optimal in this space" if self.optimal else "the best of those evaluated"
         rest = "ruled out by bounds or capacity" if self.optimal else "not"
+        of = f" of {self.variants} cascades" if self.variants > 1 else ""
         return (
-            f"{claim}: {self.points:,} mappings, {self.evaluated:,} evaluated, "
+            f"{claim}: {self.points:,} mappings{of}, {self.evaluated:,} evaluated, "
             f"{self.ruled_out:,} {rest}"
         )
 
@@ -92,6 +103,8 @@ class SearchResult:
             "ruled_out": self.ruled_out,
             "optimal": self.optimal,
             "seconds": self.seconds,
+            "points_per_s": self.points_per_s,
+            "variants": self.variants,
         }
 
 
@@ -140,52 +153,114 @@ def explore(
     Raises:
         MappingError: an operator exists on no array, or nothing fits the machine.
     """
+    return explore_variants(
+        (bound,), target, fmt, objective=objective, progress=progress, limit=limit
+    )
+
+
+def explore_variants(
+    bounds: Sequence[Bound],
+    target: Target,
+    fmt: Format,
+    *,
+    objective: Objective = "latency",
+    progress: Progress | None = None,
+    limit: int | None = None,
+) -> SearchResult:
+    """Find the best mapping of the best of several equivalent cascades.
+
+    What one has reached, the others have to beat; the most promising by their rooflines come
+    first. Ties go to the earlier in that order, and then in the order given.
+
+    Args:
+        bounds: cascades that compute the same of the same inputs, with their extents.
+        target: the machine.
+        fmt: number format of all tensors.
+        objective: as for `explore`.
+        progress: likewise, of all together.
+        limit: likewise, of all together.
+
+    Raises:
+        MappingError: no cascade can be mapped to the machine; says why the first cannot.
+    """
     started = time.perf_counter()
-    space = list(skeletons(bound, target))
-    search = _Search(bound, target, fmt, objective, 1 + sum(each.size for each in space), limit)
-    search.start()
-    for skeleton in space:
-        search.cover(skeleton)
-        if progress is not None:
-            progress(search.covered, search.points, search.best_objective)
-    search.finish()
-    mapping, evaluation = search.result()
+    found = [_Search(each, target, fmt, objective) for each in bounds]
+    done, evaluated = 0, 0
+    points = sum(search.points for search in found)
+    winner: _Search | None = None
+    for search in sorted(found, key=lambda each: each.floor):
+        if winner is not None:
+            assert winner.best is not None
+            search.beat = winner.best[0]
+        search.limit = None if limit is None else max(0, limit - evaluated)
+        for _ in search.steps():
+            if progress is not None:
+                progress(done + search.covered, points, search.best_objective)
+        done, evaluated = done + search.points, evaluated + search.evaluated
+        winner = search if search.best is not None else winner
+    if winner is None:
+        raise next(each.broken for each in found if each.broken is not None)
+    mapping, evaluation = winner.result()
     if progress is not None:
-        progress(search.points, search.points, search.best_objective)
+        progress(points, points, winner.best_objective)
     return SearchResult(
         mapping,
         evaluation,
-        search.points,
-        search.evaluated,
-        search.points - search.evaluated,
-        search.complete,
+        points,
+        evaluated,
+        points - evaluated,
+        all(each.complete for each in found),
         time.perf_counter() - started,
+        winner.bound,
+        len(bounds),
     )
 
 
 @dataclass
 class _Search:
-    """What is known so far; lives only inside `explore`."""
+    """What is known so far of one cascade; lives only inside `explore_variants`.
+
+    ``beat`` is what another cascade has reached; what is no better does not become ``best``.
+    """
 
     bound: Bound
     target: Target
     fmt: Format
     objective: Objective
-    points: int
-    limit: int | None
+    limit: int | None = None
     evaluated: int = 0
     covered: int = 0
     complete: bool = True
+    beat: Key | None = None
     best: tuple[Key, _Point] | None = None
     broken: MappingError | None = None
     open: list[_Open] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.tab = Tabulator(self.bound, self.target, self.fmt, self.objective)
+        self.space: list[Skeleton] = []
+        self.floor = math.inf
+        try:
+            least = {each.name: each.value for each in roofline(self.bound, self.target, self.fmt)}
+            self.space = list(skeletons(self.bound, self.target))
+        except MappingError as error:  # an operator that no array has
+            self.broken = error
+        else:
+            self.floor = self.cost(least["latency"], least["energy"])
+        self.points = 1 + sum(each.size for each in self.space)
+
+    def cost(self, latency: float, energy: float) -> float:
+        """Return what is to be made small."""
+        return {"latency": latency, "energy": energy, "edp": latency * energy}[self.objective]
+
+    @property
+    def to_beat(self) -> Key | None:
+        """What a point must be better than."""
+        return self.best[0] if self.best else self.beat
 
     @property
     def best_objective(self) -> float:
-        return self.best[0][0] if self.best else math.inf
+        return self.to_beat[0] if self.to_beat else math.inf
 
     @property
     def exhausted(self) -> bool:
@@ -193,8 +268,23 @@ class _Search:
 
     def offer(self, key: Key, point: _Point) -> None:
         """Keep a point if it is the best so far."""
-        if better(key, self.best[0] if self.best else None):
+        if better(key, self.to_beat):
             self.best = (key, point)
+
+    def steps(self) -> Iterator[None]:
+        """Search the space; yield now and then."""
+        if self.broken is not None or self.hopeless(self.floor):
+            return
+        self.start()
+        floors = [self.cost(*self.tab.floor(each)) for each in self.space]
+        for number in np.argsort(floors, kind="stable"):
+            self.cover(self.space[number], floors[number])
+            yield
+        self.finish()
+
+    def hopeless(self, floor: float) -> bool:
+        """Whether nothing that costs at least `floor` can win, not even by a tie."""
+        return floor > self.best_objective * (1 + SAME)
 
     def start(self) -> None:
         """Begin with the default mapping, which need not be a point of any skeleton."""
@@ -210,14 +300,15 @@ class _Search:
     def key_of(self, found: Evaluation) -> Key:
         """Return what an evaluation amounts to."""
         latency, energy = found.latency_cycles, found.energy_pj
-        cost = {"latency": latency, "energy": energy, "edp": latency * energy}[self.objective]
-        return cost, found.dram_bytes, energy
+        return self.cost(latency, energy), found.dram_bytes, energy
 
     # -- all combinations at once ----------------------------------------------------------
 
-    def cover(self, skeleton: Skeleton) -> None:
+    def cover(self, skeleton: Skeleton, least_cost: float) -> None:
         """Cost all combinations of a skeleton; leave open what may be better than it looks."""
         self.covered += skeleton.size
+        if self.hopeless(least_cost):
+            return
         if self.exhausted:
             self.complete = False
             return
@@ -266,7 +357,7 @@ class _Search:
         """Search the residencies of what is open, the most promising first."""
         work = 0
         for floor, dram_bytes, each, flat in self._queue():
-            beat = self.best[0] if self.best else None
+            beat = self.to_beat
             if not promising((floor, dram_bytes, 0.0), beat):
                 if beat is not None and floor > beat[0]:
                     return
@@ -304,9 +395,7 @@ class _Search:
 
     def result(self) -> tuple[nodes.Mapping, Evaluation]:
         """Return the best mapping, evaluated by the model and checked."""
-        if self.best is None:
-            assert self.broken is not None
-            raise self.broken
+        assert self.best is not None
         key, point = self.best
         mapping = self.default if point.skeleton is None else self._built(point)
         check(mapping, self.bound, self.target, self.fmt)

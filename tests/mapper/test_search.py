@@ -19,7 +19,7 @@ from penstock.mapper.mappings import load_mapping
 from penstock.mapper.model import evaluate
 from penstock.mapper.nodes import leaves
 from penstock.mapper.roofline import roofline
-from penstock.mapper.search import explore
+from penstock.mapper.search import explore, explore_variants
 from penstock.mapper.space import arrays_of, in_time, mapping_at, skeletons, stages_of
 from penstock.targets import TARGETS
 from penstock.targets.base import Array, Axis, Memory, Target
@@ -222,6 +222,56 @@ def test_each_objective_wins_at_its_own():
     assert found["energy"].energy_pj < found["latency"].energy_pj
 
 
+VARIANTS = {
+    "eager": """
+cascade eager(X[a,b]) -> O[a,b]
+  S[a] = X[a,b]
+  O[a,b] = X[a,b] - S[a]
+""",
+    "slow": """
+cascade slow(X[a,b]) -> O[a,b]
+  S[a] = X[a,b]
+  T[a,b] = exp(X[a,b])
+  U[a,b] = T[a,b] - S[a]
+  O[a,b] = U[a,b] + X[a,b]
+""",
+    "late": """
+cascade late(X[a,b]) -> O[a,b]
+  S[a] = X[a,b]
+  N[a] = S[a] * 2
+  O[a,b] = X[a,b] - N[a]
+""",
+}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_variants_are_as_good_as_the_best_of_them_alone(seed):
+    rng = np.random.default_rng(seed)
+    target, objective = tiny_target(rng), ("latency", "energy", "edp")[seed % 3]
+    shapes = {"a": int(rng.integers(2, 9)), "b": int(rng.integers(2, 9))}
+    names = list(rng.permutation(list(VARIANTS)))
+    bounds = [bind(parse(VARIANTS[name]), shapes=shapes) for name in names]
+    alone = [explore(bound, target, FP16, objective=objective) for bound in bounds]
+    costs = [cost_of(each.evaluation, objective) for each in alone]
+    found = explore_variants(bounds, target, FP16, objective=objective)
+    assert cost_of(found.evaluation, objective) == min(costs)
+    winner = next(number for number, bound in enumerate(bounds) if bound is found.bound)
+    assert found.mapping == alone[winner].mapping  # of several with these costs: fewest bytes
+    assert found.points == sum(each.points for each in alone)
+    assert found.evaluated <= sum(each.evaluated for each in alone)
+    assert found.optimal
+    assert "mappings of 3 cascades, " in found.summary()
+
+
+def test_a_variant_that_the_machine_cannot_run_does_not_win():
+    bad = bind(parse("cascade s(X[p]) -> Y[p]\n  Y[p] = sin(X[p])"), shapes={"p": 4})
+    good = bind(parse("cascade e(X[p]) -> Y[p]\n  Y[p] = exp(X[p])"), shapes={"p": 4})
+    found = explore_variants([bad, good], TARGETS.get("fusemax"), FP16)
+    assert found.bound is good
+    with pytest.raises(MappingError, match="no array has 'sin'"):
+        explore_variants([bad, bad], TARGETS.get("fusemax"), FP16)
+
+
 def test_same_problem_same_mapping():
     bound, target = one_pass(1024, b=1, h=2), TARGETS.get("fusemax")
     first, second = explore(bound, target, FP16), explore(bound, target, FP16)
@@ -262,6 +312,8 @@ def test_a_limit_is_kept_and_admitted():
         "ruled_out": full.points - full.evaluated,
         "optimal": True,
         "seconds": full.seconds,
+        "points_per_s": full.points / full.seconds,
+        "variants": 1,
     }
 
 

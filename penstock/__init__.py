@@ -16,6 +16,7 @@ __all__ = [
     "Design",
     "PenstockError",
     "Target",
+    "classify",
     "count_passes",
     "exp",
     "explore",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from penstock.einsum_ir.dsl import Builder, exp, ranks, reduce_max
     from penstock.einsum_ir.notation import parse
     from penstock.einsum_ir.passes import count_passes
+    from penstock.einsum_ir.tiling import classify
     from penstock.errors import PenstockError
     from penstock.targets.base import Target
 
@@ -46,6 +48,7 @@ _HOMES = {
     "Design": "penstock.design",
     "PenstockError": "penstock.errors",
     "Target": "penstock.targets.base",
+    "classify": "penstock.einsum_ir.tiling",
     "count_passes": "penstock.einsum_ir.passes",
     "exp": "penstock.einsum_ir.dsl",
     "explore": "penstock.design",

@@ -40,6 +40,7 @@ def test_public_names_are_a_decision():
         "Design",
         "PenstockError",
         "Target",
+        "classify",
         "count_passes",
         "exp",
         "explore",

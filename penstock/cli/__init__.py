@@ -52,13 +52,14 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for add in (_show, _run, _passes, _explore, _simulate, _generate, _verify, _report):
         add(subparsers)
+    _tiles(subparsers)
     _targets(subparsers)
     _zoo(subparsers)
     _demo(subparsers)
     return parser
 
 
-_PAIRS = ("--shape", "--const", "--set", "--small", "--sweep")
+_PAIRS = ("--shape", "--const", "--set", "--small", "--sweep", "--tile")
 
 
 def _spread(argv: list[str]) -> list[str]:
@@ -240,6 +241,19 @@ def _report(subparsers: Subparsers) -> None:
         default=[],
         help="simulate the design with these extents, for the timeline",
     )
+
+
+def _tiles(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "tiles", "count the tiles that predicates leave empty or full")
+    _source(parser, CASCADE)
+    parser.add_argument(
+        "--tile",
+        metavar="RANK=N",
+        action="append",
+        default=[],
+        help="coordinates of a tile, e.g. --tile p=128 m=128; a rank left out is not cut",
+    )
+    parser.add_argument("--inputs", metavar="NPZ", help="arrays that predicates read")
 
 
 def _targets(subparsers: Subparsers) -> None:

@@ -19,6 +19,7 @@ from penstock.cli.sources import (
     shapes_of,
     source_of,
 )
+from penstock.cli.tiles import tiles
 from penstock.errors import PenstockError, UnknownNameError
 
 __all__ = ["COMMANDS"]
@@ -383,6 +384,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "generate": generate,
     "verify": verify,
     "report": report,
+    "tiles": tiles,
     "targets": targets,
     "zoo": zoo,
     "demo": demo,

@@ -278,3 +278,17 @@ cascade quantised(X[m]) -> S
     limits = {row.family: row.limit for row in trial(parse(text), "m", FP32).rows}
     assert limits["normal"] is not None
     assert limits["zero"] is None  # 0 / 0
+
+
+def test_infinities_of_masks_are_asked_for_and_those_of_overflow_are_not():
+    text = """
+cascade c(X[p, m]) -> L[p]
+  S[p] = exp(X[p, m]) :: sum[m] s.t. m <= p + M - P
+  L[p] = fill(log(S[p]), -inf)
+"""
+    finite = text.replace("-inf)", "0)")
+    assert "'normal'" in refusal(text, whole(finite))
+    clamped = text.replace("log(S[p])", "min(log(S[p]), 50000)")
+    asked = trial(parse(text), "m", FP32)
+    assert asked.reference["L"][asked.families.names.index("huge"), -1] == np.inf
+    assert asked.judge(whole(clamped)).passed

@@ -48,12 +48,6 @@ class Families:
     names: tuple[str, ...]
     arrays: Mapping[str, Array]
 
-    @property
-    def infinite(self) -> Array:
-        """Which families have an infinity in an input."""
-        found = [np.isinf(each).reshape(len(each), -1).any(axis=1) for each in self.arrays.values()]
-        return np.asarray(np.logical_or.reduce(found))
-
 
 def free_variable(cascade: Cascade) -> str:
     """Return a rank variable that the cascade does not use."""
@@ -204,10 +198,15 @@ def _everywhere(fmt: Format) -> dict[str, Draw]:
         "tiny": lambda rng, shape, axis: 10.0**-power * _normal(rng, shape, axis),
         "huge": lambda rng, shape, axis: 10.0**power * _normal(rng, shape, axis),
     }
-    absolute = {
-        f"{name}, positive": _absolute(draw)
-        for name, draw in signed.items()
-        if "offset" not in name
+    absolute: dict[str, Draw] = {
+        "normal, positive": _absolute(_normal),
+        "big, positive": _absolute(signed["big"]),
+        "ascending, positive": lambda rng, *at: np.sort(_absolute(_normal)(rng, *at) * 10, at[1]),
+        "descending, positive": lambda rng, *at: (
+            -np.sort(_absolute(_normal)(rng, *at) * -10, at[1])
+        ),
+        "tiny, positive": _absolute(signed["tiny"]),
+        "huge, positive": _absolute(signed["huge"]),
     }
     constant: dict[str, Draw] = {"constant": lambda _rng, shape, _axis: np.full(shape, 0.75)}
     return signed | absolute | constant | {"zero": _zeros}

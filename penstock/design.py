@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,8 +35,9 @@ from penstock.mapper.model import Evaluation, evaluate
 from penstock.mapper.nodes import Mapping
 from penstock.mapper.notation import parse_mapping
 from penstock.mapper.roofline import roofline
-from penstock.mapper.search import Objective, SearchResult
+from penstock.mapper.search import Objective, SearchResult, explore_variants
 from penstock.mapper.search import explore as search
+from penstock.mapper.variants import bind_variants
 from penstock.metrics import Check, Metric
 from penstock.report.data import Page, Simulated
 from penstock.samples import random_inputs
@@ -188,6 +189,7 @@ def explore(
     fmt: Format | None = None,
     objective: Objective = "latency",
     progress: Callable[..., None] | None = None,
+    variants: Sequence[Cascade] | None = None,
 ) -> tuple[Design, SearchResult]:
     """Find the best mapping of a cascade to a machine.
 
@@ -199,6 +201,8 @@ def explore(
         fmt: number format; the machine's own if left out.
         objective: ``latency``, ``energy`` or ``edp``.
         progress: called with (points done, points in all, best so far).
+        variants: cascades that compute the same: the design is that of the best. With these, and
+            with ``()``, tiles whose extent `shapes` leaves out (``m0``) are searched as well.
 
     Returns:
         The design, and how the search came to it.
@@ -207,10 +211,14 @@ def explore(
         PenstockError: a shape is missing, or nothing fits the machine.
     """
     machine = as_target(target)
-    bound = bind(_with_constants(cascade, constants), shapes=shapes)
     chosen = run_format(fmt or parse_format(machine.format))
-    found = search(bound, machine, chosen, objective=objective, progress=progress)
-    return Design(bound.cascade, found.mapping, machine, chosen), found
+    if variants is None:
+        bound = bind(_with_constants(cascade, constants), shapes=shapes)
+        found = search(bound, machine, chosen, objective=objective, progress=progress)
+    else:
+        bounds = bind_variants((cascade, *variants), machine, shapes=shapes, constants=constants)
+        found = explore_variants(bounds, machine, chosen, objective=objective, progress=progress)
+    return Design(found.bound.cascade, found.mapping, machine, chosen), found
 
 
 def remap(

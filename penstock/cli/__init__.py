@@ -174,6 +174,13 @@ def _explore(subparsers: Subparsers) -> None:
         "--objective", default="latency", choices=["latency", "energy", "edp"], help="what is best"
     )
     parser.add_argument("--mapping", metavar="FILE", help="evaluate this mapping, do not search")
+    parser.add_argument(
+        "--variants",
+        metavar="FILE",
+        nargs="*",
+        help="cascades that compute the same: the best of all wins; tiles (m0) without --shape "
+        "are searched",
+    )
     parser.add_argument("-o", "--out", metavar="JSON", help="write the design, or the sweep, here")
     _sweep(parser)
 

@@ -18,6 +18,7 @@ from penstock.cli.sources import (
     mapping_of,
     shapes_of,
     source_of,
+    variants_of,
 )
 from penstock.cli.tiles import tiles
 from penstock.errors import PenstockError, UnknownNameError
@@ -119,6 +120,9 @@ def passes(options: argparse.Namespace) -> None:
 
 def explore(options: argparse.Namespace) -> None:
     """Find the best mapping, or evaluate a given one; with --sweep, for many machines."""
+    for name in ("sweep", "mapping"):
+        if options.variants is not None and getattr(options, name):
+            raise PenstockError(f"--variants does not go with --{name}", fix="leave one out")
     if options.sweep:
         from penstock.cli.sweep import run_sweep
 
@@ -152,6 +156,7 @@ def explore(options: argparse.Namespace) -> None:
                 fmt=fmt,
                 objective=options.objective,
                 progress=update,
+                variants=variants_of(options),
             )
     if options.out:
         write_bytes(options.out, (json.dumps(made.to_json(), indent=1) + "\n").encode())

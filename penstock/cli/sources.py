@@ -28,6 +28,7 @@ __all__ = [
     "mapping_of",
     "shapes_of",
     "source_of",
+    "variants_of",
 ]
 
 
@@ -55,6 +56,13 @@ def source_of(options: argparse.Namespace) -> Source:
         design = Design.from_json(read_text(path), str(path))
         return Source(design.cascade, design, shapes, constants)
     return Source(_cascade(path, options.file), None, shapes, constants)
+
+
+def variants_of(options: argparse.Namespace) -> tuple[Cascade, ...] | None:
+    """Read the cascades of --variants; None without the option."""
+    if options.variants is None:
+        return None
+    return tuple(_cascade(Path(name), name) for name in options.variants)
 
 
 def _cascade(path: Path, name: str) -> Cascade:

@@ -116,6 +116,21 @@ def test_targets_round_trip(folder, capsys):
     assert "fusemax" in said(capsys, "targets")
 
 
+def test_the_best_of_several_cascades(folder, capsys):
+    small = ["--target", "mesh4x4", *SMALL]
+    alone = read(capsys, "explore", "attention", *small)
+    both = read(capsys, "explore", "attention", *small, "--variants", "attention_deferred")
+    assert both["cascade"] == "attention_deferred"
+    assert both["search"]["variants"] == 2
+    latency = {each["name"]: each["value"] for each in both["metrics"]}["latency"]
+    assert latency < {each["name"]: each["value"] for each in alone["metrics"]}["latency"]
+    sizes = read(capsys, "explore", "attention_2pass", *small, "--variants")
+    assert sizes["search"]["variants"] == 4
+    assert sizes["shapes"]["m0"] in {1, 2, 4, 8}
+    assert main(["explore", "attention", *small, "--variants", "--sweep", "array=4"]) == 1
+    assert "--variants does not go with --sweep" in capsys.readouterr().err
+
+
 def test_zoo(capsys):
     assert {each["name"] for each in read(capsys, "zoo")} >= {"attention", "attention_1pass"}
     assert "1-pass" in said(capsys, "zoo")

@@ -18,7 +18,7 @@ from penstock.einsum_ir.rewrite.terms import evaluate, uses
 
 __all__ = ["sampled_rank"]
 
-_POINTS = 12
+_POINTS = 20
 _DIGITS = 120
 _SPREADS = (1, 12)
 

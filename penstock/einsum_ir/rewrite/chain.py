@@ -21,17 +21,41 @@ from penstock.einsum_ir.nodes import (
     Einsum,
     Expr,
     Group,
+    Num,
     Statement,
     Var,
     accesses,
+    next_variable,
     substitute,
     variables,
     walk,
 )
 from penstock.einsum_ir.rewrite.terms import map_access
-from penstock.errors import CascadeError, UnknownNameError
+from penstock.errors import UnknownNameError
 
-__all__ = ["Chain", "Link", "extract"]
+__all__ = ["Chain", "ChainError", "Link", "Scan", "extract"]
+
+
+class ChainError(Exception):
+    """A cascade is no chain of reductions over the rank; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A prefix sum along the rank: ``C[m + 1] = C[m] + G[m]``, from 0.
+
+    Args:
+        einsum: as the author wrote it.
+        step: what is added at each coordinate.
+    """
+
+    einsum: Einsum
+    step: Expr
+
+    @property
+    def place(self) -> int:
+        """The dimension that steps."""
+        return next(n for n, i in enumerate(self.einsum.output.indices) if next_variable(i))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +100,7 @@ class Chain:
         rank: the rank variable.
         elements: tensors with the rank that need no whole value.
         moving: tensors with the rank that do.
+        scans: prefix sums along the rank.
         links: reductions over the rank, in order.
         outer: other Einsums by tensor; ``init`` ones are left out.
         held: tensors with the rank that are outputs, or are read other than point by point.
@@ -88,6 +113,7 @@ class Chain:
     rank: str
     elements: Mapping[str, Einsum]
     moving: Mapping[str, Einsum]
+    scans: Mapping[str, Scan]
     links: Mapping[str, Link]
     outer: Mapping[str, Einsum]
     held: frozenset[str]
@@ -105,7 +131,7 @@ def extract(cascade: Cascade, rank: str) -> Chain:
 
     Raises:
         UnknownNameError: no Einsum has the rank.
-        CascadeError: the rank is stepped along.
+        ChainError: the rank is stepped along other than by prefix sums.
     """
     used = {name for each in cascade.einsums for name in each.variables}
     if rank not in used:
@@ -155,6 +181,7 @@ class _Sorting:
         self.cascade, self.rank = cascade, rank
         self.elements: dict[str, Einsum] = {}
         self.moving: dict[str, Einsum] = {}
+        self.scans: dict[str, Scan] = {}
         self.links: dict[str, Link] = {}
         self.outer: dict[str, Einsum] = {}
         self.depends: dict[str, frozenset[str]] = {}
@@ -175,6 +202,7 @@ class _Sorting:
             self.rank,
             self.elements,
             self.moving,
+            self.scans,
             self.links,
             self.outer,
             frozenset(self.held),
@@ -187,18 +215,43 @@ class _Sorting:
         """A loop over another rank is outer as a whole, if it does not meet the rank."""
         for einsum in group.einsums:
             if self.rank in einsum.variables:
-                raise CascadeError(
-                    f"{einsum.name} steps along '{group.variable}' and has the rank '{self.rank}'",
-                    span=einsum.span,
-                    fix="reduce the passes of the cascade without its loop",
-                )
+                self.scans[einsum.name] = self._scan(einsum)
+                continue
             self.outer[einsum.name] = einsum
-        names = {each.name for each in group.einsums}
+        names = {each.name for each in group.einsums} - set(self.scans)
         reads = {a.tensor for each in group.einsums for a in each.operands} - names
         for name in names:
             self.depends[name] = self._needs(reads)
             self.ready[name] = max((self.ready.get(each, 0) for each in reads), default=0)
             self.masks[name] = frozenset([f"{name}?"])
+
+    def _scan(self, einsum: Einsum) -> Scan:
+        """Read a prefix sum.
+
+        Raises:
+            ChainError: it is none.
+        """
+        name, rank = einsum.name, self.rank
+        starts = [each for each in self.cascade.einsums if each.init and each.name == name]
+        zero = len(starts) == 1 and starts[0].body == Num(0)
+        plain = einsum.reduce is None and einsum.where is None and einsum.iterative == rank
+        match einsum.body:
+            case Apply("+", (Access(tensor), step)) if tensor == name and plain and zero:
+                found = Scan(einsum, step)
+            case Apply("+", (step, Access(tensor))) if tensor == name and plain and zero:
+                found = Scan(einsum, step)
+            case _:
+                raise ChainError(f"{name} steps along '{rank}' and is no prefix sum from 0")
+        earlier = einsum.output.indices[found.place]
+        reads = {access.tensor for access in accesses(found.step)}
+        if name in reads or self._needs(reads) or reads & (set(self.elements) | set(self.scans)):
+            raise ChainError(f"{name} adds up along '{rank}' what is no input")
+        for each in self.cascade.einsums:
+            for access in each.operands:
+                at = access.indices[found.place] if access.tensor == name else Var(rank)
+                if at not in (Var(rank), earlier) and not each.init:
+                    raise ChainError(f"{each.name} reads {access}, a prefix of another coordinate")
+        return found
 
     def _needs(self, tensors: set[str]) -> frozenset[str]:
         return frozenset().union(*(self.depends.get(each, frozenset()) for each in tensors))
@@ -298,7 +351,8 @@ class _Sorting:
                 continue
             found |= self.masks.get(node.tensor, frozenset())
             for index in node.indices:
-                if not isinstance(index, Var) and self.rank in variables(index):
+                stepped = node.tensor in self.scans
+                if not isinstance(index, Var) and self.rank in variables(index) and not stepped:
                     found.add(str(node))
         return frozenset(found)
 

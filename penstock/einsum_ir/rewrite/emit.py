@@ -34,6 +34,7 @@ from penstock.einsum_ir.nodes import (
     Sym,
     Var,
     accesses,
+    next_variable,
     substitute,
     variables,
     walk,
@@ -62,6 +63,8 @@ class Derivation:
         guarded: references whose -inf is met: points are absent there.
         divisors: references that may be 0 and divide.
         partial: references that a prefix may have no number for, as ``0 / 0``.
+        framed: references that are totals of prefix sums, where all that reads them is the same
+            if both are counted from the start of the tile (its own frame).
         kept: elements that are computed once, before the passes, as several need the same numbers.
     """
 
@@ -76,6 +79,7 @@ class Derivation:
     guarded: frozenset[str] = frozenset()
     divisors: frozenset[str] = frozenset()
     partial: frozenset[str] = frozenset()
+    framed: frozenset[str] = frozenset()
     kept: frozenset[str] = frozenset()
 
 
@@ -96,7 +100,7 @@ class Emitter:
         self.states: dict[str, str] = {}
         self.ranks: dict[str, tuple[str, ...]] = {}
         self.starts: dict[str, float | None] = {}
-        self.refs: dict[str, Access] = {}
+        self.locals: dict[str, Access] = {}
         self.taken = set(self.chain.cascade.arity) | {n for n, _ in self.chain.cascade.constants}
         place = (Var(self.outer_var), Sym(self.inner_var.upper()))
         self.position: Expr = Apply("+", (Apply("*", place), Var(self.inner_var)))
@@ -125,7 +129,26 @@ class Emitter:
         for each in cascade.outputs:
             self.define(each.tensor)
         shapes = {**dict(cascade.shapes), **self.sized}
-        return replace(cascade, statements=tuple(self.statements), shapes=tuple(shapes.items()))
+        return replace(cascade, statements=self._live(), shapes=tuple(shapes.items()))
+
+    def _live(self) -> tuple[Statement, ...]:
+        """Return the statements without Einsums that nothing reads."""
+        groups = [s.einsums if isinstance(s, Group) else (s,) for s in self.statements]
+        wanted = {each.tensor for each in self.chain.cascade.outputs}
+        size = -1
+        while size < len(wanted):
+            size = len(wanted)
+            for each in (each for group in groups for each in group):
+                if each.name in wanted:
+                    wanted |= {access.tensor for access in each.operands}
+        found: list[Statement] = []
+        for statement in self.statements:
+            if isinstance(statement, Group):
+                kept = tuple(each for each in statement.einsums if each.name in wanted)
+                found.append(replace(statement, einsums=kept))
+            elif statement.name in wanted:
+                found.append(statement)
+        return tuple(found)
 
     @property
     def sized(self) -> dict[str, int]:
@@ -261,8 +284,12 @@ class Emitter:
 
     def running(self, expr: Expr, when: str) -> Expr:
         """Return a value of links and outer tensors over the prefix."""
+        counted: dict[Expr, Expr] = {Sym(self.chain.rank.upper()): self.counted(when)}
+        own = {each.value: name for name, each in self.d.references.items()}
 
         def change(access: Access) -> Expr:
+            if access in own and access != expr:
+                return self.reference(own[access], when)
             if self.in_loop(access.tensor) and self.d.pass_of[access.tensor] == self.number:
                 return self.value(self.d.fused[access.tensor].epilogue, when, self._at(access))
             made = self.chain.outer.get(access.tensor)
@@ -276,9 +303,8 @@ class Emitter:
                 return self.partial_outer(made, access, when)
             pairs = zip(made.output.indices, access.indices, strict=True)
             inside = {v.name: i for v, i in pairs if isinstance(v, Var)}
-            return map_access(substitute(made.body, inside), change)
+            return map_access(replaced(substitute(made.body, inside), counted), change)
 
-        counted: dict[Expr, Expr] = {Sym(self.chain.rank.upper()): self.counted(when)}
         return map_access(replaced(expr, counted), change)
 
     def in_domain(self, name: str, body: Expr) -> Expr:
@@ -320,12 +346,48 @@ class Emitter:
             case Access(tensor, indices):
                 if tensor in self.chain.elements and not self.is_held(tensor):
                     return self._tile(expr)
+                if tensor in self.chain.scans:
+                    return self.scanned(expr)
                 made = tensor in self.chain.elements or tensor in self.chain.moving
                 if made or tensor in self.chain.outer or tensor in self.chain.links:
                     self.define(tensor)
                 return replace(expr, indices=tuple(self.tiled(each) for each in indices))
             case _:
                 return expr
+
+    def scanned(self, access: Access) -> Expr:
+        """Return a prefix sum in a tile, counted from the start of the tile."""
+        scan = self.chain.scans[access.tensor]
+        place = scan.place
+        kept = [*access.indices[:place], *access.indices[place + 1 :]]
+        names = [
+            i.name
+            for n, i in enumerate(scan.einsum.output.indices)
+            if n != place and isinstance(i, Var)
+        ]
+        own = tuple(Var(n) for n in names)
+        pair = (Var(self.outer_var), Var(self.inner_var))
+        inclusive = next_variable(access.indices[place]) is not None
+        at = ("scan", access.tensor, inclusive, self.number)
+        if at not in self.made:
+            steps = ("steps", access.tensor, self.number)
+            if steps not in self.made:
+                self.made[steps] = Access(self.fresh(f"{access.tensor}_S"), (*own, *pair))
+                self.body.append(Einsum(self.made[steps], self.tiled(scan.step)))
+            before = Var(self.free(f"{self.inner_var}b"))
+            step = Access(self.made[steps].tensor, (*own, pair[0], before))
+            where = Apply("<=" if inclusive else "<", (before, pair[1]))
+            self.made[at] = Access(self.fresh(f"{access.tensor}_L"), (*own, *pair))
+            self.body.append(Einsum(self.made[at], step, Reduce("sum", (before.name,)), where))
+        local: Expr = Access(self.made[at].tensor, (*(self.tiled(each) for each in kept), *pair))
+        return local if inclusive else Apply("fill", (local, Num(0)))
+
+    def free(self, name: str) -> str:
+        """Return a rank variable that the cascade does not have."""
+        used = {each for e in self.chain.cascade.einsums for each in e.variables}
+        while name in used:
+            name += "b"
+        return name
 
     def is_held(self, tensor: str) -> bool:
         """Whether an element tensor is computed before the passes."""
@@ -478,7 +540,7 @@ class Emitter:
 
     def coefficient(self, c: Expr) -> Expr:
         """Return a carry's coefficient, as a tensor of its own if it is dear."""
-        expr = self.value(c, "new")
+        expr = replaced(self.value(c, "new"), {})
         if not any(isinstance(n, Apply) and n.op in DEAR for n in walk(expr)):
             return expr
         at = ("carry", expr, self.number)

@@ -29,7 +29,7 @@ from penstock.einsum_ir.nodes import (
 )
 from penstock.einsum_ir.rewrite.chain import Chain, Link
 from penstock.einsum_ir.rewrite.closure import Closed, close
-from penstock.einsum_ir.rewrite.order import peel
+from penstock.einsum_ir.rewrite.order import ordered, peel
 from penstock.einsum_ir.rewrite.plan import (
     IDENTITY,
     Accumulator,
@@ -66,15 +66,20 @@ class Workshop:
     Args:
         chain: the chain.
         counted: links in which the shape of the rank counts a prefix.
+        positive: inputs above 0.
+        negative: inputs below 0.
     """
 
     chain: Chain
     counted: frozenset[str] = frozenset()
+    positive: frozenset[str] = frozenset()
+    negative: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.references: dict[Expr, Reference] = {}
         self.names: dict[object, str] = {}
-        self._signs: dict[str, Sign] = {}
+        self._signs: dict[str, Sign] = dict.fromkeys(self.positive, Sign.POSITIVE)
+        self._signs |= dict.fromkeys(self.negative, Sign.NEGATIVE)
 
     # --- references -----------------------------------------------------------------------------
 
@@ -186,7 +191,8 @@ class Workshop:
     def _plain(self, link: Link, body: Expr) -> Fused:
         if link.op not in IDENTITY:
             raise NotSeparableError(f"'{link.op}' has no accumulator")
-        one = self._accumulator(link, link.op, body, self._own_ranks(link, body))
+        ranks = _kept(link) if link.op == "topk" else self._own_ranks(link, body)
+        one = self._accumulator(link, link.op, body, ranks)
         return Fused(link.name, (one,), accumulated(one.name), costs=_costs((one,), ZERO, 0))
 
     def _form(
@@ -199,6 +205,9 @@ class Workshop:
             accumulators, epilogue = self._sum(link, body, separator)
         elif link.op in ("max", "min"):
             accumulators, epilogue = self._order(link, body, separator)
+        elif link.op == "topk":
+            one = self._accumulator(link, "topk", ordered(body, separator), _kept(link))
+            accumulators, epilogue = (one,), accumulated(one.name)
         elif link.op == "prod":
             accumulators, epilogue = self._product(link, body, separator)
         else:
@@ -370,6 +379,10 @@ class Workshop:
         }
         references = tuple(sorted(each for each in tracked if read & {each, f"{each}'"}))
         return Accumulator(name, op, body, link.name, ranks, references, carry, IDENTITY[op])
+
+
+def _kept(link: Link) -> tuple[str, ...]:
+    return variables(link.einsum.output)
 
 
 def _powered(base: Expr, exponent: Expr) -> Expr:

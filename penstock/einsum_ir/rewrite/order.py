@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from penstock.einsum_ir.nodes import Apply, Expr, Num
-from penstock.einsum_ir.rewrite.separate import Separator
+from penstock.einsum_ir.nodes import Apply, Expr, Num, walk
+from penstock.einsum_ir.rewrite.separate import NotSeparableError, Separator
 from penstock.einsum_ir.rewrite.signs import sign
 from penstock.einsum_ir.rewrite.terms import rebuilt
 
-__all__ = ["FLIP", "peel"]
+__all__ = ["FLIP", "ordered", "peel"]
 
 FLIP = {"max": "min", "min": "max"}
 
@@ -29,6 +29,36 @@ _RISING |= {"step", "floor", "round", "sign"}
 
 Leaf = Callable[[str, Expr], Expr]
 """(operator, expression) → what stands for its reduction."""
+
+
+STRICT = frozenset(("exp", "exp2", "log", "log2", "sqrt", "tanh", "sigmoid", "softplus", "neg"))
+"""Functions that keep different numbers different, beside ``+ - * /``."""
+
+
+def ordered(expr: Expr, separator: Separator) -> Expr:
+    """Return an expression without whole values that orders elements as `expr` does.
+
+    Before → after: ``exp(x - u) / d`` → ``x`` (d > 0); ``u - x`` → ``-x``. Equal ones stay equal,
+    so that a selection picks the same coordinates.
+
+    Raises:
+        NotSeparableError: some part is not strictly monotone.
+    """
+    found: list[tuple[str, Expr]] = []
+
+    def leaf(op: str, expr: Expr) -> Expr:
+        found.append((op, expr))
+        return expr
+
+    kept = peel("max", expr, separator, leaf)
+    inner = set(walk(found[0][1])) if len(found) == 1 else set()
+    outside = (n for n in walk(kept) if n not in inner and isinstance(n, Apply))
+    moving = (n for n in outside if separator.varies(n))
+    plain = all(n.op in STRICT or n.op in ("+", "-", "*", "/") for n in moving)
+    if len(found) != 1 or not plain or separator.moves(found[0][1]):
+        raise NotSeparableError(f"'{expr}' does not order elements by themselves")
+    op, inside = found[0]
+    return inside if op == "max" else rebuilt("neg", (inside,))
 
 
 def peel(op: str, expr: Expr, separator: Separator, leaf: Leaf) -> Expr:

@@ -26,7 +26,7 @@ __all__ = [
     "accumulated",
 ]
 
-IDENTITY = {"sum": 0.0, "max": float("-inf"), "min": float("inf"), "prod": 1.0}
+IDENTITY = {"sum": 0.0, "max": float("-inf"), "min": float("inf"), "prod": 1.0, "topk": 0.0}
 
 
 def accumulated(name: str) -> Sym:
@@ -53,7 +53,7 @@ class Accumulator:
 
     Args:
         name: of its tensors.
-        op: ``sum``, ``max``, ``min`` or ``prod``.
+        op: ``sum``, ``max``, ``min``, ``prod`` or ``topk`` (coordinates).
         body: over elements and the placeholders of references.
         link: the reduction whose points and predicate it has.
         ranks: those it keeps, in the order of the link's.
@@ -91,6 +91,8 @@ class Accumulator:
                 state: Expr = Sym(f"{name}_{side}") if name else ONE
                 total.append(str(multiply(state, term)))
             parts.append(" + ".join(total))
+        if self.op == "topk":
+            return f"the best of {self.name}_A and {self.name}_B"
         join = {"sum": "{} + {}", "prod": "({}) * ({})"}.get(self.op, self.op + "({}, {})")
         return join.format(*parts)
 

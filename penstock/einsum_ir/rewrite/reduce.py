@@ -13,14 +13,17 @@ from dataclasses import dataclass, replace
 from itertools import islice, product
 
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.formats import Format, parse_format
+from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Sym, accesses, variables, walk
-from penstock.einsum_ir.rewrite import gate as gates
-from penstock.einsum_ir.rewrite.chain import Chain, extract
+from penstock.einsum_ir.passes import count_passes
+from penstock.einsum_ir.rewrite.chain import Chain, ChainError, extract
+from penstock.einsum_ir.rewrite.choose import by_order, passing
 from penstock.einsum_ir.rewrite.emit import Derivation
 from penstock.einsum_ir.rewrite.fuse import Workshop
+from penstock.einsum_ir.rewrite.moments import without_zero_moments
 from penstock.einsum_ir.rewrite.oracle import sampled_rank
 from penstock.einsum_ir.rewrite.plan import (
+    IDENTITY,
     Barrier,
     Costs,
     Fused,
@@ -29,6 +32,7 @@ from penstock.einsum_ir.rewrite.plan import (
     Variant,
     accumulated,
 )
+from penstock.einsum_ir.rewrite.scan import framed
 from penstock.einsum_ir.rewrite.separate import NotSeparableError
 from penstock.einsum_ir.rewrite.signs import Sign, sign
 from penstock.einsum_ir.rewrite.stream import Stream
@@ -59,6 +63,8 @@ def reduce_passes(
     fmt: Format | None = None,
     gated: bool = True,
     most: int = 1,
+    positive: frozenset[str] = frozenset(),
+    negative: frozenset[str] = frozenset(),
 ) -> PassPlan | Refusal:
     """Derive the form of a cascade with the fewest passes over a rank.
 
@@ -70,16 +76,21 @@ def reduce_passes(
         fmt: the target's number format, in which the numerical gate tries variants; None: fp32.
         gated: try variants in numbers. Without, the first in the order of cost is taken.
         most: how many variants to look for.
+        positive: inputs that have only numbers above 0.
+        negative: inputs that have only numbers below 0.
 
     Returns:
         A plan, or a refusal that says why no pass can be saved.
 
     Raises:
         UnknownNameError: no Einsum has the rank.
-        CascadeError: the rank is stepped along in a way that is not a prefix sum.
     """
-    chain = extract(cascade, rank)
-    workshop = Workshop(chain, _counted(chain))
+    try:
+        chain = extract(cascade, rank)
+    except ChainError as error:
+        counts = [count_passes(cascade, e.tensor, rank) for e in cascade.inputs if rank in e.ranks]
+        return Refusal(cascade, rank, max([1, *counts]), str(error))
+    workshop = Workshop(chain, _counted(chain), positive, negative)
     found = _passes(chain, workshop)
     if found.after >= chain.before:
         certificate = max((each.certificate for each in found.barriers), default=0)
@@ -88,7 +99,8 @@ def reduce_passes(
     names = _tile_names(cascade, rank, tile)
     candidates = _candidates(chain, workshop, found, names, size)
     if gated:
-        chosen, refused = _passing(cascade, rank, candidates, names[1], fmt, most)
+        asked, signs = by_order(cascade, found.forms), (positive, negative)
+        chosen, refused = passing(asked, rank, candidates, names[1], fmt, most, signs)
     else:
         chosen, refused = list(islice(candidates, most)), ""
     if not chosen:
@@ -107,30 +119,6 @@ def reduce_passes(
         tile=names[1],
         split=names[1],
     )
-
-
-def _passing(
-    cascade: Cascade,
-    rank: str,
-    candidates: Iterator[Variant],
-    tile: str,
-    fmt: Format | None,
-    most: int,
-) -> tuple[list[Variant], str]:
-    """Return the first variants that pass the gate, and why the first that did not was refused."""
-    trial = gates.trial(cascade, rank, fmt or parse_format("fp32"))
-    chosen: list[Variant] = []
-    refused = ""
-    for each in candidates:
-        verdict = trial.judge(
-            gates.streamed(each.name, each.cascade, tile, tree=each.tree, split=tile)
-        )
-        refused = refused or verdict.refused
-        if verdict.passed:
-            chosen.append(each)
-        if len(chosen) == most:
-            break
-    return chosen, refused
 
 
 def _tile_names(cascade: Cascade, rank: str, tile: str) -> tuple[str, str]:
@@ -173,14 +161,14 @@ def _passes(chain: Chain, workshop: Workshop) -> _Found:
         try:
             if link.blocked and below:
                 raise NotSeparableError(link.blocked)
-            forms[name] = workshop.forms(link, live)
+            forms[name] = _both(workshop, workshop.forms(link, live))
             pass_of[name] = max(below, 1)
         except NotSeparableError as error:
             pass_of[name] = below + 1
             if below:
                 rank = sampled_rank(workshop, link, live)
                 barriers.append(Barrier(name, tuple(sorted(live)), str(error), rank))
-            if link.op in ("sum", "max", "min", "prod"):
+            if link.op in IDENTITY:
                 forms[name] = workshop.forms(link, frozenset())
     after = max(pass_of.values(), default=1)
     for name in chain.held & set(chain.moving):
@@ -189,6 +177,12 @@ def _passes(chain: Chain, workshop: Workshop) -> _Found:
         reads = tuple(sorted(chain.depends[name]))
         barriers.append(Barrier(name, reads, f"it has the rank '{chain.rank}' itself"))
     return _Found(pass_of, forms, tuple(barriers), after)
+
+
+def _both(workshop: Workshop, forms: Sequence[Fused]) -> Sequence[Fused]:
+    """Return forms with zero moments kept, and dropped."""
+    fewer = (without_zero_moments(workshop, each) for each in forms)
+    return [*forms, *(each for each in fewer if each is not None)]
 
 
 # --- variants -----------------------------------------------------------------------------------
@@ -215,19 +209,22 @@ def _candidates(
             size,
             guarded=_guarded(chain, workshop),
             partial=_partial(chain, workshop),
+            framed=framed(workshop, named),
             divisors=_divisors(workshop, named),
         )
         cascade, tree = _emitted(derivation)
         yield Variant(f"v{number}", named, cascade, tree, _costs(choice))
 
 
-def _emitted(derivation: Derivation) -> tuple[Cascade, Cascade]:
+def _emitted(derivation: Derivation) -> tuple[Cascade, Cascade | None]:
     """Return the streaming form and the tree; what both a pass and the end need is kept."""
     stream = Stream(derivation)
     cascade = stream.cascade()
     if stream.twice:
         derivation = replace(derivation, kept=stream.twice)
         cascade = Stream(derivation).cascade()
+    if derivation.chain.scans and not derivation.framed:
+        return cascade, None  # a part does not know the prefix before it
     return cascade, Tree(derivation).cascade()
 
 

@@ -13,6 +13,7 @@ from penstock.einsum_ir.nodes import (
     Expr,
     Group,
     Num,
+    Reduce,
     Sym,
     Var,
     accesses,
@@ -22,6 +23,7 @@ from penstock.einsum_ir.nodes import (
 from penstock.einsum_ir.rewrite.chain import Link
 from penstock.einsum_ir.rewrite.emit import Emitter
 from penstock.einsum_ir.rewrite.plan import Accumulator
+from penstock.einsum_ir.rewrite.select import SIDE, select_running
 from penstock.einsum_ir.rewrite.separate import old
 from penstock.einsum_ir.rewrite.terms import ONE, evaluate
 
@@ -35,8 +37,10 @@ class Stream(Emitter):
 
     @property
     def sized(self) -> dict[str, int]:
-        """Return the default extent of a tile."""
-        return {self.inner_var: self.d.tile}
+        """Return the default extent of a tile; two lists are merged by a selection."""
+        selects = any(a.op == "topk" for f in self.d.fused.values() for a in f.accumulators)
+        sides = {self.free(SIDE): 2} if selects else {}
+        return {self.inner_var: self.d.tile, **sides}
 
     def state(self, name: str, when: str, indices: Mapping[str, Expr]) -> Access:
         """Return a running value ``old``, ``new`` (with the tile) or ``final``."""
@@ -56,6 +60,43 @@ class Stream(Emitter):
         tiles = Apply("+", (tiles, ONE)) if when == "new" else tiles
         seen = Apply("*", (tiles, Sym(self.inner_var.upper())))
         return Apply("min", (seen, Sym(self.chain.rank.upper())))
+
+    def reference(self, name: str, when: str) -> Expr:
+        """Return a reference old, new or final; in the tile's frame it starts at 0."""
+        if name in self.d.framed and when != "final":
+            return Num(0) if when == "old" else self.locals[self.total(name)]
+        return super().reference(name, when)
+
+    def total(self, name: str) -> str:
+        """Return the accumulator of a reference that is a total."""
+        value = self.d.references[name].value
+        assert isinstance(value, Access)
+        return self.d.fused[value.tensor].accumulators[0].name
+
+    def scanned(self, access: Access) -> Expr:
+        """Return a prefix sum, from the start of the rank unless all is in the tile's frame."""
+        local = super().scanned(access)
+        if self.d.framed:
+            return local
+        place = self.chain.scans[access.tensor].place
+        kept = (*access.indices[:place], *access.indices[place + 1 :])
+        return Apply("+", (self._offset(access.tensor, kept), local))
+
+    def _offset(self, tensor: str, kept: tuple[Expr, ...]) -> Expr:
+        """Return a prefix sum at the start of the tile."""
+        at = ("offset", tensor, self.number)
+        if at not in self.made:
+            steps = self.made["steps", tensor, self.number]
+            name, own = self.fresh(f"{tensor}_R"), steps.indices[:-2]
+            total = Access(self.fresh(f"{tensor}_T"), (*own, Var(self.outer_var)))
+            self.body.append(Einsum(total, steps, Reduce("sum", (self.inner_var,))))
+            before = Access(name, (*own, Var(self.outer_var)))
+            after = Access(name, (*own, Apply("+", (Var(self.outer_var), ONE))))
+            first = Access(name, (*own, Num(0)))
+            self.inits.append(Einsum(first, Num(0), init=True))
+            self.body.append(Einsum(after, Apply("+", (before, total))))
+            self.made[at] = before
+        return Access(self.made[at].tensor, (*kept, Var(self.outer_var)))
 
     def moving_reference(self, name: str, when: str) -> Expr:
         """Emit a reference as a state of its own."""
@@ -91,7 +132,10 @@ class Stream(Emitter):
 
     def _update(self, each: Accumulator) -> None:
         link = self.chain.links[each.link]
-        local = self.local(each)
+        if each.op == "topk":
+            select_running(self, each)
+            return
+        local = self.locals[each.name] = self.local(each)
         after, before = self.state(each.name, "new", {}), self.state(each.name, "old", {})
         join = _JOIN[each.op]
         start = self._start(each, link)

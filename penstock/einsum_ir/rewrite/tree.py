@@ -20,6 +20,9 @@ from penstock.einsum_ir.nodes import (
 )
 from penstock.einsum_ir.rewrite.chain import Link
 from penstock.einsum_ir.rewrite.emit import DEAR, Derivation, Emitter
+from penstock.einsum_ir.rewrite.select import select_merged
+from penstock.einsum_ir.rewrite.separate import old
+from penstock.einsum_ir.rewrite.terms import replaced
 
 __all__ = ["Tree"]
 
@@ -51,9 +54,20 @@ class Tree(Emitter):
         rest = Apply("-", (whole, Apply("*", (Var(self.outer_var), size))))
         return Apply("clamp", (rest, Num(0), size))
 
-    def reference(self, name: str, when: str) -> Expr:
-        """Return a reference of a part (``new`` in bodies, ``old`` in carries), or merged."""
-        return super().reference(name, when)
+    def coefficient_reference(self, name: str) -> Expr:
+        """Return the total of a prefix sum up to the end of a part."""
+        at = ("frame", name, self.number)
+        if at not in self.made:
+            value = self.d.references[name].value
+            assert isinstance(value, Access)
+            part = self.parts[self.d.fused[value.tensor].accumulators[0].name]
+            before = Var(self.free(f"{self.outer_var}b"))
+            source = Access(part.tensor, (*part.indices[:-1], before))
+            where = Apply("<=", (before, Var(self.outer_var)))
+            output = Access(self.fresh(f"{value.tensor}_F"), part.indices)
+            self.body.append(Einsum(output, source, Reduce("sum", (before.name,)), where))
+            self.made[at] = output
+        return self.made[at]
 
     def value(self, expr: Expr, when: str, at: Mapping[str, Expr] | None = None) -> Expr:
         """Replace placeholders; in bodies (``new``) references are those of the part."""
@@ -87,7 +101,10 @@ class Tree(Emitter):
 
     def coefficient(self, c: Expr) -> Expr:
         """Return a merge's coefficient: from the part's references to the merged ones."""
-        expr = super().value(c, "final")
+        totals: dict[Expr, Expr] = {
+            old(name): self.coefficient_reference(name) for name in sorted(self.d.framed)
+        }
+        expr = replaced(super().value(replaced(c, totals), "final"), {})
         if not any(isinstance(n, Apply) and n.op in DEAR for n in walk(expr)):
             return expr
         at = ("carry", expr, self.number)
@@ -111,8 +128,11 @@ class Tree(Emitter):
             self.ranks[each.name] = each.ranks
             self.states[each.name] = self.fresh(f"{each.name}_R")
         for each in made:
-            self.parts[each.name] = self.local(each)
-        for each in made:
+            if each.op == "topk":
+                select_merged(self, each)
+            else:
+                self.parts[each.name] = self.local(each)
+        for each in (each for each in made if each.op != "topk"):
             output = Access(self.states[each.name], tuple(Var(n) for n in each.ranks))
             over = Reduce(each.op, (self.outer_var,))
             self.body.append(Einsum(output, self.carried(each), over))

@@ -1,0 +1,83 @@
+"""Every cascade of the corpus comes out with the passes that are stated, and computes the same."""
+
+import time
+from functools import cache
+
+import fuzz
+import numpy as np
+import pytest
+from corpus import cases, inputs, passes
+from derived import of_plan
+from precise import precise
+
+from penstock import zoo
+from penstock.einsum_ir.rewrite.plan import PassPlan, Refusal
+from penstock.einsum_ir.rewrite.reduce import reduce_passes
+
+CASES = cases()
+ACCEPTED = [each for each in CASES if each.after < each.before]
+UNCERTIFIED = {"clipped_exponential"}
+"""Of full rank only on a set that samples miss: no certificate (pass_reduction.md 1.6.3)."""
+
+
+@cache
+def derived(name: str) -> PassPlan | Refusal:
+    case = next(each for each in CASES if each.name == name)
+    return reduce_passes(case.cascade, case.rank)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_passes(case):
+    found = derived(case.name)
+    assert (found.before, found.after) == (case.before, case.after), str(found)
+    assert isinstance(found, PassPlan) == (case.after < case.before)
+
+
+@pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: case.name)
+def test_the_derived_cascade_goes_over_its_inputs_as_often_as_it_says(case):
+    plan = derived(case.name)
+    counts = [
+        max(passes(form, case.rank), 1)
+        for form in [plan.cascade, *([plan.tree] if plan.tree else [])]
+    ]
+    assert set(counts) == {case.after}
+
+
+@pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: case.name)
+def test_values(case):
+    rng = np.random.default_rng(4)
+    for length in (1, 3, 13):
+        given = inputs(case, rng, length)
+        reference = precise(case.cascade, given)
+        written = fuzz.Chain(str(case.cascade), False)
+        for label, form, shapes in of_plan(derived(case.name), (1, 4, 32), (1, 3)):
+            wrong = fuzz.disagreement(written, form, given, shapes, reference)
+            assert not wrong, f"{label}, length {length}: {wrong}\n{form}"
+
+
+@pytest.mark.parametrize("case", [each for each in CASES if each.refused], ids=lambda c: c.name)
+def test_refusals_say_why(case):
+    found = derived(case.name)
+    match case.refused:
+        case "no finite rank":
+            certificates = [each.certificate for each in found.barriers]
+            assert (min(certificates) > 6) == (case.name not in UNCERTIFIED)
+        case "not monotone":
+            assert "is not monotone" in found.reason
+        case "identically zero":
+            assert "0 families of " in found.reason
+
+
+def test_attention_takes_under_a_fifth_of_a_second():
+    reduce_passes(zoo.load("attention"), "m")
+    start = time.process_time()
+    reduce_passes(zoo.load("attention"), "m")
+    assert time.process_time() - start < 0.2
+
+
+@pytest.mark.slow
+def test_the_slowest_takes_under_five_seconds():
+    for case in CASES:
+        start = time.process_time()
+        reduce_passes(case.cascade, case.rank)
+        assert time.process_time() - start < 5, case.name

@@ -11,9 +11,13 @@ from derived import of_plan
 from precise import precise
 
 from penstock import zoo
+from penstock.einsum_ir.formats import parse_format
+from penstock.einsum_ir.inputs import bind_arrays
+from penstock.einsum_ir.interp import interpret
 from penstock.einsum_ir.rewrite.plan import PassPlan, Refusal
 from penstock.einsum_ir.rewrite.reduce import reduce_passes
 
+FP32 = parse_format("fp32")
 CASES = cases()
 ACCEPTED = [each for each in CASES if each.after < each.before]
 UNCERTIFIED = {"clipped_exponential"}
@@ -66,6 +70,23 @@ def test_refusals_say_why(case):
             assert "is not monotone" in found.reason
         case "identically zero":
             assert "0 families of " in found.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [("scaled_norm", 1e-25), ("scaled_norm", 1e25), ("p_norm", 1e25), ("normalised_product", 1e25)],
+)
+def test_the_gate_keeps_the_range_of_what_was_written(name, scale):
+    case = next(each for each in CASES if each.name == name)
+    given = {"X": scale * inputs(case, np.random.default_rng(8))["X"]}
+    reference = precise(case.cascade, given)
+
+    def error(plan: PassPlan) -> float:
+        bound = bind_arrays(plan.cascade, given, shapes={plan.tile: 4})
+        return fuzz.off(interpret(bound, given, FP32), reference, unit=1e-60)
+
+    assert error(derived(name)) < 1e-5
+    assert error(reduce_passes(case.cascade, case.rank, gated=False)) > 0.5
 
 
 def test_attention_takes_under_a_fifth_of_a_second():

@@ -7,14 +7,14 @@ Excluded: everything but memories.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from penstock.mapper.combine import Choice, Combinations, reaches
 from penstock.mapper.residency import Where
 from penstock.mapper.space import Place
 
-__all__ = ["Housing", "Key", "better", "house", "promising"]
+__all__ = ["Housing", "Key", "better", "house", "house_all", "promising"]
 
 Key = tuple[float, float, float]
 """What a point is judged by: objective, bytes of the outermost memory, energy."""
@@ -73,6 +73,29 @@ def house(combination: Combinations, objective: str, schedule: float, beat: Key 
         search.by_energy, search.nodes = True, MAX_NODES - MORE_NODES
         search.descend(0, dict(search.base_at), search.base_energy, {})
     return Housing(search.found, search.points, search.nodes, complete)
+
+
+def house_all(
+    combination: Combinations,
+    schedule: float,
+    worth: Callable[[float, float], bool],
+    take: Callable[[Key, Mapping[str, Place]], None],
+) -> tuple[int, int, bool]:
+    """Show every residency of a combination that `worth` does not rule out to `take`.
+
+    Args:
+        combination: a single one.
+        schedule: cycles of its schedule.
+        worth: whether a point with at least this latency and energy is wanted; may change.
+        take: is given the key, of latency, and tensor → place.
+
+    Returns:
+        What `Housing` calls points, nodes and complete.
+    """
+    search = _Every(combination, "latency", schedule, None, wanted=worth, given=take)
+    if combination.costs.rest_bytes <= combination.room(combination.dram):
+        search.descend(0, dict(search.base_at), search.base_energy, {})
+    return search.points, search.nodes, search.nodes <= MAX_NODES
 
 
 @dataclass(frozen=True)
@@ -140,24 +163,32 @@ class _Search:
             return
         moved, more = self.rest[number]
         bound = self.key({**at, self.dram: at.get(self.dram, 0.0) + moved}, energy + more)
-        beat = self.found[0] if self.found else self.beat
-        if not (better(bound, beat) if self.by_energy else promising(bound, beat)):
+        if not self.worth(bound):
             return
         if number == len(self.order):
             self.points += 1
-            self.found = (bound, dict(kept))
+            self.take(bound, dict(kept))
             return
         tensor = self.order[number]
         for option in self.options[number]:
-            if self._take(option, 1.0):
+            if self._room(option, 1.0):
                 inner = dict(at)
                 for name, count in option.at.items():
                     inner[name] = inner.get(name, 0.0) + count
                 here = {**kept, tensor: option.place}
                 self.descend(number + 1, inner, energy + option.energy_pj, here)
-            self._take(option, -1.0)
+            self._room(option, -1.0)
 
-    def _take(self, option: _Option, sign: float) -> bool:
+    def worth(self, bound: Key) -> bool:
+        """Whether what costs at least `bound` is worth a look."""
+        beat = self.found[0] if self.found else self.beat
+        return better(bound, beat) if self.by_energy else promising(bound, beat)
+
+    def take(self, key: Key, kept: Mapping[str, Place]) -> None:
+        """Keep a residency that is worth it."""
+        self.found = (key, kept)
+
+    def _room(self, option: _Option, sign: float) -> bool:
         """Use room, or give it back; return whether there is enough."""
         fits = True
         memory = option.place.memory
@@ -166,6 +197,20 @@ class _Search:
                 self.used[memory, body] += sign * option.size
                 fits = fits and self.used[memory, body] <= self.combination.room(memory)
         return fits
+
+
+@dataclass
+class _Every(_Search):
+    """A branch and bound with its caller's idea of what is worth it."""
+
+    wanted: Callable[[float, float], bool] = field(kw_only=True)
+    given: Callable[[Key, Mapping[str, Place]], None] = field(kw_only=True)
+
+    def worth(self, bound: Key) -> bool:
+        return self.wanted(bound[0], bound[2])
+
+    def take(self, key: Key, kept: Mapping[str, Place]) -> None:
+        self.given(key, kept)
 
 
 def _weight(choices: list[_Option]) -> float:

@@ -26,7 +26,6 @@ from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
 from penstock.mapper.combine import Combinations, restricted, sliced
 from penstock.mapper.costs import Costs, Tabulator
-from penstock.mapper.facts import facts_of
 from penstock.mapper.housing import Key, better, house, promising
 from penstock.mapper.model import Evaluation, evaluate
 from penstock.mapper.occupancy import occupancies
@@ -35,7 +34,21 @@ from penstock.mapper.scopes import tree_of
 from penstock.mapper.space import Place, Skeleton, mapping_at, skeletons
 from penstock.targets.base import Target
 
-__all__ = ["Objective", "SearchResult", "explore", "explore_variants"]
+__all__ = [
+    "MAX_WORK",
+    "SAME",
+    "SETUP",
+    "Objective",
+    "Point",
+    "Progress",
+    "SearchResult",
+    "built",
+    "capped",
+    "explore",
+    "explore_variants",
+    "innermost",
+    "point_of",
+]
 
 Objective = Literal["latency", "energy", "edp"]
 Progress = Callable[[int, int, float], None]
@@ -109,7 +122,7 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
-class _Point:
+class Point:
     """A point of the space: options by their numbers in the skeleton; None is the default one."""
 
     skeleton: Skeleton | None
@@ -232,7 +245,7 @@ class _Search:
     covered: int = 0
     complete: bool = True
     beat: Key | None = None
-    best: tuple[Key, _Point] | None = None
+    best: tuple[Key, Point] | None = None
     broken: MappingError | None = None
     open: list[_Open] = field(default_factory=list)
 
@@ -266,7 +279,7 @@ class _Search:
     def exhausted(self) -> bool:
         return self.limit is not None and self.evaluated >= self.limit
 
-    def offer(self, key: Key, point: _Point) -> None:
+    def offer(self, key: Key, point: Point) -> None:
         """Keep a point if it is the best so far."""
         if better(key, self.to_beat):
             self.best = (key, point)
@@ -295,7 +308,7 @@ class _Search:
             self.broken = error
             return
         found = evaluate(self.default, self.bound, self.target, self.fmt)
-        self.offer(self.key_of(found), _Point(None))
+        self.offer(self.key_of(found), Point(None))
 
     def key_of(self, found: Evaluation) -> Key:
         """Return what an evaluation amounts to."""
@@ -312,7 +325,7 @@ class _Search:
         if self.exhausted:
             self.complete = False
             return
-        costs, whole = _capped(self.tab.costs(skeleton))
+        costs, whole = capped(self.tab.costs(skeleton))
         self.complete = self.complete and whole
         combinations = Combinations(costs, self.tab)
         inner, least = combinations.innermost(), combinations.least()
@@ -328,7 +341,7 @@ class _Search:
                 float(inner.dram_bytes[flat]),
                 float(inner.energy_pj[flat]),
             )
-            self.offer(key, self.innermost(combinations, flat))
+            self.offer(key, innermost(combinations, flat))
         floor = least.objective(self.objective)
         settled = exact & inner.fits & (objective <= floor * (1 + SAME))
         settled &= inner.dram_bytes <= least.dram_bytes * (1 + SAME)
@@ -338,18 +351,6 @@ class _Search:
         if len(flat_open):
             rest = (least.dram_bytes[flat_open], least.energy_pj[flat_open], flat_open)
             self.open.append(_Open(costs, combinations, floor[flat_open], *rest))
-
-    def innermost(self, combinations: Combinations, flat: int) -> _Point:
-        """Return the point of a combination with every tensor as far in as it may live."""
-        picks = combinations.picks(flat)
-        one = Combinations(restricted(combinations.costs, picks), self.tab)
-        kept = {tensor: next(one.allowed(tensor)).place for tensor in one.choices}
-        return self.point(combinations.costs, picks, kept)
-
-    def point(self, costs: Costs, picks: Sequence[int], kept: Mapping[str, Place]) -> _Point:
-        own = tuple(site.picks[pick] for site, pick in zip(costs.sites, picks, strict=True))
-        inside = {tensor: place for tensor, place in kept.items() if place.home is not None}
-        return _Point(costs.skeleton, own, inside)
 
     # -- one combination after the other ---------------------------------------------------
 
@@ -373,7 +374,7 @@ class _Search:
             self.complete = self.complete and found.complete
             if found.found is not None:
                 key, kept = found.found
-                self.offer(key, self.point(each.costs, picks, kept))
+                self.offer(key, point_of(each.costs, picks, kept))
 
     def _queue(self) -> Iterator[tuple[float, float, _Open, int]]:
         if not self.open:
@@ -397,31 +398,47 @@ class _Search:
         """Return the best mapping, evaluated by the model and checked."""
         assert self.best is not None
         key, point = self.best
-        mapping = self.default if point.skeleton is None else self._built(point)
+        mapping = built(point, self.tab, self.bound) if point.skeleton else self.default
         check(mapping, self.bound, self.target, self.fmt)
         found = evaluate(mapping, self.bound, self.target, self.fmt)
         for believed, counted in zip(key, self.key_of(found), strict=True):
             assert math.isclose(believed, counted, rel_tol=SAME, abs_tol=SAME), (key, found)
         return mapping, found
 
-    def _built(self, point: _Point) -> nodes.Mapping:
-        """Build the mapping; inputs get two buffers, the innermost first, where they fit."""
-        assert point.skeleton is not None
-        facts = facts_of(self.bound)
-        kept = {tensor: (place, 1) for tensor, place in point.kept.items()}
-        mapping = mapping_at(point.skeleton, point.picks, kept, self.bound, self.target)
-        depth = {name: len(place.home.nests) for name, place in point.kept.items() if place.home}
-        inputs = [name for name in depth if name in facts.inputs and depth[name]]
-        for tensor in sorted(inputs, key=lambda name: -depth[name]):
-            doubled = {**kept, tensor: (kept[tensor][0], 2)}
-            trial = mapping_at(point.skeleton, point.picks, doubled, self.bound, self.target)
-            rows = occupancies(tree_of(trial, facts, self.target), facts, self.target, self.fmt)
-            if all(row.needed_bytes <= row.capacity_bytes for row in rows):
-                kept, mapping = doubled, trial
-        return mapping
+
+def built(point: Point, tab: Tabulator, bound: Bound) -> nodes.Mapping:
+    """Build the mapping of a point; inputs get two buffers, the innermost first, where they fit."""
+    assert point.skeleton is not None
+    facts, target = tab.facts, tab.target
+    kept = {tensor: (place, 1) for tensor, place in point.kept.items()}
+    mapping = mapping_at(point.skeleton, point.picks, kept, bound, target)
+    depth = {name: len(place.home.nests) for name, place in point.kept.items() if place.home}
+    inputs = [name for name in depth if name in facts.inputs and depth[name]]
+    for tensor in sorted(inputs, key=lambda name: -depth[name]):
+        doubled = {**kept, tensor: (kept[tensor][0], 2)}
+        trial = mapping_at(point.skeleton, point.picks, doubled, bound, target)
+        rows = occupancies(tree_of(trial, facts, target), facts, target, tab.fmt)
+        if all(row.needed_bytes <= row.capacity_bytes for row in rows):
+            kept, mapping = doubled, trial
+    return mapping
 
 
-def _capped(costs: Costs) -> tuple[Costs, bool]:
+def innermost(combinations: Combinations, flat: int) -> Point:
+    """Return the point of a combination with every tensor as far in as it may live."""
+    picks = combinations.picks(flat)
+    one = Combinations(restricted(combinations.costs, picks), combinations.tab)
+    kept = {tensor: next(one.allowed(tensor)).place for tensor in one.choices}
+    return point_of(combinations.costs, picks, kept)
+
+
+def point_of(costs: Costs, picks: Sequence[int], kept: Mapping[str, Place]) -> Point:
+    """Return a point of the space from positions among a site's options that are left."""
+    own = tuple(site.picks[pick] for site, pick in zip(costs.sites, picks, strict=True))
+    inside = {tensor: place for tensor, place in kept.items() if place.home is not None}
+    return Point(costs.skeleton, own, inside)
+
+
+def capped(costs: Costs) -> tuple[Costs, bool]:
     """Leave one option to the sites that matter least, until all combinations fit in memory."""
     counts = [len(site.picks) for site in costs.sites]
     least = sorted(range(len(counts)), key=lambda number: float(costs.sites[number].cycles.min()))

@@ -24,6 +24,7 @@ __all__ = [
     "parse",
     "ranks",
     "reduce_max",
+    "reduce_passes",
     "run",
     "run_calls",
     "simulate",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from penstock.einsum_ir.dsl import Builder, exp, ranks, reduce_max
     from penstock.einsum_ir.notation import parse
     from penstock.einsum_ir.passes import count_passes
+    from penstock.einsum_ir.rewrite.reduce import reduce_passes
     from penstock.einsum_ir.tiling import classify
     from penstock.errors import PenstockError
     from penstock.targets.base import Target
@@ -56,6 +58,7 @@ _HOMES = {
     "parse": "penstock.einsum_ir.notation",
     "ranks": "penstock.einsum_ir.dsl",
     "reduce_max": "penstock.einsum_ir.dsl",
+    "reduce_passes": "penstock.einsum_ir.rewrite.reduce",
     "run": "penstock.design",
     "run_calls": "penstock.design",
     "simulate": "penstock.design",

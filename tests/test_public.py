@@ -48,6 +48,7 @@ def test_public_names_are_a_decision():
         "parse",
         "ranks",
         "reduce_max",
+        "reduce_passes",
         "run",
         "run_calls",
         "simulate",

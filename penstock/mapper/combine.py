@@ -223,7 +223,7 @@ class Combinations:
         allowed = np.ones(self.one, dtype=bool)
         moved = self._moved(tensor, place)
         if place.home is None:
-            inside = tensor not in self.tab.facts.inputs
+            inside = tensor not in self.tab.facts.inputs | self.tab.facts.outputs
             size = np.full(1, self.costs.whole_bytes[tensor] if inside else 0.0)
             return Choice(place, allowed, size, moved.at, moved.energy_pj)
         owner = self.tab.owners[memory]

@@ -71,7 +71,7 @@ class Costs:
     Args:
         skeleton: itself.
         sites: by site.
-        copies: (input, place) → traffic of copying it in (one entry).
+        copies: (input or output, place) → traffic of copying it in or out (one entry).
         sizes: (tensor, place) → bytes of one copy, in memories that no array's places own.
         rest_bytes: what the outermost memory holds in any case.
         whole_bytes: tensor → bytes of all of it.
@@ -113,14 +113,15 @@ class Tabulator:
                 scope = _scope(each.tensor, place, users)
                 if not self.owners[place.memory]:
                     sizes[each.tensor, place] = self.held(scope)
-                if each.tensor in self.facts.inputs:
+                if each.tensor in self.facts.inputs | self.facts.outputs:
                     rows = count_traffic(Tree([], [scope], []), (), self.facts, self.target)
                     copies[each.tensor, place] = self.moves([rows], each.tensor, writes=True)
         whole = {
             name: math.prod(dims) * self.facts.element_bytes(name, self.fmt)
             for name, dims in self.facts.dims.items()
         }
-        movable = {each.tensor for each in skeleton.residents} - self.facts.inputs
+        movable = {each.tensor for each in skeleton.residents}
+        movable -= self.facts.inputs | self.facts.outputs
         at_rest = sum(size for name, size in whole.items() if name not in movable)
         return Costs(skeleton, sites, copies, sizes, at_rest, whole)
 
@@ -360,8 +361,9 @@ class _Counter:
             rows = [self.tab.traffic(self.site, int(pick), homes) for pick in self.alive]
             for tensor in self.tensors:
                 key = (tensor, places.get(tensor, dram))
-                if key not in moves:
-                    moves[key] = self.tab.moves(rows, tensor, writes=tensor == self.site.einsum)
+                if key not in moves:  # zeros of an output that is kept come with its copies
+                    own = [[row for row in each if row.memory == key[1]] for each in rows]
+                    moves[key] = self.tab.moves(own, tensor, writes=tensor == self.site.einsum)
         return moves
 
     def _prune(

@@ -116,7 +116,7 @@ def explore_front(
         MappingError: an operator exists on no array, or nothing fits the machine.
     """
     started = time.perf_counter()
-    space = list(skeletons(bound, target))
+    space = list(skeletons(bound, target, fmt))
     search = _Search(bound, target, fmt)
     points, covered = 1 + sum(each.size for each in space), 1
     search.start()

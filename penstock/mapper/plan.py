@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from penstock.einsum_ir.shapes import Bound
-from penstock.mapper.forest import Level, forest, stepping
+from penstock.mapper.forest import Level, chain, forest, stepping
 from penstock.mapper.fusion import Flow, Step, partition
 from penstock.mapper.leaf import arrays_for, operators
-from penstock.mapper.nodes import Loop, Node
+from penstock.mapper.nodes import Compute, Loop, Node
 from penstock.targets.base import Array, Axis, Target
 
 __all__ = ["Planner", "Recipe", "axis_of"]
@@ -37,6 +37,7 @@ class Recipe:
         pipelined: whether the iterations of the innermost of these loops overlap. Likewise.
         overlap: whether the steps of an iterative rank overlap, as far as they do not need each
             other. Only without `inner` and `pipelined`.
+        blocks: the loops over blocks of a cascade of one Einsum, and nothing else.
     """
 
     fuse: bool = True
@@ -46,6 +47,7 @@ class Recipe:
     inner: int = 0
     pipelined: bool = False
     overlap: bool = False
+    blocks: tuple[Loop, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Planner:
 
     def grow(self, steps: Sequence[Step]) -> tuple[Node, ...]:
         """Share loops over what most steps carry; then the same for the steps left over."""
+        if self.recipe.blocks:
+            return (chain(self.recipe.blocks, (Compute(steps[0].einsums[0].name, ""),)),)
         body: list[Node] = []
         for names, run in self.runs(steps):
             levels = self.levels(names, run) if names else ()

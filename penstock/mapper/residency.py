@@ -136,13 +136,16 @@ def nests_to(body: tuple[Node, ...], where: Where) -> tuple[Nest, ...]:
 def homes(body: tuple[Node, ...], bound: Bound, flow: Flow) -> dict[str, tuple[Home, ...]]:
     """Return the homes of every tensor that is used.
 
-    What an Einsum defines has one, the innermost body with all its uses; an input has one for
-    each set of loops over which a copy can be reused, the outermost first.
+    What an Einsum defines has one, the innermost body with all its uses; an input, or an output
+    that nothing reads, has one for each set of loops over which a copy can be reused, or partial
+    sums wait, the outermost first.
     """
     found: dict[str, tuple[Home, ...]] = {}
+    outputs = {each.tensor for each in bound.cascade.outputs}
     for tensor, mine in uses(body, bound, flow).items():
         where = _common([use.body for use in mine])
-        if tensor in flow.makers:
+        final = tensor in outputs and not any(use.reads for use in mine)
+        if tensor in flow.makers and not final:
             bodies = [_outside(tensor, where, body, bound)]
         else:
             bodies = _reused(where, body, [use.access for use in mine])

@@ -255,7 +255,7 @@ class _Search:
         self.floor = math.inf
         try:
             least = {each.name: each.value for each in roofline(self.bound, self.target, self.fmt)}
-            self.space = list(skeletons(self.bound, self.target))
+            self.space = list(skeletons(self.bound, self.target, self.fmt))
         except MappingError as error:  # an operator that no array has
             self.broken = error
         else:

@@ -19,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.einsum_ir.affine import affine
+from penstock.einsum_ir.formats import Format, parse_format
 from penstock.einsum_ir.nodes import Access
 from penstock.einsum_ir.shapes import Bound
 from penstock.mapper import nodes
+from penstock.mapper.blocks import blockings
 from penstock.mapper.build import home_memories, popularity, shared_array
-from penstock.mapper.fusion import Flow, steps_of
+from penstock.mapper.fusion import Flow, Step, steps_of
 from penstock.mapper.leaf import arrays_for, leaf_loops, ranked_assignments
 from penstock.mapper.nodes import Compute, Keep, Loop, Nest, Node
 from penstock.mapper.plan import WARP, Planner, Recipe
@@ -121,8 +123,13 @@ class Skeleton:
         return ways * math.prod(len(each.places) for each in self.residents)
 
 
-def skeletons(bound: Bound, target: Target) -> Iterator[Skeleton]:
+def skeletons(bound: Bound, target: Target, fmt: Format | None = None) -> Iterator[Skeleton]:
     """Yield every different skeleton of the space, in a fixed order.
+
+    Args:
+        bound: the cascade with its extents.
+        target: the machine.
+        fmt: number format of all tensors, which says what fits a buffer; None = the machine's.
 
     Raises:
         MappingError: an Einsum has an operator that no array of the machine has.
@@ -130,7 +137,9 @@ def skeletons(bound: Bound, target: Target) -> Iterator[Skeleton]:
     flow = Flow(bound.cascade)
     steps = steps_of(bound.cascade)
     seen: set[tuple[Node, ...]] = set()
-    for recipe in _recipes(Planner(bound, target, flow, Recipe())):
+    planner = Planner(bound, target, flow, Recipe())
+    blocks = _blocks(planner, steps, fmt or parse_format(target.format))
+    for recipe in (*_recipes(planner), *blocks):
         body = Planner(bound, target, flow, recipe).grow(steps)
         if body not in seen:
             seen.add(body)
@@ -156,6 +165,15 @@ def _recipes(planner: Planner) -> Iterator[Recipe]:
                 yield Recipe(outer=tile)
         case "spatial" | "fpga":
             yield from _overlapping(longest, axis, len(planner.target.arrays) > 1)
+
+
+def _blocks(planner: Planner, steps: Sequence[Step], fmt: Format) -> Iterator[Recipe]:
+    """Yield the loops over blocks if there is only one Einsum; with more they share loops."""
+    if len(steps) > 1 or steps[0].variable or planner.target.family not in ("spatial", "fpga"):
+        return
+    axis, (einsum,) = planner.axis_size(steps), steps[0].einsums
+    for loops in blockings(einsum, planner.bound, planner.target, fmt, axis):
+        yield Recipe(blocks=loops)
 
 
 def _overlapping(longest: int, axis: int, several: bool) -> Iterator[Recipe]:
@@ -290,17 +308,24 @@ def _residents(
     found = homes(body, bound, flow)
     outputs = {each.tensor for each in bound.cascade.outputs}
     wanted = [name for name in found if name in flow.makers and name not in outputs]
+    wanted += [name for name in outputs if _partial(found[name])]
     if target.family != "gpu":  # a copy that threads make together is not among these
         wanted += [name for name in found if name not in flow.makers]
     made = []
     for name in wanted:
         places = [
             Place(memory.name, home)
-            for home in found[name]
+            for home in (_partial(found[name]) if name in outputs else found[name])
             for memory in home_memories(home, target, flow)
+            if name not in outputs or not memory.array
         ]
         made.append(Resident(name, (*places, Place(target.dram.name, None))))
     return tuple(each for each in made if len(each.places) > 1)
+
+
+def _partial(found: Sequence[Home]) -> tuple[Home, ...]:
+    """Return the homes of an output in which partial sums wait for more."""
+    return tuple(home for home in found if any(home.body != use.body for use in home.uses))
 
 
 def stages_of(sites: Sequence[Site], arrays: Sequence[NDArray[Any]]) -> list[NDArray[np.int64]]:

@@ -1,7 +1,7 @@
 """The command line: ``penstock COMMAND ...``. Parses, calls public functions, prints.
 
-stdout is the result, stderr the progress and the errors. Exit code 0, 1 (a clear error) or 2
-(usage). Nothing heavy is imported before a command needs it.
+stdout is the result, stderr the progress and the errors. Exit code 0, 1 (a clear error), 2
+(usage) or 130 (Ctrl-C). Nothing heavy is imported before a command needs it.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for add in (_show, _run, _passes, _explore, _simulate, _generate, _verify, _report):
         add(subparsers)
+    _rewrite(subparsers)
     _tiles(subparsers)
     _targets(subparsers)
     _zoo(subparsers)
@@ -248,6 +249,20 @@ def _report(subparsers: Subparsers) -> None:
         default=[],
         help="simulate the design with these extents, for the timeline",
     )
+
+
+def _rewrite(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "rewrite", "derive the form with the fewest passes over a rank")
+    _source(parser, CASCADE)
+    parser.add_argument("--passes", metavar="N", type=int, help="fail if there must be more")
+    parser.add_argument("--rank", metavar="R", help="save passes over this rank")
+    parser.add_argument("--tile", metavar="N", type=int, default=64, help="coordinates of a tile")
+    parser.add_argument("--tree", action="store_true", help="the form with parts that are merged")
+    parser.add_argument("--format", metavar="F", help="number format to try forms in; fp32")
+    for sign in ("positive", "negative"):
+        text = f"inputs that have only {sign} numbers"
+        parser.add_argument(f"--{sign}", metavar="T", nargs="+", default=[], help=text)
+    parser.add_argument("-o", "--out", metavar="FILE", help="write the derived cascade here")
 
 
 def _tiles(subparsers: Subparsers) -> None:

@@ -190,6 +190,13 @@ def _only_with_sweep(options: argparse.Namespace) -> None:
             raise PenstockError(f"--{name} goes with a sweep", fix="add --sweep NAME=VALUES")
 
 
+def rewrite(options: argparse.Namespace) -> None:
+    """Derive the form with the fewest passes."""
+    from penstock.cli.rewrite import rewrite as derive
+
+    derive(options)
+
+
 def simulate(options: argparse.Namespace) -> None:
     """Simulate a design, and compare its values with the interpreter's."""
     from penstock import design
@@ -389,6 +396,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "generate": generate,
     "verify": verify,
     "report": report,
+    "rewrite": rewrite,
     "tiles": tiles,
     "targets": targets,
     "zoo": zoo,

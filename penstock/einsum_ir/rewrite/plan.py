@@ -96,12 +96,16 @@ class Accumulator:
         join = {"sum": "{} + {}", "prod": "({}) * ({})"}.get(self.op, self.op + "({}, {})")
         return join.format(*parts)
 
-    def __str__(self) -> str:
-        carried = " + ".join(
+    @property
+    def carried(self) -> str:
+        """What it is after a step of the references."""
+        return " + ".join(
             str(multiply(Sym(name) if name else ONE, coefficient))
             for name, coefficient in self.carry
         )
-        return f"{self.name} = {self.body} :: {self.op}, carried as {carried}"
+
+    def __str__(self) -> str:
+        return f"{self.name} = {self.body} :: {self.op}, carried as {self.carried}"
 
 
 @dataclass(frozen=True, slots=True)

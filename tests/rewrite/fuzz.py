@@ -194,16 +194,19 @@ def outcome(case: Chain, rng: random.Random) -> str:
     found = reduce_passes(cascade, "m")
     if isinstance(found, Refusal):
         return "refused: " + kind(found.reason)
+    compared = 0
     for length in (1, rng.choice([2, 3]), rng.choice([7, 11])):
         given = arrays(case, rng, length)
         try:
             reference = precise(cascade, given)
+            for label, form, shapes in of_plan(found, (1, 3, 8), (2, 3)):
+                wrong = disagreement(case, form, given, shapes, reference)
+                assert not wrong, f"{label}, length {length}: {wrong}\n{case.text}\n{found}\n{form}"
+                compared += 1
         except OverflowError:
-            continue
-        for label, form, shapes in of_plan(found, (1, 3, 8), (2, 3)):
-            wrong = disagreement(case, form, given, shapes, reference)
-            assert not wrong, f"{label}, length {length}: {wrong}\n{case.text}\n{found}\n{form}"
-    return f"accepted: {found.before} -> {found.after}"
+            continue  # exponentials of exponentials: beyond 50 digits too
+    reached = "" if compared else ", never compared"
+    return f"accepted: {found.before} -> {found.after}{reached}"
 
 
 def kind(reason: str) -> str:

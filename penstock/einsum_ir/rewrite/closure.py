@@ -115,7 +115,7 @@ def identity_holds(body: Expr, found: Closed, separator: Separator) -> bool:
         }
         try:
             pairs = _both_sides(body, found, earlier, values, context)
-        except (ValueError, ZeroDivisionError, TypeError):
+        except (ValueError, ZeroDivisionError, TypeError, OverflowError):
             continue  # outside of a domain
         if any(isinstance(each, context.mpc) for pair in pairs for each in pair):
             continue

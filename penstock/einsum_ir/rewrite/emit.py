@@ -126,10 +126,16 @@ class Emitter:
             else:
                 for link in links:
                     self.define(link.name)
-        for each in cascade.outputs:
-            self.define(each.tensor)
+        for output in cascade.outputs:
+            self.define(output.tensor)
+        statements = self._live()
+        used = {rank for each in cascade.inputs for rank in each.ranks}
+        for each in statements:
+            inner = each.einsums if isinstance(each, Group) else (each,)
+            used |= {name for einsum in inner for name in einsum.variables}
         shapes = {**dict(cascade.shapes), **self.sized}
-        return replace(cascade, statements=self._live(), shapes=tuple(shapes.items()))
+        known = tuple((name, extent) for name, extent in shapes.items() if name in used)
+        return replace(cascade, statements=statements, shapes=known)
 
     def _live(self) -> tuple[Statement, ...]:
         """Return the statements without Einsums that nothing reads."""
@@ -145,7 +151,7 @@ class Emitter:
         for statement in self.statements:
             if isinstance(statement, Group):
                 kept = tuple(each for each in statement.einsums if each.name in wanted)
-                found.append(replace(statement, einsums=kept))
+                found += [replace(statement, einsums=kept)] if kept else []
             elif statement.name in wanted:
                 found.append(statement)
         return tuple(found)
@@ -501,15 +507,17 @@ class Emitter:
         """Add that references that a body reads itself are in their domain."""
         for name in sorted({n.name for n in walk(body) if isinstance(n, Sym)}):
             if name in self.d.guarded:
-                low = self._is_low(name)
-                bound = Num(-math.inf if low else math.inf)
-                test = Apply(">" if low else "<", (self.reference(name, "new"), bound))
-                where = self.both(where, test)
+                where = self.both(where, self.finite(name, self.reference(name, "new")))
         return where
 
-    def _is_low(self, name: str) -> bool:
+    def finite(self, name: str, place: Expr) -> Expr:
+        """Return the test that a reference, read at a place, is a number."""
         value = self.d.references[name].value
-        return not (isinstance(value, Access) and self.chain.links[value.tensor].op == "min")
+        link = self.chain.links.get(value.tensor) if isinstance(value, Access) else None
+        if link is None or link.op not in ("max", "min"):
+            return Apply("<", (Apply("abs", (place,)), Num(math.inf)))
+        low = link.op == "max"
+        return Apply(">" if low else "<", (place, Num(-math.inf if low else math.inf)))
 
     def local(self, each: Accumulator) -> Access:
         """Emit an accumulator over one tile."""

@@ -8,40 +8,30 @@ the best there is, because a value that is there earlier never makes a later red
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice, product
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import Format
-from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Sym, accesses, variables, walk
 from penstock.einsum_ir.passes import count_passes
 from penstock.einsum_ir.rewrite.chain import Chain, ChainError, extract
 from penstock.einsum_ir.rewrite.choose import by_order, passing
-from penstock.einsum_ir.rewrite.emit import Derivation
 from penstock.einsum_ir.rewrite.fuse import Workshop
 from penstock.einsum_ir.rewrite.moments import without_zero_moments
 from penstock.einsum_ir.rewrite.oracle import sampled_rank
 from penstock.einsum_ir.rewrite.plan import (
     IDENTITY,
     Barrier,
-    Costs,
     Fused,
     PassPlan,
     Refusal,
     Variant,
-    accumulated,
 )
-from penstock.einsum_ir.rewrite.scan import framed
 from penstock.einsum_ir.rewrite.separate import NotSeparableError
-from penstock.einsum_ir.rewrite.signs import Sign, sign
-from penstock.einsum_ir.rewrite.stream import Stream
-from penstock.einsum_ir.rewrite.terms import map_access, replaced
-from penstock.einsum_ir.rewrite.tree import Tree
+from penstock.einsum_ir.rewrite.variants import candidates
 
 __all__ = ["reduce_passes"]
-
-_MOST_TRIED = 24
 
 
 @dataclass(frozen=True)
@@ -52,6 +42,15 @@ class _Found:
     forms: Mapping[str, Sequence[Fused]]
     barriers: tuple[Barrier, ...]
     after: int
+
+    @property
+    def fused(self) -> tuple[str, ...]:
+        """The links that share the pass of what they read."""
+        return tuple(
+            name
+            for name, forms in self.forms.items()
+            if any(each.tracked or each.deferred for each in forms)
+        )
 
 
 def reduce_passes(
@@ -91,24 +90,36 @@ def reduce_passes(
         counts = [count_passes(cascade, e.tensor, rank) for e in cascade.inputs if rank in e.ranks]
         return Refusal(cascade, rank, max([1, *counts]), str(error))
     workshop = Workshop(chain, _counted(chain), positive, negative)
-    found = _passes(chain, workshop)
-    if found.after >= chain.before:
-        certificate = max((each.certificate for each in found.barriers), default=0)
-        reason = found.barriers[0].reason if found.barriers else "it has only one"
-        return Refusal(cascade, rank, chain.before, reason, found.barriers, certificate)
     names = _tile_names(cascade, rank, tile)
-    candidates = _candidates(chain, workshop, found, names, size)
-    if gated:
-        asked, signs = by_order(cascade, found.forms), (positive, negative)
-        chosen, refused = passing(asked, rank, candidates, names[1], fmt, most, signs)
-    else:
-        chosen, refused = list(islice(candidates, most)), ""
-    if not chosen:
-        reason = f"no form is as good in numbers: {refused}"
-        return Refusal(cascade, rank, chain.before, reason, found.barriers)
+    found = first = _passes(chain, workshop, {})
+    refused = ""
+    for blocked in ("", *reversed(first.fused)):
+        found = _passes(chain, workshop, {blocked: refused}) if blocked else first
+        if found.after >= chain.before or not found.fused:
+            continue
+        forms = candidates(chain, workshop, found.forms, found.pass_of, names, size)
+        if gated:
+            asked, signs = by_order(cascade, found.forms), (positive, negative)
+            chosen, reason = passing(asked, rank, forms, names[1], fmt, most, signs)
+            refused = refused or f"no form is as good in numbers: {reason}"
+        else:
+            chosen = list(islice(forms, most))
+        if chosen:
+            return _plan(cascade, chain, workshop, found, chosen, names[1])
+    return _refusal(cascade, chain, first, refused)
+
+
+def _plan(
+    cascade: Cascade,
+    chain: Chain,
+    workshop: Workshop,
+    found: _Found,
+    chosen: list[Variant],
+    tile: str,
+) -> PassPlan:
     return PassPlan(
         original=cascade,
-        rank=rank,
+        rank=chain.rank,
         before=chain.before,
         after=found.after,
         pass_of=tuple(found.pass_of.items()),
@@ -116,9 +127,20 @@ def reduce_passes(
         barriers=found.barriers,
         variants=tuple(chosen),
         chosen=chosen[0],
-        tile=names[1],
-        split=names[1],
+        tile=tile,
+        split=tile,
     )
+
+
+def _refusal(cascade: Cascade, chain: Chain, found: _Found, refused: str) -> Refusal:
+    """Return why no pass is saved: no algebra, or none that is as good in numbers."""
+    barriers = found.barriers
+    if refused:
+        own = (Barrier(n, chain.links[n].reads, refused) for n in found.fused[-1:])
+        barriers = (*barriers, *own)
+    certificate = max((each.certificate for each in barriers), default=0)
+    reason = refused or (barriers[0].reason if barriers else "it has only one")
+    return Refusal(cascade, chain.rank, chain.before, reason, barriers, certificate)
 
 
 def _tile_names(cascade: Cascade, rank: str, tile: str) -> tuple[str, str]:
@@ -146,8 +168,8 @@ def _counted(chain: Chain) -> frozenset[str]:
 # --- passes -------------------------------------------------------------------------------------
 
 
-def _passes(chain: Chain, workshop: Workshop) -> _Found:
-    """Give each link the earliest pass, in order."""
+def _passes(chain: Chain, workshop: Workshop, blocked: Mapping[str, str]) -> _Found:
+    """Give each link the earliest pass, in order; `blocked` ones wait, for a reason."""
     pass_of: dict[str, int] = {}
     forms: dict[str, Sequence[Fused]] = {}
     barriers: list[Barrier] = []
@@ -159,8 +181,9 @@ def _passes(chain: Chain, workshop: Workshop) -> _Found:
         below = max((ready(each.tensor) for each in link.einsum.operands), default=0)
         live = frozenset(each for each in link.reads if ready(each) == below)
         try:
-            if link.blocked and below:
-                raise NotSeparableError(link.blocked)
+            reason = link.blocked or blocked.get(name, "")
+            if reason and below:
+                raise NotSeparableError(reason)
             forms[name] = _both(workshop, workshop.forms(link, live))
             pass_of[name] = max(below, 1)
         except NotSeparableError as error:
@@ -183,185 +206,3 @@ def _both(workshop: Workshop, forms: Sequence[Fused]) -> Sequence[Fused]:
     """Return forms with zero moments kept, and dropped."""
     fewer = (without_zero_moments(workshop, each) for each in forms)
     return [*forms, *(each for each in fewer if each is not None)]
-
-
-# --- variants -----------------------------------------------------------------------------------
-
-
-def _candidates(
-    chain: Chain, workshop: Workshop, found: _Found, names: tuple[str, str], size: int
-) -> Iterator[Variant]:
-    """Yield derived cascades, the cheapest first."""
-    links = [name for name in chain.links if name in found.forms]
-    choices = sorted(
-        product(*(found.forms[name] for name in links)), key=lambda each: _costs(each).order
-    )
-    count = workshop.references.get(workshop.shape)
-    for number, choice in enumerate(choices[:_MOST_TRIED]):
-        named = _named(choice)
-        derivation = Derivation(
-            chain,
-            {each.link: each for each in named},
-            found.pass_of,
-            {each.name: each for each in workshop.references.values()},
-            count.name if count else "",
-            names,
-            size,
-            guarded=_guarded(chain, workshop),
-            partial=_partial(chain, workshop),
-            framed=framed(workshop, named),
-            divisors=_divisors(workshop, named),
-        )
-        cascade, tree = _emitted(derivation)
-        yield Variant(f"v{number}", named, cascade, tree, _costs(choice))
-
-
-def _emitted(derivation: Derivation) -> tuple[Cascade, Cascade | None]:
-    """Return the streaming form and the tree; what both a pass and the end need is kept."""
-    stream = Stream(derivation)
-    cascade = stream.cascade()
-    if stream.twice:
-        derivation = replace(derivation, kept=stream.twice)
-        cascade = Stream(derivation).cascade()
-    if derivation.chain.scans and not derivation.framed:
-        return cascade, None  # a part does not know the prefix before it
-    return cascade, Tree(derivation).cascade()
-
-
-def _named(choice: Sequence[Fused]) -> tuple[Fused, ...]:
-    """Name accumulators after the first reduction that has them."""
-    names: dict[str, str] = {}
-    links = {each.link for each in choice}
-    for each in choice:
-        for accumulator in each.accumulators:
-            if accumulator.name not in names:
-                taken = set(names.values()) | links - {each.link}
-                options = [each.link, *(f"{each.link}_{number}" for number in range(2, 99))]
-                names[accumulator.name] = next(name for name in options if name not in taken)
-    values: dict[Expr, Expr] = {accumulated(a): accumulated(b) for a, b in names.items()}
-    return tuple(
-        replace(
-            each,
-            epilogue=replaced(each.epilogue, values),
-            accumulators=tuple(
-                replace(
-                    a,
-                    name=names[a.name],
-                    carry=tuple((names.get(to, to), c) for to, c in a.carry),
-                )
-                for a in each.accumulators
-            ),
-        )
-        for each in choice
-    )
-
-
-def _costs(choice: Sequence[Fused]) -> Costs:
-    """Return the costs of a choice; an accumulator that several links share counts once."""
-    total = Costs()
-    seen: set[str] = set()
-    for each in choice:
-        fresh = [a for a in each.accumulators if a.name not in seen]
-        seen |= {a.name for a in fresh}
-        share = len(fresh) / max(1, len(each.accumulators))
-        costs = each.costs
-        total += Costs(
-            len(fresh),
-            round(costs.element_ops * share),
-            round(costs.tile_ops * share),
-            costs.final_ops,
-            costs.hazards,
-        )
-    return total
-
-
-def _guarded(chain: Chain, workshop: Workshop) -> frozenset[str]:
-    """Return references that may be infinite in a prefix: extremes of what an input adds to."""
-    found = set()
-    for value, reference in workshop.references.items():
-        for access in accesses(value):
-            for name in chain.depends.get(access.tensor, ()):
-                link = chain.links[name]
-                if link.op in ("max", "min") and _may_be_infinite(chain, link.body):
-                    found.add(reference.name)
-    return frozenset(found)
-
-
-def _may_be_infinite(chain: Chain, expr: Expr) -> bool:
-    """Whether an input stands in a sum, or alone: a caller may mask with -inf there."""
-    match expr:
-        case Access(tensor):
-            made = chain.elements.get(tensor)
-            if made is None:
-                return chain.rank in variables(expr)
-            return made.reduce is None and _may_be_infinite(chain, made.body)
-        case Apply("+" | "-" | "max" | "min" | "where" | "neg", args):
-            return any(_may_be_infinite(chain, each) for each in args)
-        case _:
-            return False
-
-
-def _partial(chain: Chain, workshop: Workshop) -> frozenset[str]:
-    """Return references for which a prefix may divide by 0."""
-
-    def written(expr: Expr) -> Expr:
-        return map_access(expr, change)
-
-    def change(access: Access) -> Expr:
-        made = chain.outer.get(access.tensor)
-        moves = made is not None and made.reduce is None and chain.depends.get(access.tensor)
-        return written(made.body) if made is not None and moves else access
-
-    return frozenset(
-        reference.name
-        for value, reference in workshop.references.items()
-        if not all(sign(each, workshop.sign).strict for each in _divided(written(value), workshop))
-    )
-
-
-def _divided(expr: Expr, workshop: Workshop) -> Iterator[Expr]:
-    """Yield what an expression divides by, or raises to less than 0."""
-    for node in walk(expr):
-        match node:
-            case Apply("/", (_, below)):
-                yield below
-            case Apply("rsqrt", (base,)):
-                yield base
-            case Apply("**", (base, Num(value))) if value < 0:
-                yield base
-            case Access(tensor) if (link := workshop.chain.links.get(tensor)) is not None:
-                for each in _divided(link.body, workshop):
-                    if workshop.chain.rank not in variables(each):
-                        yield each
-            case _:
-                pass
-
-
-def _divisors(workshop: Workshop, choice: Sequence[Fused]) -> frozenset[str]:
-    """Return references that divide and may be 0 in a prefix."""
-    found = set()
-    for each in choice:
-        for accumulator in each.accumulators:
-            for expr in (accumulator.body, *(c for _, c in accumulator.carry)):
-                found |= _dividing(expr)
-    return frozenset(
-        name
-        for name in found
-        if any(r.name == name for r in workshop.references.values())
-        and workshop.sign(Sym(name)) not in (Sign.POSITIVE, Sign.NEGATIVE)
-    )
-
-
-def _dividing(expr: Expr) -> set[str]:
-    found: set[str] = set()
-    for node in walk(expr):
-        match node:
-            case Apply("/", (_, below)):
-                found |= {n.name.rstrip("'") for n in walk(below) if isinstance(n, Sym)}
-            case Apply("rsqrt", (base,)):
-                found |= {n.name.rstrip("'") for n in walk(base) if isinstance(n, Sym)}
-            case Apply("**", (base, Num(value))) if value < 0:
-                found |= {n.name.rstrip("'") for n in walk(base) if isinstance(n, Sym)}
-            case _:
-                pass
-    return found

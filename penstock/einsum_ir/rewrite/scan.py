@@ -63,7 +63,10 @@ def _invariant(workshop: Workshop, each: Accumulator, totals: frozenset[str]) ->
             else value
             for n, value in values.items()
         }
-        difference = evaluate(expr, values, context) - evaluate(expr, later, context)
+        try:
+            difference = evaluate(expr, values, context) - evaluate(expr, later, context)
+        except (ValueError, ZeroDivisionError, TypeError, OverflowError):
+            return False
         if abs(difference) > context.mpf(10) ** -_DIGITS:
             return False
     return True

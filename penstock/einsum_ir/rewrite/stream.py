@@ -198,7 +198,7 @@ def _keeps_identity(each: Accumulator, starts: Mapping[Expr, float]) -> bool:
         values |= {leaf: context.mpf(start) for leaf, start in starts.items()}
         try:
             factor = evaluate(c, values, context)
-        except (ZeroDivisionError, ValueError):
+        except (ZeroDivisionError, ValueError, OverflowError):
             return False
         total += factor * (each.identity if name else 1)
     return bool(total == each.identity)

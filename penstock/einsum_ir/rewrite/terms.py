@@ -271,6 +271,9 @@ def evaluate(expr: Expr, values: Mapping[Expr, Any], context: Any) -> Any:
         expr: a tree.
         values: each access, placeholder and rank variable in it → its number.
         context: an mpmath context.
+
+    Raises:
+        OverflowError: a number on the way has millions of digits.
     """
     match expr:
         case Num(value):
@@ -279,6 +282,22 @@ def evaluate(expr: Expr, values: Mapping[Expr, Any], context: Any) -> Any:
             return _OPERATORS[op](context, *(evaluate(each, values, context) for each in args))
         case _:
             return values[expr]
+
+
+_LARGEST_EXPONENT = 10**6
+
+
+def _exp(c: Any, a: Any) -> Any:
+    """Return ``exp(a)``; numbers of millions of digits are not computed."""
+    if c.isfinite(a) and abs(a) > _LARGEST_EXPONENT:
+        raise OverflowError(a)
+    return c.exp(a)
+
+
+def _power(c: Any, a: Any, b: Any) -> Any:
+    if a and abs(b * c.log(abs(a))) > _LARGEST_EXPONENT:
+        raise OverflowError(b)
+    return a**b
 
 
 def _half_up(c: Any, a: Any) -> Any:
@@ -292,7 +311,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "/": lambda c, a, b: a / b,
     "//": lambda c, a, b: c.floor(a / b),
     "%": lambda c, a, b: a - b * c.floor(a / b),
-    "**": lambda c, a, b: a**b,
+    "**": _power,
     "neg": lambda c, a: -a,
     "==": lambda c, a, b: c.mpf(a == b),
     "!=": lambda c, a, b: c.mpf(a != b),
@@ -304,8 +323,8 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "or": lambda c, a, b: c.mpf(bool(a) or bool(b)),
     "not": lambda c, a: c.mpf(not a),
     "abs": lambda c, a: abs(a),
-    "exp": lambda c, a: c.exp(a),
-    "exp2": lambda c, a: c.mpf(2) ** a,
+    "exp": _exp,
+    "exp2": lambda c, a: _power(c, c.mpf(2), a),
     "log": lambda c, a: c.log(a),
     "log2": lambda c, a: c.log(a) / c.log(2),
     "sqrt": lambda c, a: c.sqrt(a),
@@ -315,11 +334,11 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "cos": lambda c, a: c.cos(a),
     "tanh": lambda c, a: c.tanh(a),
     "erf": lambda c, a: c.erf(a),
-    "sigmoid": lambda c, a: 1 / (1 + c.exp(-a)),
+    "sigmoid": lambda c, a: 1 / (1 + _exp(c, -a)),
     "relu": lambda c, a: max(a, c.mpf(0)),
-    "silu": lambda c, a: a / (1 + c.exp(-a)),
+    "silu": lambda c, a: a / (1 + _exp(c, -a)),
     "gelu": lambda c, a: a * (1 + c.erf(a / c.sqrt(2))) / 2,
-    "softplus": lambda c, a: c.log(1 + c.exp(a)),
+    "softplus": lambda c, a: c.log(1 + _exp(c, a)),
     "step": lambda c, a: c.mpf(a >= 0),
     "sign": lambda c, a: c.mpf((a > 0) - (a < 0)),
     "floor": lambda c, a: c.floor(a),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from penstock.einsum_ir.nodes import (
@@ -93,10 +92,7 @@ class Tree(Emitter):
         """Add that references that a body reads itself are in their domain."""
         for name in sorted({n.name for n in walk(body) if isinstance(n, Sym)}):
             if name in self.d.guarded:
-                low = self._is_low(name)
-                bound = Num(-math.inf if low else math.inf)
-                test = Apply(">" if low else "<", (self.reference(name, "old"), bound))
-                where = self.both(where, test)
+                where = self.both(where, self.finite(name, self.reference(name, "old")))
         return where
 
     def coefficient(self, c: Expr) -> Expr:

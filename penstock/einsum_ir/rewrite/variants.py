@@ -1,0 +1,230 @@
+"""The derived forms of a chain, the cheapest first, each as cascades.
+
+A choice takes one form of each reduction. It is emitted with the guards against infinite references
+that its inputs may call for, then with all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+
+from penstock.einsum_ir.cascade import Cascade
+from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Sym, accesses, variables, walk
+from penstock.einsum_ir.rewrite.chain import Chain, Link
+from penstock.einsum_ir.rewrite.emit import Derivation
+from penstock.einsum_ir.rewrite.fuse import Workshop
+from penstock.einsum_ir.rewrite.plan import Costs, Fused, Variant, accumulated
+from penstock.einsum_ir.rewrite.scan import framed
+from penstock.einsum_ir.rewrite.separate import old
+from penstock.einsum_ir.rewrite.signs import Sign, sign
+from penstock.einsum_ir.rewrite.stream import Stream
+from penstock.einsum_ir.rewrite.terms import map_access, replaced
+from penstock.einsum_ir.rewrite.tree import Tree
+
+__all__ = ["candidates"]
+
+_MOST_TRIED = 24
+
+
+def candidates(
+    chain: Chain,
+    workshop: Workshop,
+    forms: Mapping[str, Sequence[Fused]],
+    pass_of: Mapping[str, int],
+    names: tuple[str, str],
+    size: int,
+) -> Iterator[Variant]:
+    """Yield derived cascades, the cheapest first."""
+    links = [name for name in chain.links if name in forms]
+    choices = sorted(product(*(forms[name] for name in links)), key=lambda each: _costs(each).order)
+    count = workshop.references.get(workshop.shape)
+    for number, choice in enumerate(choices[:_MOST_TRIED]):
+        named = _named(choice)
+        likely, all_of_them = _guarded(chain, workshop), _extremes(chain, workshop)
+        for guarded in dict.fromkeys((likely, all_of_them)):
+            derivation = Derivation(
+                chain,
+                {each.link: each for each in named},
+                pass_of,
+                {each.name: each for each in workshop.references.values()},
+                count.name if count else "",
+                names,
+                size,
+                guarded=guarded,
+                partial=_partial(chain, workshop),
+                framed=framed(workshop, named),
+                divisors=_divisors(workshop, named),
+            )
+            cascade, tree = _emitted(derivation)
+            name = f"v{number}" if guarded == likely else f"v{number} guarded"
+            yield Variant(name, named, cascade, tree, _costs(choice))
+
+
+def _emitted(derivation: Derivation) -> tuple[Cascade, Cascade | None]:
+    """Return the streaming form and the tree; what both a pass and the end need is kept."""
+    stream = Stream(derivation)
+    cascade = stream.cascade()
+    if stream.twice:
+        derivation = replace(derivation, kept=stream.twice)
+        cascade = Stream(derivation).cascade()
+    if derivation.chain.scans and not derivation.framed:
+        return cascade, None  # a part does not know the prefix before it
+    return cascade, Tree(derivation).cascade()
+
+
+def _named(choice: Sequence[Fused]) -> tuple[Fused, ...]:
+    """Name accumulators after the first reduction that has them."""
+    names: dict[str, str] = {}
+    links = {each.link for each in choice}
+    for each in choice:
+        for accumulator in each.accumulators:
+            if accumulator.name not in names:
+                taken = set(names.values()) | links - {each.link}
+                options = [each.link, *(f"{each.link}_{number}" for number in range(2, 99))]
+                names[accumulator.name] = next(name for name in options if name not in taken)
+    values: dict[Expr, Expr] = {accumulated(a): accumulated(b) for a, b in names.items()}
+    counts: dict[Expr, Expr] = {old(f"${a}"): old(f"${b}") for a, b in names.items()}
+    return tuple(
+        replace(
+            each,
+            epilogue=replaced(each.epilogue, values),
+            accumulators=tuple(
+                replace(
+                    a,
+                    name=names[a.name],
+                    carry=tuple((names.get(to, to), replaced(c, counts)) for to, c in a.carry),
+                )
+                for a in each.accumulators
+            ),
+        )
+        for each in choice
+    )
+
+
+def _costs(choice: Sequence[Fused]) -> Costs:
+    """Return the costs of a choice; an accumulator that several links share counts once."""
+    total = Costs()
+    seen: set[str] = set()
+    for each in choice:
+        fresh = [a for a in each.accumulators if a.name not in seen]
+        seen |= {a.name for a in fresh}
+        share = len(fresh) / max(1, len(each.accumulators))
+        costs = each.costs
+        total += Costs(
+            len(fresh),
+            round(costs.element_ops * share),
+            round(costs.tile_ops * share),
+            costs.final_ops,
+            costs.hazards,
+        )
+    return total
+
+
+def _guarded(chain: Chain, workshop: Workshop) -> frozenset[str]:
+    """Return references that may be infinite in a prefix: extremes of what an input adds to."""
+    return frozenset(
+        name
+        for name, links in _extreme_links(chain, workshop).items()
+        if any(_may_be_infinite(chain, link.body) for link in links)
+    )
+
+
+def _extremes(chain: Chain, workshop: Workshop) -> frozenset[str]:
+    """Return references that are infinite in a prefix if any element can be."""
+    return frozenset(_extreme_links(chain, workshop))
+
+
+def _extreme_links(chain: Chain, workshop: Workshop) -> dict[str, list[Link]]:
+    found: dict[str, list[Link]] = {}
+    for value, reference in workshop.references.items():
+        links = [
+            chain.links[name]
+            for access in accesses(value)
+            for name in chain.depends.get(access.tensor, ())
+            if chain.links[name].op in ("max", "min")
+        ]
+        if links:
+            found[reference.name] = links
+    return found
+
+
+def _may_be_infinite(chain: Chain, expr: Expr) -> bool:
+    """Whether an input stands in a sum, or alone: a caller may mask with -inf there."""
+    match expr:
+        case Access(tensor):
+            made = chain.elements.get(tensor)
+            if made is None:
+                return chain.rank in variables(expr)
+            return made.reduce is None and _may_be_infinite(chain, made.body)
+        case Apply("+" | "-" | "max" | "min" | "where" | "neg", args):
+            return any(_may_be_infinite(chain, each) for each in args)
+        case _:
+            return False
+
+
+def _partial(chain: Chain, workshop: Workshop) -> frozenset[str]:
+    """Return references for which a prefix may divide by 0."""
+
+    def written(expr: Expr) -> Expr:
+        return map_access(expr, change)
+
+    def change(access: Access) -> Expr:
+        made = chain.outer.get(access.tensor)
+        moves = made is not None and made.reduce is None and chain.depends.get(access.tensor)
+        return written(made.body) if made is not None and moves else access
+
+    return frozenset(
+        reference.name
+        for value, reference in workshop.references.items()
+        if not all(sign(each, workshop.sign).strict for each in _divided(written(value), workshop))
+    )
+
+
+def _divided(expr: Expr, workshop: Workshop) -> Iterator[Expr]:
+    """Yield what an expression divides by, or raises to less than 0."""
+    for node in walk(expr):
+        match node:
+            case Apply("/", (_, below)):
+                yield below
+            case Apply("rsqrt", (base,)):
+                yield base
+            case Apply("**", (base, Num(value))) if value < 0:
+                yield base
+            case Access(tensor) if (link := workshop.chain.links.get(tensor)) is not None:
+                for each in _divided(link.body, workshop):
+                    if workshop.chain.rank not in variables(each):
+                        yield each
+            case _:
+                pass
+
+
+def _divisors(workshop: Workshop, choice: Sequence[Fused]) -> frozenset[str]:
+    """Return references that divide and may be 0 in a prefix."""
+    found = set()
+    for each in choice:
+        for accumulator in each.accumulators:
+            for expr in (accumulator.body, *(c for _, c in accumulator.carry)):
+                found |= _dividing(expr)
+    return frozenset(
+        name
+        for name in found
+        if any(r.name == name for r in workshop.references.values())
+        and workshop.sign(Sym(name)) not in (Sign.POSITIVE, Sign.NEGATIVE)
+    )
+
+
+def _dividing(expr: Expr) -> set[str]:
+    found: set[str] = set()
+    for node in walk(expr):
+        match node:
+            case Apply("/", (_, below)):
+                found |= {n.name.rstrip("'") for n in walk(below) if isinstance(n, Sym)}
+            case Apply("rsqrt", (base,)):
+                found |= {n.name.rstrip("'") for n in walk(base) if isinstance(n, Sym)}
+            case Apply("**", (base, Num(value))) if value < 0:
+                found |= {n.name.rstrip("'") for n in walk(base) if isinstance(n, Sym)}
+            case _:
+                pass
+    return found

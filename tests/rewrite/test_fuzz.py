@@ -61,3 +61,30 @@ def test_chains_are_various_and_valid():
         assert word in text
     for each in chains:
         assert len(each.cascade.einsums) >= 2
+
+
+ZERO_FACTOR = """
+cascade fuzz(X[p, m]) -> R3[p]
+  R0[p] = X[p, m]                         :: prod[m]
+  R1[p] = exp(X[p, m] - R0[p])            :: sum[m]
+  R2[p] = R1[p] - X[p, m] / R0[p]         :: sum[m]
+  R3[p] = X[p, m] * R2[p] / R1[p]         :: sum[m]
+"""
+NEGATIVE_FACTORS = """
+cascade fuzz(X[p, m]) -> R1[p]
+  R0[p] = log(X[p, m])            :: sum[m]
+  R1[p] = log(X[p, m] * R0[p])    :: sum[m]
+"""
+ROOT_OF_A_SUM = """
+cascade fuzz(X[p, m]) -> R2[p]
+  R0[p] = X[p, m]                        :: max[m]
+  R1[p] = X[p, m] + R0[p]                :: sum[m]
+  D1[p] = sqrt(abs(R1[p]))
+  R2[p] = sq(X[p, m] * D1[p] - R0[p])    :: sum[m]
+"""
+
+
+@pytest.mark.parametrize("text", [ZERO_FACTOR, NEGATIVE_FACTORS, ROOT_OF_A_SUM])
+def test_what_was_wrong_once(text):
+    for seed in range(3):
+        fuzz.outcome(fuzz.Chain(text, True), random.Random(seed))

@@ -42,6 +42,9 @@ def candidates(
     count = workshop.references.get(workshop.shape)
     for number, choice in enumerate(choices[:_MOST_TRIED]):
         named = _named(choice)
+        divisors = _divisors(workshop, named)
+        if _vanishes(named, divisors):
+            continue
         likely, all_of_them = _guarded(chain, workshop), _extremes(chain, workshop)
         for guarded in dict.fromkeys((likely, all_of_them)):
             derivation = Derivation(
@@ -55,7 +58,7 @@ def candidates(
                 guarded=guarded,
                 partial=_partial(chain, workshop),
                 framed=framed(workshop, named),
-                divisors=_divisors(workshop, named),
+                divisors=divisors,
             )
             cascade, tree = _emitted(derivation)
             name = f"v{number}" if guarded == likely else f"v{number} guarded"
@@ -198,6 +201,33 @@ def _divided(expr: Expr, workshop: Workshop) -> Iterator[Expr]:
                         yield each
             case _:
                 pass
+
+
+def _vanishes(choice: Sequence[Fused], divisors: frozenset[str]) -> bool:
+    """Whether a reference that is 0 at the end would be a factor: it is guarded, and lost."""
+    return any(
+        name in divisors and _places(accumulator.body, name) == {True}
+        for each in choice
+        for accumulator in each.accumulators
+        for name in accumulator.references
+    )
+
+
+def _places(expr: Expr, name: str, above: bool = True) -> set[bool]:
+    """Return whether a placeholder stands above and below a division."""
+    match expr:
+        case Sym(found) if found == name:
+            return {above}
+        case Apply("/", (numerator, denominator)):
+            return _places(numerator, name, above) | _places(denominator, name, not above)
+        case Apply("rsqrt", (inner,)):
+            return _places(inner, name, not above)
+        case Apply("**", (base, Num(power))):
+            return _places(base, name, above == (power >= 0))
+        case Apply(_, args):
+            return set().union(*(_places(each, name, above) for each in args))
+        case _:
+            return set()
 
 
 def _divisors(workshop: Workshop, choice: Sequence[Fused]) -> frozenset[str]:

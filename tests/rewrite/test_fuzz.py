@@ -64,11 +64,11 @@ def test_chains_are_various_and_valid():
 
 
 ZERO_FACTOR = """
-cascade fuzz(X[p, m]) -> R3[p]
-  R0[p] = X[p, m]                         :: prod[m]
-  R1[p] = exp(X[p, m] - R0[p])            :: sum[m]
-  R2[p] = R1[p] - X[p, m] / R0[p]         :: sum[m]
-  R3[p] = X[p, m] * R2[p] / R1[p]         :: sum[m]
+cascade fuzz(X[p, m], W[m, f]) -> R3[p, f]
+  R0[p] = X[p, m]                   :: prod[m]
+  R1[p] = exp(X[p, m] - R0[p])      :: sum[m]
+  R2[p] = R1[p] - X[p, m] / R0[p]   :: sum[m]
+  R3[p, f] = where(m % 2 == 0, X[p, m] * R2[p] / R1[p] * X[p, m], X[p, m]) * W[m, f] :: sum[m]
 """
 NEGATIVE_FACTORS = """
 cascade fuzz(X[p, m]) -> R1[p]

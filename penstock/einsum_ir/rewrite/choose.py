@@ -45,6 +45,8 @@ def passing(
     without: list[Variant] = []
     refused = ""
     for each in candidates:
+        if chosen and chosen[-1].reductions == each.reductions:
+            continue  # the same, with more guards
         stream = gates.streamed(each.name, restricted(each.cascade, *signs), tile)
         verdict = trial.judge(stream)
         if verdict.passed and each.tree is not None:

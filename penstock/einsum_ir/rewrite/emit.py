@@ -41,6 +41,7 @@ from penstock.einsum_ir.nodes import (
 )
 from penstock.einsum_ir.rewrite.chain import Chain, Link
 from penstock.einsum_ir.rewrite.plan import Accumulator, Fused, Reference, accumulated
+from penstock.einsum_ir.rewrite.prepare import bounded
 from penstock.einsum_ir.rewrite.terms import ONE, map_access, multiply, replaced
 
 __all__ = ["DEAR", "Derivation", "Emitter"]
@@ -65,6 +66,7 @@ class Derivation:
         partial: references that a prefix may have no number for, as ``0 / 0``.
         framed: references that are totals of prefix sums, where all that reads them is the same
             if both are counted from the start of the tile (its own frame).
+        lacking: references that are absent at points of a reduction that reads them.
         kept: elements that are computed once, before the passes, as several need the same numbers.
     """
 
@@ -80,6 +82,7 @@ class Derivation:
     divisors: frozenset[str] = frozenset()
     partial: frozenset[str] = frozenset()
     framed: frozenset[str] = frozenset()
+    lacking: frozenset[str] = frozenset()
     kept: frozenset[str] = frozenset()
 
 
@@ -196,8 +199,14 @@ class Emitter:
         self.done.add(tensor)
         if self.in_loop(tensor):
             link = self.chain.links[tensor]
-            body = self.value(self.d.fused[tensor].epilogue, "final")
-            self.statements.append(Einsum(link.einsum.output, body))
+            form = self.d.fused[tensor]
+            where: Expr | None = None
+            for name in sorted(set(form.tracked) & self.d.lacking):
+                there = map_access(self.d.references[name].value, self.final)
+                same = (Apply("==", (there, there)), Apply("!=", (there, there)))
+                where = self.both(where, Apply("or", same))  # false where it is absent
+            body = self.value(form.epilogue, "final")
+            self.statements.append(Einsum(link.einsum.output, body, where=where))
             return
         for each in [s for s in self.chain.cascade.statements if tensor in _names(s)]:
             self.done |= set(_names(each))
@@ -228,7 +237,8 @@ class Emitter:
         form = self.d.fused.get(access.tensor)
         if self.in_loop(access.tensor) and form is not None and access.tensor not in outputs:
             only = form.accumulators[0]
-            if len(form.accumulators) == 1 and form.epilogue == accumulated(only.name):
+            plain = len(form.accumulators) == 1 and form.epilogue == accumulated(only.name)
+            if plain and not set(form.tracked) & self.d.lacking:
                 return self.state(only.name, "final", self._at(access))
         self.define(access.tensor)
         for inner in accesses(*access.indices):
@@ -266,7 +276,7 @@ class Emitter:
         if when == "final":
             return map_access(self.d.references[name].value, self.final)
         plain = self._plain_state(self.d.references[name].value)
-        if plain is not None and name not in self.d.divisors | self.d.partial:
+        if plain is not None and name not in self.d.divisors | self.d.partial | self.d.lacking:
             accumulator, at = plain
             return self.state(accumulator, when, at)
         return self.moving_reference(name, when)
@@ -317,12 +327,14 @@ class Emitter:
         """Return a reference, with a number where a prefix has none or one that cannot divide."""
         divides = name in self.d.divisors
         if divides and name not in self.d.partial:
-            return Apply("where", (Apply("!=", (body, Num(0))), body, ONE))
+            body = Apply("where", (Apply("!=", (body, Num(0))), body, ONE))
         if name in self.d.partial:
             known = Apply("<", (Apply("abs", (body,)), Num(math.inf)))
             if divides:
                 known = Apply("and", (known, Apply("!=", (body, Num(0)))))
-            return Apply("where", (known, body, ONE if divides else Num(0)))
+            body = Apply("where", (known, body, ONE if divides else Num(0)))
+        if name in self.d.lacking:
+            return Apply("fill", (body, ONE if divides else Num(0)))
         return body
 
     number = 0
@@ -430,7 +442,7 @@ class Emitter:
     def inside(self, made: Einsum, where: Expr | None) -> Expr | None:
         """Add that the coordinate is in range, if no operand says so."""
         rank = self.chain.rank
-        if any(rank in variables(index) for a in accesses(made.body) for index in a.indices):
+        if bounded(self.chain, made.body):
             return where
         return self.both(where, Apply("<", (self.position, Sym(rank.upper()))))
 
@@ -529,7 +541,7 @@ class Emitter:
         for access in link.partial:
             if access not in accesses(each.body):
                 where = self.both(where, self.tiled(Apply("==", (access, access))))
-        if not any(self.inner_var in variables(i) for a in accesses(body) for i in a.indices):
+        if not taken and not bounded(self.chain, each.body):
             range_ = Apply("<", (self.position, Sym(self.chain.rank.upper())))
             where = self.both(where, range_)
         if not taken:

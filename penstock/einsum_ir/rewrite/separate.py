@@ -228,7 +228,7 @@ class Separator:
         (below,) = lower
         if below.c != ONE:
             self.need(f"{below.c} != 0")
-        return [Term(divide(a.b, below.b), divide(a.c, below.c)) for a in self._factor(left)]
+        return [Term(divide(a.b, below.b), _over(a.c, below.c)) for a in self._factor(left)]
 
     def _factor(self, expr: Expr) -> list[Term]:
         """Return the terms of a factor; a constant stays with the elements."""
@@ -435,6 +435,22 @@ _RULES: dict[str, Callable[[Separator, Apply], list[Term]]] = {
     "clamp": Separator._clamp,
     "where": Separator._choice,
 }
+
+
+def _inverse(c: Expr) -> Expr | None:
+    """Return ``1 / c`` of a ratio or an exponential, without a division by it."""
+    match c:
+        case Apply("/", (above, below)):
+            return divide(below, above)
+        case Apply("exp" | "exp2" as op, (inner,)):
+            return rebuilt(op, (negate(inner),))
+        case _:
+            return None
+
+
+def _over(c: Expr, below: Expr) -> Expr:
+    inverse = _inverse(below)
+    return divide(c, below) if inverse is None else multiply(c, inverse)
 
 
 def _signed(factor: int, expr: Expr) -> Expr:

@@ -58,6 +58,7 @@ def candidates(
                 guarded=guarded,
                 partial=_partial(chain, workshop),
                 framed=framed(workshop, named),
+                lacking=_lacking(chain, workshop, named),
                 divisors=divisors,
             )
             cascade, tree = _emitted(derivation)
@@ -228,6 +229,20 @@ def _places(expr: Expr, name: str, above: bool = True) -> set[bool]:
             return set().union(*(_places(each, name, above) for each in args))
         case _:
             return set()
+
+
+def _lacking(chain: Chain, workshop: Workshop, choice: Sequence[Fused]) -> frozenset[str]:
+    """Return references that reductions with other masks than theirs follow."""
+    by_name = {each.name: value for value, each in workshop.references.items()}
+    found = set()
+    for each in choice:
+        own = chain.links[each.link].masks
+        for name in each.tracked:
+            tensors = {access.tensor for access in accesses(by_name[name])}
+            above = frozenset().union(*(chain.depends.get(n, frozenset()) for n in tensors))
+            if not all(chain.links[link].masks <= own for link in above):
+                found.add(name)
+    return frozenset(found)
 
 
 def _divisors(workshop: Workshop, choice: Sequence[Fused]) -> frozenset[str]:

@@ -76,11 +76,11 @@ def restricted(costs: Costs, picks: Sequence[int]) -> Costs:
         costs: of a skeleton.
         picks: positions in the list of options that `costs` has.
     """
-    return sliced(costs, [slice(pick, pick + 1) for pick in picks])
+    return sliced(costs, [np.array([pick]) for pick in picks])
 
 
-def sliced(costs: Costs, parts: Sequence[slice]) -> Costs:
-    """Return the costs with part of each site's options left."""
+def sliced(costs: Costs, parts: Sequence[NDArray[np.int64]]) -> Costs:
+    """Return the costs with part of each site's options, by position, left."""
     sites = []
     for site, part in zip(costs.sites, parts, strict=True):
         moves = {
@@ -90,7 +90,7 @@ def sliced(costs: Costs, parts: Sequence[slice]) -> Costs:
         sites.append(
             replace(
                 site,
-                picks=site.picks[part],
+                picks=tuple(site.picks[pick] for pick in part),
                 arrays=site.arrays[part],
                 cycles=site.cycles[part],
                 init_cycles=site.init_cycles[part],

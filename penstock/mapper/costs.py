@@ -19,6 +19,7 @@ from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
 from penstock.mapper.counting import LeafCount, Traffic, count_leaf, count_traffic
 from penstock.mapper.facts import Facts, facts_of
+from penstock.mapper.loads import Least, Loads
 from penstock.mapper.nodes import Compute, Keep
 from penstock.mapper.occupancy import box_at, bytes_held
 from penstock.mapper.scopes import Leaf, Scope, Tree, paces_of
@@ -97,13 +98,18 @@ class Tabulator:
         self._counts: dict[tuple[Any, ...], LeafCount] = {}
         self._traffic: dict[tuple[Any, ...], tuple[Traffic, ...]] = {}
         self._shares: dict[tuple[Any, ...], float] = {}
+        self._least: dict[tuple[Any, ...], tuple[Site, Least]] = {}
         self._leaves: dict[int, tuple[Site, tuple[Leaf, ...]]] = {}
         self._alike: dict[int, tuple[Leaf, tuple[Any, ...]]] = {}
         self.names = {name: step.einsum.variables for name, step in self.facts.steps.items()}
 
-    def costs(self, skeleton: Skeleton) -> Costs:
-        """Count a skeleton."""
-        sites = tuple(_Counter(self, site, skeleton.residents).counted() for site in skeleton.sites)
+    def costs(self, skeleton: Skeleton, most: float = math.inf) -> Costs:
+        """Count a skeleton, options aside that belong to no schedule of at most so many cycles."""
+        limits = self.slack(skeleton, most)
+        sites = tuple(
+            _Counter(self, site, skeleton.residents, limit).counted()
+            for site, limit in zip(skeleton.sites, limits, strict=True)
+        )
         leaves = [self.leaves(site)[0] for site in skeleton.sites]
         copies: dict[tuple[str, Place], Moves] = {}
         sizes: dict[tuple[str, Place], float] = {}
@@ -158,7 +164,7 @@ class Tabulator:
         """Return what decides how often a leaf computes and moves what, homes aside."""
         if id(leaf) not in self._alike:
             axes = tuple(loop.axis for loop in leaf.compute.loops)
-            cut = _cut(leaf, self.names[leaf.name])
+            cut = _cut(leaf.paces, self.names[leaf.name])
             self._alike[id(leaf)] = (leaf, (leaf.name, leaf.array.name, cut, leaf.inner, axes))
         return self._alike[id(leaf)][1]
 
@@ -214,26 +220,39 @@ class Tabulator:
 
         The cycles are those of the arrays' loads, each Einsum on each array as fast as it can.
         """
-        totals, energy = np.zeros(1), 0.0
-        loads: dict[int, dict[str, Floats]] = {}
-        for site in skeleton.sites:
-            least: dict[str, float] = {}
-            starts = math.inf
-            for leaf in self.leaves(site):
-                count, array = self.count(leaf), leaf.array.name
-                least[array] = min(least.get(array, math.inf), count.cycles)
-                starts = min(starts, count.init_cycles)
-            energy += min(self.operations_pj(leaf) for leaf in self.leaves(site))
-            totals = totals + starts
-            if site.pipeline < 0:
-                totals = totals + min(least.values())
-            else:
-                mine = loads.get(site.pipeline, {a.name: np.zeros(1) for a in self.target.arrays})
-                loads[site.pipeline] = _shared_out(mine, least)
-        cycles = float(totals.sum())
-        for mine in loads.values():
-            cycles += float(np.maximum.reduce(list(mine.values())).min())
-        return cycles, energy
+        energy = sum(self.least(site).energy_pj for site in skeleton.sites)
+        return float(self.loads(skeleton).total.min()), energy
+
+    def loads(self, skeleton: Skeleton) -> Loads:
+        """Return the schedules of a skeleton, by arrays."""
+        least = [self.least(site) for site in skeleton.sites]
+        return Loads(least, [site.pipeline for site in skeleton.sites])
+
+    def least(self, site: Site) -> Least:
+        """Return the least that a site takes."""
+        paces = paces_of([nest.loop for nest in site.nests], None, self.facts.extents)
+        spatial = any(nest.loop.spatial for nest in site.nests)
+        cut = site.nests if spatial else _cut(paces, self.names[site.einsum])
+        key = (site.einsum, cut, id(site.options))
+        if key not in self._least:
+            counts = [self.count(leaf) for leaf in self.leaves(site)]
+            cycles: dict[str, float] = {}
+            for each in counts:
+                cycles[each.array] = min(cycles.get(each.array, math.inf), each.cycles)
+            energy = min(self.operations_pj(leaf) for leaf in self.leaves(site))
+            starts = min(each.init_cycles for each in counts)
+            self._least[key] = (site, Least(cycles, starts, energy))
+        return self._least[key][1]
+
+    def slack(self, skeleton: Skeleton, most: float) -> list[dict[str, float]]:
+        """Return for each site, and each array, the cycles that an option may take at most.
+
+        With more, the schedule takes over `most` cycles, whatever the others do.
+        """
+        if math.isinf(most):
+            return [dict.fromkeys(self.least(site).cycles, math.inf) for site in skeleton.sites]
+        loads = self.loads(skeleton)
+        return [loads.slack(number, most) for number in range(len(skeleton.sites))]
 
     def moves(self, counts: Sequence[Iterable[Traffic]], tensor: str, *, writes: bool) -> Moves:
         """Add up what several options move of a tensor.
@@ -256,18 +275,9 @@ class Tabulator:
         return Moves({name: each for name, each in at.items() if each.any()}, energy)
 
 
-def _shared_out(loads: Mapping[str, Floats], least: Mapping[str, float]) -> dict[str, Floats]:
-    """Add an Einsum's cycles to the arrays' loads: one row of choices for each array it may use."""
-    rows = [
-        {name: load + (cycles if name == array else 0.0) for name, load in loads.items()}
-        for array, cycles in least.items()
-    ]
-    return {name: np.concatenate([row[name] for row in rows]) for name in loads}
-
-
-def _cut(leaf: Leaf, names: Sequence[str]) -> tuple[Pace, ...]:
-    """Return the loops around a leaf but those whose tiles a loop inside cuts alike."""
-    mine = [pace for pace in leaf.paces if pace.variable in names]
+def _cut(paces: Sequence[Pace], names: Sequence[str]) -> tuple[Pace, ...]:
+    """Return the loops over some variables but those whose tiles a loop inside cuts alike."""
+    mine = [pace for pace in paces if pace.variable in names]
     return tuple(
         pace for number, pace in enumerate(mine) if not _cut_again(pace, mine[number + 1 :])
     )
@@ -295,7 +305,13 @@ def _scope(tensor: str, place: Place, leaves: list[Leaf]) -> Scope:
 class _Counter:
     """Counts one site; lives only inside `Tabulator.costs`."""
 
-    def __init__(self, tab: Tabulator, site: Site, residents: Sequence[Resident]) -> None:
+    def __init__(
+        self,
+        tab: Tabulator,
+        site: Site,
+        residents: Sequence[Resident],
+        limit: Mapping[str, float],
+    ) -> None:
         self.tab, self.site = tab, site
         self.leaves = tab.leaves(site)
         self.tensors = sorted(_touched(self.leaves[0]))
@@ -306,7 +322,8 @@ class _Counter:
         self.cycles = np.array([count.cycles for count in counts], dtype=np.float64)
         self.starts = np.array([count.init_cycles for count in counts], dtype=np.float64)
         self.energy = np.array([tab.operations_pj(leaf) for leaf in self.leaves], dtype=np.float64)
-        self.alive = np.arange(len(self.leaves))
+        fast = [each.cycles <= limit[each.array] for each in counts]
+        self.alive = np.flatnonzero(fast) if any(fast) else np.arange(1)
 
     def counted(self) -> SiteCosts:
         """Return the costs of the options that no other one makes pointless."""
@@ -339,12 +356,11 @@ class _Counter:
             for place in resident.places[:-1]:
                 owner = self.tab.owners[place.memory]
                 if owner:
-                    found[tensor, place.memory] = np.array(
-                        [
-                            self.tab.share(leaf, tensor, place) if leaf.array.name == owner else 0.0
-                            for leaf in self.leaves
-                        ]
-                    )
+                    shares = np.zeros(len(self.leaves))
+                    for pick in self.alive:
+                        if self.leaves[pick].array.name == owner:
+                            shares[pick] = self.tab.share(self.leaves[pick], tensor, place)
+                    found[tensor, place.memory] = shares
         return found
 
     def _moves(self, memories: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, str], Moves]:

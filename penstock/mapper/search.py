@@ -325,7 +325,8 @@ class _Search:
         if self.exhausted:
             self.complete = False
             return
-        costs, whole = capped(self.tab.costs(skeleton))
+        most = self.best_objective * (1 + SAME) if self.objective == "latency" else math.inf
+        costs, whole = capped(self.tab.costs(skeleton, most))
         self.complete = self.complete and whole
         combinations = Combinations(costs, self.tab)
         inner, least = combinations.innermost(), combinations.least()
@@ -442,12 +443,12 @@ def capped(costs: Costs) -> tuple[Costs, bool]:
     """Leave one option to the sites that matter least, until all combinations fit in memory."""
     counts = [len(site.picks) for site in costs.sites]
     least = sorted(range(len(counts)), key=lambda number: float(costs.sites[number].cycles.min()))
-    keep = [slice(None)] * len(counts)
+    keep = [np.arange(count) for count in counts]
     whole = True
     for number in least:
         if math.prod(counts) <= MAX_COMBINATIONS:
             break
         if counts[number] > 1:
             pick = int(costs.sites[number].cycles.argmin())
-            keep[number], counts[number], whole = slice(pick, pick + 1), 1, False
+            keep[number], counts[number], whole = np.array([pick]), 1, False
     return (costs if whole else sliced(costs, keep)), whole

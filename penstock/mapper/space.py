@@ -123,6 +123,10 @@ class Skeleton:
         return ways * math.prod(len(each.places) for each in self.residents)
 
 
+Known = dict[tuple[str, tuple[str, ...], tuple[str, ...], tuple[int, ...]], tuple[Option, ...]]
+"""(Einsum, arrays, axes taken, coordinates left) → options."""
+
+
 def skeletons(bound: Bound, target: Target, fmt: Format | None = None) -> Iterator[Skeleton]:
     """Yield every different skeleton of the space, in a fixed order.
 
@@ -137,13 +141,14 @@ def skeletons(bound: Bound, target: Target, fmt: Format | None = None) -> Iterat
     flow = Flow(bound.cascade)
     steps = steps_of(bound.cascade)
     seen: set[tuple[Node, ...]] = set()
+    known: Known = {}
     planner = Planner(bound, target, flow, Recipe())
     blocks = _blocks(planner, steps, fmt or parse_format(target.format))
     for recipe in (*_recipes(planner), *blocks):
         body = Planner(bound, target, flow, recipe).grow(steps)
         if body not in seen:
             seen.add(body)
-            yield Skeleton(recipe, body, *_inside(body, bound, target, flow))
+            yield Skeleton(recipe, body, *_inside(body, bound, target, flow, known))
 
 
 def _recipes(planner: Planner) -> Iterator[Recipe]:
@@ -208,7 +213,7 @@ def tiles(extent: int, axis: int) -> tuple[int, ...]:
 
 
 def _inside(
-    body: tuple[Node, ...], bound: Bound, target: Target, flow: Flow
+    body: tuple[Node, ...], bound: Bound, target: Target, flow: Flow, known: Known
 ) -> tuple[tuple[Site, ...], tuple[Resident, ...]]:
     """Return the leaves of a skeleton, and the tensors that may be kept in it."""
     found = list(nodes.leaves(body))
@@ -217,7 +222,7 @@ def _inside(
     loops = list(dict.fromkeys(id(nest) for nest in pipelined if nest is not None))
     sites: list[Site] = []
     for (nests, leaf), loop in zip(found, pipelined, strict=True):
-        options = _options(leaf.einsum, nests, bound, target, flow, order)
+        options = _options(leaf.einsum, nests, bound, target, flow, order, known)
         if loop is None:
             sites.append(Site(leaf.einsum, nests, options, -1, (), (), False))
             continue
@@ -282,8 +287,9 @@ def _options(
     target: Target,
     flow: Flow,
     order: tuple[str, ...],
+    known: Known,
 ) -> tuple[Option, ...]:
-    """Return every way to compute an Einsum inside these nests."""
+    """Return every way to compute an Einsum inside these nests; the same object for the same."""
     einsum = flow.makers[name]
     left = dict(bound.extents)
     taken: list[str] = []
@@ -294,11 +300,15 @@ def _options(
             if not taken:
                 able = (shared_array(nest, bound, target, flow),)
             taken.append(nest.loop.axis)
-    found: dict[Option, None] = {}
-    for array in able:
-        for each in ranked_assignments(einsum, array, left, taken, order):
-            found[Option(array.name, leaf_loops(einsum, array, left, each))] = None
-    return tuple(found)
+    arrays = tuple(array.name for array in able)
+    key = (name, arrays, tuple(taken), tuple(left[each] for each in einsum.variables))
+    if key not in known:
+        found: dict[Option, None] = {}
+        for array in able:
+            for each in ranked_assignments(einsum, array, left, taken, order):
+                found[Option(array.name, leaf_loops(einsum, array, left, each))] = None
+        known[key] = tuple(found)
+    return known[key]
 
 
 def _residents(

@@ -19,8 +19,8 @@ from penstock.targets.base import Target
 __all__ = ["bind_variants", "open_tiles", "tile_sizes"]
 
 USUAL_AXIS = 64
-SMALLEST, LARGEST = 4, 16
-"""Tiles are at least an axis / SMALLEST and at most an axis * LARGEST."""
+SMALLEST, LARGEST = 4, 8
+"""Tiles are at least an axis, or of a shorter rank a SMALLEST-th, and at most an axis * LARGEST."""
 
 
 def bind_variants(
@@ -137,7 +137,7 @@ def tile_sizes(extent: int, target: Target) -> tuple[int, ...]:
     axis = USUAL_AXIS
     if target.family in ("spatial", "fpga"):
         axis = max(each.size for array in target.arrays for each in array.axes)
-    least, most = max(1, axis // SMALLEST), min(extent, axis * LARGEST)
+    least, most = min(axis, max(1, extent // SMALLEST)), min(extent, axis * LARGEST)
     found = {1 << power for power in range(most.bit_length())}
     found |= {size for size in range(axis, most + 1, axis) if extent % size == 0}
-    return tuple(sorted(size for size in found | {most} if min(least, most) <= size <= most))
+    return tuple(sorted(size for size in found | {most} if least <= size))

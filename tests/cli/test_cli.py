@@ -125,8 +125,8 @@ def test_the_best_of_several_cascades(folder, capsys):
     latency = {each["name"]: each["value"] for each in both["metrics"]}["latency"]
     assert latency < {each["name"]: each["value"] for each in alone["metrics"]}["latency"]
     sizes = read(capsys, "explore", "attention_2pass", *small, "--variants")
-    assert sizes["search"]["variants"] == 4
-    assert sizes["shapes"]["m0"] in {1, 2, 4, 8}
+    assert sizes["search"]["variants"] == 3
+    assert sizes["shapes"]["m0"] in {2, 4, 8}
     assert main(["explore", "attention", *small, "--variants", "--sweep", "array=4"]) == 1
     assert "--variants does not go with --sweep" in capsys.readouterr().err
 

@@ -39,13 +39,14 @@ def sizes_of(bounds):
 @pytest.mark.parametrize(
     ("extent", "target", "sizes"),
     [
-        (16, "mesh4x4", (1, 2, 4, 8, 16)),
-        (24, "mesh4x4", (1, 2, 4, 8, 12, 16, 24)),
-        (37, "mesh4x4", (1, 2, 4, 8, 16, 32, 37)),
+        (16, "mesh4x4", (4, 8, 16)),
+        (24, "mesh4x4", (4, 8, 12, 16, 24)),
+        (37, "mesh4x4", (4, 8, 16, 32)),
         (1, "mesh4x4", (1,)),
-        (1024, "fusemax", (64, 128, 256, 512, 1024)),
-        (1000, "fusemax", (64, 128, 256, 512, 1000)),
-        (1 << 20, "fusemax", (64, 128, 256, 512, 1024, 2048, 4096)),
+        (7, "mesh4x4", (1, 2, 4, 7)),
+        (128, "fusemax", (32, 64, 128)),
+        (1000, "fusemax", (256, 512, 1000)),
+        (1 << 20, "fusemax", (256, 512, 1024, 2048)),
     ],
 )
 def test_sizes_of_tiles(extent, target, sizes):
@@ -57,7 +58,7 @@ def test_a_tile_without_an_extent_is_open():
     assert open_tiles(TILED, {"p": 8, "m": 24, "m0": 4}) == {}
     assert open_tiles(WHOLE.with_shapes(m=24), {}) == {}
     shapes = {"p": 8, "m": 24}
-    assert sizes_of(bind_variants([WHOLE, TILED], MESH, shapes=shapes)) == [1, 2, 4, 8, 12, 16, 24]
+    assert sizes_of(bind_variants([WHOLE, TILED], MESH, shapes=shapes)) == [4, 8, 12, 16, 24]
     assert sizes_of(bind_variants([WHOLE, TILED], MESH, shapes={**shapes, "m0": 3})) == [3]
 
 
@@ -82,12 +83,12 @@ def test_the_best_size_wins():
     assert found.optimal
     assert found.evaluation.latency_cycles == min(costs.values())
     name = (design.cascade.name, design.bound.extents.get("m0", 0))
-    assert costs[name] == min(costs.values()) < costs["tiled", 1]
+    assert costs[name] == min(costs.values()) < max(costs.values())
 
 
 def test_without_other_cascades_only_sizes_are_open():
     design, found = explore(TILED, "mesh4x4", shapes={"p": 16, "m": 24}, variants=())
-    assert found.variants == 7
+    assert found.variants == 5
     assert design.bound.extents["m0"] == found.bound.extents["m0"]
     assert explore(TILED, "mesh4x4", shapes={"p": 16, "m": 24})[0].bound.extents["m0"] == 64
 

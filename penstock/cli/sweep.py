@@ -36,6 +36,7 @@ def run_sweep(options: argparse.Namespace) -> None:
     """
     if options.mapping:
         raise PenstockError("--mapping gives one mapping, --sweep searches many", fix="leave one")
+    _check_files(options)
     made = plan_of(options)
     runner = _runner(options, len(made.points))
     path = _journal_path(options)
@@ -128,6 +129,17 @@ def _runner(options: argparse.Namespace, points: int) -> Runner:
     if jobs < 1:
         raise PenstockError(f"--jobs is {options.jobs}", fix="give it a whole number above 0")
     return serially if jobs == 1 else on_processes(jobs)
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """The report writes .json and .txt beside its HTML, which must not be the file of -o."""
+    if not options.out or not options.report:
+        return
+    report = Path(options.report)
+    if Path(options.out) in {report, report.with_suffix(".json"), report.with_suffix(".txt")}:
+        raise PenstockError(
+            f"--report {report} would write over {options.out}", fix="give them different names"
+        )
 
 
 def _beside(options: argparse.Namespace) -> Path | None:

@@ -81,9 +81,12 @@ def kind_of(target: Target, name: str, others: Sequence[str] = ()) -> Kind:
     Raises:
         UnknownNameError: the machine has no such parameter; lists what can be swept.
     """
-    short, long = parameters(target), paths(target)
-    if name in short or name in long:
-        return {**long, **short}[name]
+    short = parameters(target)
+    if name in short:
+        return short[name]
+    long = paths(target)
+    if name in long:
+        return long[name]
     near = nearest(name, [*others, *short, *long])
     raise UnknownNameError(
         f"parameter of {target.name}",

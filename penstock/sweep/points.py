@@ -10,9 +10,9 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from penstock import __version__
@@ -180,8 +180,9 @@ def plan(
         )
     text, chosen = str(cascade), options or Options()
     points, tasks = list[Point](), list[Task]()
+    changed = cache(partial(_changed, machines))
     for values in itertools.product(*(each.values for each in axes)):
-        point, target = _point(tuple(zip(axes, values, strict=True)), machines, shapes or {})
+        point, target = _point(tuple(zip(axes, values, strict=True)), changed, shapes or {})
         _bound(text, point.shapes)
         points.append(point)
         tasks.append(Task(text, target, point.shapes, chosen))
@@ -190,26 +191,38 @@ def plan(
 
 def _point(
     values: tuple[tuple[Axis, float | str], ...],
-    machines: Mapping[str, Target],
+    changed: Callable[[str, tuple[Override, ...]], tuple[Target, tuple[Override, ...]]],
     shapes: Mapping[str, int],
 ) -> tuple[Point, Target]:
-    names = [str(value) for each, value in values if each.kind == "target"] or [*machines]
+    name = next((str(value) for each, value in values if each.kind == "target"), "")
     extents = {each.name: int(value) for each, value in values if each.kind == "shape"}
-    numbers = [
-        (each.name, float(value)) for each, value in values if each.kind not in ("target", "shape")
-    ]
-    target = machines[names[0]]
-    changes = overrides(target, numbers)
-    for path, number in changes:
-        target = target.override(path, number)
+    target, changes = changed(
+        name,
+        tuple(
+            (each.name, float(value))
+            for each, value in values
+            if each.kind not in ("target", "shape")
+        ),
+    )
     point = Point(
         values=tuple((each.name, value) for each, value in values),
-        machine=names[0],
+        machine=target.name,
         overrides=changes,
         shapes=tuple(sorted({**shapes, **extents}.items())),
         area_um2=area_um2(target),
     )
     return point, target
+
+
+def _changed(
+    machines: Mapping[str, Target], name: str, numbers: tuple[Override, ...]
+) -> tuple[Target, tuple[Override, ...]]:
+    """Return a machine with its parameters set, and the numbers that this changes."""
+    target = machines[name] if name else next(iter(machines.values()))
+    changes = overrides(target, numbers)
+    for path, number in changes:
+        target = target.override(path, number)
+    return target, changes
 
 
 def evaluate(task: Task) -> Outcome:

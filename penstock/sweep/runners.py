@@ -15,8 +15,10 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from multiprocessing import get_context, parent_process, resource_tracker
+from pkgutil import resolve_name
 from typing import Any
 
+from penstock import __version__
 from penstock.errors import ToolError
 from penstock.sweep.points import Outcome, Task, evaluate
 
@@ -26,7 +28,7 @@ Numbered = tuple[int, Task]
 Done = tuple[int, Outcome]
 Runner = Callable[[Sequence[Numbered]], Generator[Done, None, None]]
 
-BATCH = 4
+BATCH = 8
 """Points handed out together at most, so that cheap points are not all message."""
 
 RETRIES = 3
@@ -132,10 +134,32 @@ def on_cluster(address: str) -> Runner:
                 fix="start one with 'dask scheduler', or correct --cluster tcp://host:port",
             ) from None
         with client:
-            workers = sum(client.nthreads().values())
-            yield from _on_client(client, _batches(tasks, max(workers, 1)))
+            _check_cluster(client)
+            yield from _on_client(client, _batches(tasks, sum(client.nthreads().values())))
 
     return run
+
+
+def _check_cluster(client: Any) -> None:
+    """Ask scheduler and workers for their penstock: without it they would fail one by one."""
+    try:
+        client.wait_for_workers(1, timeout=60)
+    except TimeoutError:
+        raise ToolError(
+            "the cluster has no workers", fix="start some with 'dask worker tcp://host:port'"
+        ) from None
+    name = "penstock:__version__"
+    found = client.run(resolve_name, name, on_error="return")
+    try:
+        found["the scheduler"] = client.run_on_scheduler(resolve_name, name)
+    except ImportError as error:
+        found["the scheduler"] = error
+    for place, version in found.items():
+        if version != __version__:
+            raise ToolError(
+                f"{place} of the cluster answers '{version}', not penstock {__version__}",
+                fix="install the same penstock and dask on the scheduler and on every worker",
+            )
 
 
 def _on_client(client: Any, batches: list[list[Numbered]]) -> Generator[Done, None, None]:
@@ -150,11 +174,6 @@ def _on_client(client: Any, batches: list[list[Numbered]]) -> Generator[Done, No
             yield from done
     except KilledWorker as error:
         raise _lost(str(error).splitlines()[0]) from None
-    except ImportError as error:
-        raise ToolError(
-            f"a worker of the cluster cannot import penstock: {error}",
-            fix="install the same penstock on every worker",
-        ) from None
     finally:
         client.cancel([each for each in futures if not each.done()])
 

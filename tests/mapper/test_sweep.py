@@ -104,7 +104,8 @@ def test_values_are_shown_as_people_write_them():
         (
             "clock",
             "1..4GHz",
-            "clock=1..4GHz has a unit at its end only\nfix: write the unit twice, as in 500MHz..2GHz",
+            """clock=1..4GHz has a unit at its end only
+fix: write the unit twice, as in 500MHz..2GHz""",
         ),
         (
             "array",
@@ -341,6 +342,22 @@ def test_a_cluster_that_loses_a_worker_gives_what_this_process_gives():
     assert killed
     assert got.complete
     assert got.to_json() == sweep(made, serially).to_json()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_cannot_do_it_is_an_error(monkeypatch):
+    distributed = pytest.importorskip("dask.distributed")
+    monkeypatch.setattr("penstock.sweep.runners._evaluate_all", lambda batch: os._exit(1))
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        with pytest.raises(ToolError, match=r"^workers die at the same points: "):
+            sweep(tiny(40), on_cluster(cluster.scheduler_address))
+        monkeypatch.setattr("penstock.sweep.runners.__version__", "9.9")
+        with pytest.raises(
+            ToolError, match=r"of the cluster answers '.*', not penstock 9\.9\nfix: "
+        ):
+            sweep(tiny(40), on_cluster(cluster.scheduler_address))
 
 
 def test_a_cluster_that_is_not_there():

@@ -90,11 +90,14 @@ def test_minus_infinity_before_the_first_number():
 
 def test_a_sum_with_points_that_its_reference_lacks():
     """The maximum runs over a part of the rank, the sum over all of it."""
-    plan = plan_of("""
+    plan = plan_of(
+        """
 cascade c(X[p, m]) -> S[p]
   G[p] = X[p, m]                :: max[m] s.t. m % 4 == 3
   S[p] = sq(X[p, m] - G[p])     :: sum[m]
-""")
+""",
+        gated=False,
+    )
     assert (plan.before, plan.after) == (2, 1)
     for length in (2, 12):  # with two elements there is no maximum, and no sum
         agree(plan, {"X": np.random.default_rng(2).normal(size=(3, length))}, 1e-10)

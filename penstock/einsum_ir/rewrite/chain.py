@@ -349,7 +349,8 @@ class _Sorting:
                 found.add(str(node))
             if not isinstance(node, Access):
                 continue
-            found |= self.masks.get(node.tensor, frozenset())
+            if self.rank in variables(node) or not self.depends.get(node.tensor):
+                found |= self.masks.get(node.tensor, frozenset())
             for index in node.indices:
                 stepped = node.tensor in self.scans
                 if not isinstance(index, Var) and self.rank in variables(index) and not stepped:

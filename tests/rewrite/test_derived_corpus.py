@@ -1,6 +1,5 @@
 """Every cascade of the corpus comes out with the passes that are stated, and computes the same."""
 
-import time
 from functools import cache
 
 import fuzz
@@ -94,11 +93,3 @@ def test_attention_takes_under_a_fifth_of_a_second():
     start = time.process_time()
     reduce_passes(zoo.load("attention"), "m")
     assert time.process_time() - start < 0.2
-
-
-@pytest.mark.slow
-def test_the_slowest_takes_under_five_seconds():
-    for case in CASES:
-        start = time.process_time()
-        reduce_passes(case.cascade, case.rank)
-        assert time.process_time() - start < 5, case.name

@@ -227,3 +227,25 @@ def test_backends(name, backend):
         for tensor, values in wanted.items():
             far = np.max(np.abs(np.asarray(got[tensor], float) - values))
             assert far <= 2e-6 * np.max(np.abs(values))
+
+
+def test_lazy_rescaling():
+    """Ascending logits: the reference moves rarely, and the result stays the same."""
+    given = {
+        "X": np.linspace(0, 64, 512)[None] + np.zeros((2, 1)),
+        "V": np.random.default_rng(9).normal(size=(512, 3)),
+        "L": np.array([512.0, 300.0]),
+    }
+    text = LOGITS.format(mask="m < L[p]")
+    wanted = interpret(bind_arrays(parse(text), given), given)
+    moves = {}
+    for threshold in (0.0, 8.0):
+        plan = plan_of(text, threshold=threshold)
+        assert plan.chosen.threshold == threshold
+        bound = bind_arrays(plan.cascade, given, shapes={plan.tile: 1})
+        got = interpret(bound, given, keep=True)
+        np.testing.assert_allclose(got["O"], wanted["O"], rtol=1e-12)
+        np.testing.assert_allclose(got["S"], wanted["S"], rtol=1e-12)
+        reference = got["GM_RL" if threshold else "GM_R"][0]
+        moves[threshold] = np.count_nonzero(np.diff(reference[1:]))
+    assert moves == {0.0: 511, 8.0: 7}

@@ -25,7 +25,7 @@ from penstock.einsum_ir.nodes import (
 )
 from penstock.errors import CascadeError, Span, nearest
 
-__all__ = ["Bound", "bind"]
+__all__ = ["Bound", "bind", "rank_variables"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def bind(
         known |= new
         symbols = _symbols(cascade, known, values)
     _check_complete(cascade, known, symbols)
-    used = {name: known[name] for name in _variables(cascade) if name in known}
+    used = {name: known[name] for name in rank_variables(cascade) if name in known}
     dims = {each.tensor: tuple(known[rank] for rank in each.ranks) for each in cascade.inputs}
     dims |= _defined_dims(cascade, known)
     named = cascade.with_shapes(**given)  # not the inferred ones: they follow from these
@@ -84,7 +84,7 @@ def bind(
 
 
 def _check_extents(cascade: Cascade, known: Mapping[str, int]) -> None:
-    names = _variables(cascade)
+    names = rank_variables(cascade)
     for name, extent in known.items():
         if name not in names:
             near = nearest(name, names)
@@ -99,7 +99,7 @@ def _check_extents(cascade: Cascade, known: Mapping[str, int]) -> None:
             )
 
 
-def _variables(cascade: Cascade) -> tuple[str, ...]:
+def rank_variables(cascade: Cascade) -> tuple[str, ...]:
     """Return every rank of the inputs and every rank variable of the Einsums."""
     found = {rank: None for each in cascade.inputs for rank in each.ranks}
     found |= {name: None for einsum in cascade.einsums for name in einsum.variables}

@@ -66,6 +66,7 @@ class Derivation:
         partial: references that a prefix may have no number for, as ``0 / 0``.
         framed: references that are totals of prefix sums, where all that reads them is the same
             if both are counted from the start of the tile (its own frame).
+        threshold: how far a reference may stay behind what it follows; 0: not at all.
         lacking: references that are absent at points of a reduction that reads them.
         kept: elements that are computed once, before the passes, as several need the same numbers.
     """
@@ -82,6 +83,7 @@ class Derivation:
     divisors: frozenset[str] = frozenset()
     partial: frozenset[str] = frozenset()
     framed: frozenset[str] = frozenset()
+    threshold: float = 0.0
     lacking: frozenset[str] = frozenset()
     kept: frozenset[str] = frozenset()
 
@@ -205,7 +207,7 @@ class Emitter:
                 there = map_access(self.d.references[name].value, self.final)
                 same = (Apply("==", (there, there)), Apply("!=", (there, there)))
                 where = self.both(where, Apply("or", same))  # false where it is absent
-            body = self.value(form.epilogue, "final")
+            body = self.value(self.epilogue(form), "final")
             self.statements.append(Einsum(link.einsum.output, body, where=where))
             return
         for each in [s for s in self.chain.cascade.statements if tensor in _names(s)]:
@@ -238,7 +240,7 @@ class Emitter:
         if self.in_loop(access.tensor) and form is not None and access.tensor not in outputs:
             only = form.accumulators[0]
             plain = len(form.accumulators) == 1 and form.epilogue == accumulated(only.name)
-            if plain and not set(form.tracked) & self.d.lacking:
+            if plain and not set(form.tracked) & (self.d.lacking | self.lazy):
                 return self.state(only.name, "final", self._at(access))
         self.define(access.tensor)
         for inner in accesses(*access.indices):
@@ -426,7 +428,7 @@ class Emitter:
             output = Access(self.tiles[access.tensor], self._split(made.output.indices, place))
             where = None if made.where is None else self.tiled(made.where)
             new = Einsum(
-                output, self.tiled(made.body), self._reduce(made), self.inside(made, where)
+                output, self.tiled(made.body), self._reduce(made), self.inside(made.body, where)
             )
             self.body.append(new)
         indices = tuple(self.tiled(each) for each in access.indices)
@@ -439,12 +441,11 @@ class Emitter:
         pair = (Var(self.outer_var), Var(self.inner_var))
         return (*indices[:place], *pair, *indices[place + 1 :])
 
-    def inside(self, made: Einsum, where: Expr | None) -> Expr | None:
+    def inside(self, body: Expr, where: Expr | None) -> Expr | None:
         """Add that the coordinate is in range, if no operand says so."""
-        rank = self.chain.rank
-        if bounded(self.chain, made.body):
+        if bounded(self.chain, body):
             return where
-        return self.both(where, Apply("<", (self.position, Sym(rank.upper()))))
+        return self.both(where, Apply("<", (self.position, Sym(self.chain.rank.upper()))))
 
     @staticmethod
     def both(left: Expr | None, right: Expr | None) -> Expr | None:
@@ -454,6 +455,12 @@ class Emitter:
         return Apply("and", (left, right))
 
     # --- accumulators over a tile ---------------------------------------------------------------
+
+    lazy: frozenset[str] = frozenset()
+
+    def epilogue(self, form: Fused) -> Expr:
+        """Return a reduction's value over accumulators and final references."""
+        return form.epilogue
 
     def accumulators(self, links: Iterable[Link]) -> list[Accumulator]:
         """Return the accumulators of a pass, each once, in order."""
@@ -498,7 +505,8 @@ class Emitter:
             assert isinstance(expr, Apply)
             args = tuple(self.elementwise(each, where) for each in expr.args)
             body = replace(expr, args=args)
-            predicate = self.guard(expr, None if where is None else self.tiled(where))
+            predicate = self.inside(expr, None if where is None else self.tiled(where))
+            predicate = self.guard(expr, predicate)
             ranks = [n for n in variables(body) if n not in (self.outer_var, self.inner_var)]
             indices = tuple(Var(n) for n in [*ranks, self.outer_var, self.inner_var])
             output = Access(self.fresh(self._name_of(expr)), indices)
@@ -541,10 +549,8 @@ class Emitter:
         for access in link.partial:
             if access not in accesses(each.body):
                 where = self.both(where, self.tiled(Apply("==", (access, access))))
-        if not taken and not bounded(self.chain, each.body):
-            range_ = Apply("<", (self.position, Sym(self.chain.rank.upper())))
-            where = self.both(where, range_)
         if not taken:
+            where = self.inside(each.body, where)
             where = self.guard(each.body, where)
         indices = tuple(Var(n) for n in [*each.ranks, self.outer_var])
         output = Access(self.fresh(f"{each.name}_T"), indices)

@@ -26,7 +26,7 @@ from penstock.einsum_ir.formats import EXTENDED, Format, parse_format
 from penstock.einsum_ir.interp import interpret
 from penstock.einsum_ir.rewrite.families import Families, batched, families, free_variable, sizes
 from penstock.einsum_ir.rounding import Array
-from penstock.einsum_ir.shapes import bind
+from penstock.einsum_ir.shapes import bind, rank_variables
 from penstock.errors import DataError
 
 __all__ = [
@@ -154,7 +154,9 @@ class Trial:
         return Verdict(variant.name, worst, refused)
 
     def _errors(self, form: Form) -> list[float]:
-        extents = {**self.extents, **dict(form.shapes)}
+        own = {*rank_variables(form.cascade)}  # an original may have ranks that no output needs
+        known = {**self.extents, **dict(form.shapes)}
+        extents = {name: extent for name, extent in known.items() if name in own}
         values = _computed(
             form.cascade, self.families, extents, self.constants, self.format, self.accumulators
         )

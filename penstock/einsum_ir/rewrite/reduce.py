@@ -28,6 +28,7 @@ from penstock.einsum_ir.rewrite.plan import (
     Refusal,
     Variant,
 )
+from penstock.einsum_ir.rewrite.prepare import prepare
 from penstock.einsum_ir.rewrite.separate import NotSeparableError
 from penstock.einsum_ir.rewrite.variants import candidates
 
@@ -62,6 +63,7 @@ def reduce_passes(
     fmt: Format | None = None,
     gated: bool = True,
     most: int = 1,
+    threshold: float = 0.0,
     positive: frozenset[str] = frozenset(),
     negative: frozenset[str] = frozenset(),
 ) -> PassPlan | Refusal:
@@ -75,6 +77,8 @@ def reduce_passes(
         fmt: the target's number format, in which the numerical gate tries variants; None: fp32.
         gated: try variants in numbers. Without, the first in the order of cost is taken.
         most: how many variants to look for.
+        threshold: how far a running maximum may grow before accumulators are rescaled (lazy
+            rescaling, as in FlashAttention-4); 0: always.
         positive: inputs that have only numbers above 0.
         negative: inputs that have only numbers below 0.
 
@@ -85,7 +89,7 @@ def reduce_passes(
         UnknownNameError: no Einsum has the rank.
     """
     try:
-        chain = extract(cascade, rank)
+        chain = prepare(extract(cascade, rank))
     except ChainError as error:
         counts = [count_passes(cascade, e.tensor, rank) for e in cascade.inputs if rank in e.ranks]
         return Refusal(cascade, rank, max([1, *counts]), str(error))
@@ -97,7 +101,7 @@ def reduce_passes(
         found = _passes(chain, workshop, {blocked: refused}) if blocked else first
         if found.after >= chain.before or not found.fused:
             continue
-        forms = candidates(chain, workshop, found.forms, found.pass_of, names, size)
+        forms = candidates(chain, workshop, found.forms, found.pass_of, names, size, threshold)
         if gated:
             asked, signs = by_order(cascade, found.forms), (positive, negative)
             chosen, reason = passing(asked, rank, forms, names[1], fmt, most, signs)

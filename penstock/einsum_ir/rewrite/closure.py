@@ -40,12 +40,14 @@ class Closed:
         carry: ``T[j][k]``, of the references ``u'`` (before) and ``u`` (after).
         epilogue: ``e_k``, with the body = ``sum_k b_k(x, u) e_k(u)``.
         obligations: what the identities need.
+        moved: the epilogue from another reference, ``c_k(u', u)``.
     """
 
     basis: tuple[Expr, ...]
     carry: tuple[tuple[Expr, ...], ...]
     epilogue: tuple[Expr, ...]
     obligations: tuple[str, ...]
+    moved: tuple[Expr, ...] = ()
 
 
 def close(body: Expr, separator: Separator) -> Closed:
@@ -74,6 +76,7 @@ def close(body: Expr, separator: Separator) -> Closed:
         carry,
         tuple(ends.get(at, _NOTHING) for at in places),
         tuple(separator.obligations),
+        tuple(_coefficient(first, at) for at in places),
     )
     if not identity_holds(body, found, separator):
         raise NotSeparableError(f"the parts of '{body}' do not add up to it")

@@ -201,8 +201,9 @@ class Workshop:
         separator = Separator(
             frozenset([self.chain.rank]), tracked, deferred, self.sign, self.facts()
         )
+        moved: Expr | None = None
         if link.op == "sum":
-            accumulators, epilogue = self._sum(link, body, separator)
+            accumulators, epilogue, moved = self._sum(link, body, separator)
         elif link.op in ("max", "min"):
             accumulators, epilogue = self._order(link, body, separator)
         elif link.op == "topk":
@@ -224,6 +225,7 @@ class Workshop:
             tuple(sorted(deferred)),
             tuple(self._named(each) for each in separator.obligations),
             costs=_costs(accumulators, epilogue, hazards),
+            moved=moved,
         )
 
     def _named(self, obligation: str) -> str:
@@ -252,7 +254,7 @@ class Workshop:
 
     def _sum(
         self, link: Link, body: Expr, separator: Separator
-    ) -> tuple[tuple[Accumulator, ...], Expr]:
+    ) -> tuple[tuple[Accumulator, ...], Expr, Expr]:
         closed = close(body, separator)
         ranks = self._ranks(link, closed)
         names = [
@@ -266,9 +268,11 @@ class Workshop:
             kept = ranks[place]
             made.append(self._accumulator(link, "sum", each, kept, carry, separator.tracked))
         epilogue: Expr = ZERO
-        for name, c in zip(names, closed.epilogue, strict=True):
+        moved: Expr = ZERO
+        for name, c, other in zip(names, closed.epilogue, closed.moved, strict=True):
             epilogue = add(epilogue, _scaled(accumulated(name), c))
-        return tuple(made), epilogue
+            moved = add(moved, _scaled(accumulated(name), other))
+        return tuple(made), epilogue, moved
 
     def _order(
         self, link: Link, body: Expr, separator: Separator

@@ -53,7 +53,9 @@ def without_zero_moments(workshop: Workshop, form: Fused) -> Fused | None:
         costs.hazards,
     )
     names = tuple(sorted(zero))
-    return replace(form, accumulators=kept, epilogue=epilogue, dropped=names, costs=fewer)
+    return replace(
+        form, accumulators=kept, epilogue=epilogue, dropped=names, costs=fewer, moved=None
+    )
 
 
 class _Sample:

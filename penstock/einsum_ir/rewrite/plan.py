@@ -155,6 +155,7 @@ class Fused:
         obligations: what the identities need of values, as text.
         dropped: moments that are zero at the reference and are not kept.
         costs: of this reduction.
+        moved: the epilogue where the references stayed behind at ``u0'``; None: there is none.
     """
 
     link: str
@@ -165,6 +166,7 @@ class Fused:
     obligations: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     costs: Costs = field(default_factory=Costs)
+    moved: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,10 @@ from penstock.einsum_ir.nodes import (
 )
 from penstock.einsum_ir.rewrite.chain import Link
 from penstock.einsum_ir.rewrite.emit import Emitter
-from penstock.einsum_ir.rewrite.plan import Accumulator
+from penstock.einsum_ir.rewrite.plan import Accumulator, Fused
 from penstock.einsum_ir.rewrite.select import SIDE, select_running
 from penstock.einsum_ir.rewrite.separate import old
-from penstock.einsum_ir.rewrite.terms import ONE, evaluate
+from penstock.einsum_ir.rewrite.terms import ONE, evaluate, replaced
 
 __all__ = ["Stream"]
 
@@ -65,7 +65,49 @@ class Stream(Emitter):
         """Return a reference old, new or final; in the tile's frame it starts at 0."""
         if name in self.d.framed and when != "final":
             return Num(0) if when == "old" else self.locals[self.total(name)]
+        if name in self.lazy and when != "final":
+            made = self._behind(name)
+            step = made.indices[-1] if when == "new" else Var(self.outer_var)
+            return Access(made.tensor, (*made.indices[:-1], step))
         return super().reference(name, when)
+
+    @property
+    def lazy(self) -> frozenset[str]:  # type: ignore[override]
+        """Running maxima that references may stay behind of."""
+        found: set[str] = set()
+        for name, reference in self.d.references.items() if self.d.threshold else ():
+            value = reference.value
+            if isinstance(value, Access) and value.tensor in self.chain.links:
+                plain = self._plain_state(value) is not None and name not in self.d.lacking
+                found |= {name} if plain and self.chain.links[value.tensor].op == "max" else set()
+        return frozenset(found)
+
+    def epilogue(self, form: Fused) -> Expr:
+        """Return a reduction's value; where references stayed behind, from there."""
+        if not set(form.tracked) & self.lazy or form.moved is None:
+            return form.epilogue
+        reached: dict[Expr, Expr] = {}
+        for name in form.tracked:
+            reached[old(name)] = Sym(name)
+            if name in self.lazy:
+                made = self._behind(name)
+                last = Sym(self.outer_var.upper())
+                reached[old(name)] = Access(made.tensor, (*made.indices[:-1], last))
+        return replaced(form.moved, reached)
+
+    def _behind(self, name: str) -> Access:
+        """Emit a reference that follows the maximum only when that is far ahead."""
+        at = ("behind", name)
+        if at not in self.made:
+            now = super().reference(name, "new")
+            assert isinstance(now, Access)
+            output = Access(self.fresh(f"{now.tensor}L"), now.indices)
+            before = Access(output.tensor, (*now.indices[:-1], Var(self.outer_var)))
+            far = Apply(">", (Apply("-", (now, before)), Num(self.d.threshold)))
+            body = Apply("fill", (Apply("where", (far, now, before)), now))
+            self.body.append(Einsum(output, body))
+            self.made[at] = output
+        return self.made[at]
 
     def total(self, name: str) -> str:
         """Return the accumulator of a reference that is a total."""
@@ -168,7 +210,7 @@ class Stream(Emitter):
         for name in each.references:
             plain = self._plain_state(self.d.references[name].value)
             begin = None if plain is None else self.starts.get(plain[0])
-            if begin is None or name in self.d.divisors:
+            if begin is None or name in self.d.divisors | self.lazy:
                 return None
             starts[old(name)] = begin
         return each.identity if _keeps_identity(each, starts) else None

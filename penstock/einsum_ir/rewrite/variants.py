@@ -35,6 +35,7 @@ def candidates(
     pass_of: Mapping[str, int],
     names: tuple[str, str],
     size: int,
+    threshold: float = 0.0,
 ) -> Iterator[Variant]:
     """Yield derived cascades, the cheapest first."""
     links = [name for name in chain.links if name in forms]
@@ -59,11 +60,12 @@ def candidates(
                 partial=_partial(chain, workshop),
                 framed=framed(workshop, named),
                 lacking=_lacking(chain, workshop, named),
+                threshold=threshold if _may_lag(chain, workshop, named) else 0.0,
                 divisors=divisors,
             )
             cascade, tree = _emitted(derivation)
             name = f"v{number}" if guarded == likely else f"v{number} guarded"
-            yield Variant(name, named, cascade, tree, _costs(choice))
+            yield Variant(name, named, cascade, tree, _costs(choice), derivation.threshold)
 
 
 def _emitted(derivation: Derivation) -> tuple[Cascade, Cascade | None]:
@@ -94,6 +96,7 @@ def _named(choice: Sequence[Fused]) -> tuple[Fused, ...]:
         replace(
             each,
             epilogue=replaced(each.epilogue, values),
+            moved=None if each.moved is None else replaced(each.moved, values),
             accumulators=tuple(
                 replace(
                     a,
@@ -229,6 +232,18 @@ def _places(expr: Expr, name: str, above: bool = True) -> set[bool]:
             return set().union(*(_places(each, name, above) for each in args))
         case _:
             return set()
+
+
+def _may_lag(chain: Chain, workshop: Workshop, choice: Sequence[Fused]) -> bool:
+    """Whether references may stay behind: none is made of what follows another one."""
+    moving = {each.link for each in choice if each.tracked}
+    read = {name for each in choice for name in each.tracked}
+    for value, reference in workshop.references.items():
+        tensors = {access.tensor for access in accesses(value)}
+        above = frozenset().union(*(chain.depends.get(n, frozenset()) for n in tensors))
+        if reference.name in read and above & moving:
+            return False
+    return all(each.moved is not None for each in choice if each.tracked)
 
 
 def _lacking(chain: Chain, workshop: Workshop, choice: Sequence[Fused]) -> frozenset[str]:

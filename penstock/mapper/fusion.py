@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.nodes import (
@@ -72,6 +73,7 @@ class Flow:
 
     def __init__(self, cascade: Cascade) -> None:
         self.makers = {each.name: each for each in cascade.einsums if not each.init}
+        self.clusters: dict[tuple[Any, ...], tuple[Cluster, ...]] = {}
         inits = {each.name: each for each in cascade.einsums if each.init}
         self._inits = {
             name: _renamed(inits.get(name), einsum) for name, einsum in self.makers.items()
@@ -183,8 +185,15 @@ def partition(steps: Sequence[Step], names: tuple[str, ...], flow: Flow) -> tupl
     Args:
         steps: in an order in which each finds its operands ready.
         names: rank variables.
-        flow: the dependences of their cascade.
+        flow: the dependences of their cascade; remembers the clusters.
     """
+    key = (names, tuple((tuple(e.name for e in step.einsums), step.variable) for step in steps))
+    if key not in flow.clusters:
+        flow.clusters[key] = _partition(steps, names, flow)
+    return flow.clusters[key]
+
+
+def _partition(steps: Sequence[Step], names: tuple[str, ...], flow: Flow) -> tuple[Cluster, ...]:
     clusters: list[Cluster] = []
     for step in steps:
         floor = max(

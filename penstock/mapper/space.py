@@ -142,13 +142,14 @@ def skeletons(bound: Bound, target: Target, fmt: Format | None = None) -> Iterat
     steps = steps_of(bound.cascade)
     seen: set[tuple[Node, ...]] = set()
     known: Known = {}
+    order = popularity(flow)
     planner = Planner(bound, target, flow, Recipe())
     blocks = _blocks(planner, steps, fmt or parse_format(target.format))
     for recipe in (*_recipes(planner), *blocks):
         body = Planner(bound, target, flow, recipe).grow(steps)
         if body not in seen:
             seen.add(body)
-            yield Skeleton(recipe, body, *_inside(body, bound, target, flow, known))
+            yield Skeleton(recipe, body, *_inside(body, bound, target, flow, order, known))
 
 
 def _recipes(planner: Planner) -> Iterator[Recipe]:
@@ -213,11 +214,15 @@ def tiles(extent: int, axis: int) -> tuple[int, ...]:
 
 
 def _inside(
-    body: tuple[Node, ...], bound: Bound, target: Target, flow: Flow, known: Known
+    body: tuple[Node, ...],
+    bound: Bound,
+    target: Target,
+    flow: Flow,
+    order: tuple[str, ...],
+    known: Known,
 ) -> tuple[tuple[Site, ...], tuple[Resident, ...]]:
     """Return the leaves of a skeleton, and the tensors that may be kept in it."""
     found = list(nodes.leaves(body))
-    order = popularity(flow)
     pipelined = [next((nest for nest in nests if nest.pipelined), None) for nests, _ in found]
     loops = list(dict.fromkeys(id(nest) for nest in pipelined if nest is not None))
     sites: list[Site] = []

@@ -31,6 +31,8 @@ from penstock.einsum_ir.shapes import Bound, bind
 from penstock.errors import DataError, FileError, ToolError
 from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
+from penstock.mapper.front import Front
+from penstock.mapper.front import explore_front as search_front
 from penstock.mapper.model import Evaluation, evaluate
 from penstock.mapper.nodes import Mapping
 from penstock.mapper.notation import parse_mapping
@@ -53,6 +55,7 @@ __all__ = [
     "as_target",
     "bounds",
     "explore",
+    "explore_front",
     "generate",
     "page",
     "relative_error",
@@ -219,6 +222,25 @@ def explore(
         bounds = bind_variants((cascade, *variants), machine, shapes=shapes, constants=constants)
         found = explore_variants(bounds, machine, chosen, objective=objective, progress=progress)
     return Design(found.bound.cascade, found.mapping, machine, chosen), found
+
+
+def explore_front(
+    cascade: Cascade,
+    target: Target | str,
+    *,
+    shapes: MappingABC[str, int] | None = None,
+    constants: MappingABC[str, float] | None = None,
+    fmt: Format | None = None,
+    progress: Callable[..., None] | None = None,
+) -> Front:
+    """Find the mappings of which none is better than another in both latency and energy.
+
+    Arguments and errors as for `explore`.
+    """
+    machine = as_target(target)
+    bound = bind(_with_constants(cascade, constants), shapes=shapes)
+    chosen = run_format(fmt or parse_format(machine.format))
+    return search_front(bound, machine, chosen, progress=progress)
 
 
 def remap(

@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
+    if options.command == "explore" and not (options.target or _names_machines(options.sweep)):
+        parser.error("explore needs --target T, or --sweep target=T,...")
     from penstock.cli import commands
 
     try:
@@ -40,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("penstock: interrupted", file=sys.stderr)
         return 130
+
+
+def _names_machines(sweep: Sequence[str]) -> bool:
+    return any(each.partition("=")[0].strip() == "target" for each in sweep)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -172,7 +178,10 @@ def _explore(subparsers: Subparsers) -> None:
     _source(parser, CASCADE)
     _machine(parser, required=False)
     parser.add_argument(
-        "--objective", default="latency", choices=["latency", "energy", "edp"], help="what is best"
+        "--objective",
+        default="latency",
+        choices=["latency", "energy", "edp", "front"],
+        help="what is best; front: all that none beats in latency and energy",
     )
     parser.add_argument("--mapping", metavar="FILE", help="evaluate this mapping, do not search")
     parser.add_argument(

@@ -11,6 +11,7 @@ from typing import Any
 
 from penstock.cli import output
 from penstock.cli.files import read_arrays, write_arrays, write_bytes
+from penstock.cli.front import explore_front
 from penstock.cli.sources import (
     design_of,
     format_of,
@@ -120,6 +121,9 @@ def passes(options: argparse.Namespace) -> None:
 
 def explore(options: argparse.Namespace) -> None:
     """Find the best mapping, or evaluate a given one; with --sweep, for many machines."""
+    if options.objective == "front":
+        explore_front(options)
+        return
     for name in ("sweep", "mapping"):
         if options.variants is not None and getattr(options, name):
             raise PenstockError(f"--variants does not go with --{name}", fix="leave one out")
@@ -163,25 +167,25 @@ def explore(options: argparse.Namespace) -> None:
     bounds = design.bounds(made)
     metrics = made.evaluate().metrics()
     if options.json:
-        output.print_json(
-            {
-                "cascade": made.cascade.name,
-                "target": made.target.name,
-                "format": str(made.format),
-                "shapes": dict(made.bound.extents),
-                "objective": options.objective,
-                "metrics": [each.to_json() for each in metrics],
-                "bounds": [each.to_json() for each in bounds],
-                "mapping": str(made.mapping),
-                "search": found.to_json() if found else None,
-                "digest": made.digest,
-            }
-        )
+        search = found.to_json() if found else None
+        numbers = {"metrics": metrics, "bounds": bounds}
+        rows = {name: [each.to_json() for each in some] for name, some in numbers.items()}
+        said = {"objective": options.objective, **rows, "mapping": str(made.mapping)}
+        output.print_json({**_named(made), **said, "search": search, "digest": made.digest})
         return
     print(made.mapping, end="\n\n")
     output.print_metrics((*metrics, *bounds))
     if found:
         print(found.summary())
+
+
+def _named(made: Design) -> dict[str, Any]:
+    return {
+        "cascade": made.cascade.name,
+        "target": made.target.name,
+        "format": str(made.format),
+        "shapes": dict(made.bound.extents),
+    }
 
 
 def _only_with_sweep(options: argparse.Namespace) -> None:

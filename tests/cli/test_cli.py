@@ -131,6 +131,21 @@ def test_the_best_of_several_cascades(folder, capsys):
     assert "--variants does not go with --sweep" in capsys.readouterr().err
 
 
+def test_the_front_of_latency_and_energy(folder, capsys):
+    words = ["explore", "attention", "--target", "fusemax", *SMALL, "--objective"]
+    found = read(capsys, *words, "front")
+    pairs = [(each["latency_cycles"], each["energy_pj"]) for each in found["front"]]
+    assert found["optimal"]
+    assert pairs == sorted(pairs)
+    best = {each["name"]: each["value"] for each in read(capsys, *words, "latency")["metrics"]}
+    assert pairs[0][0] == best["latency"]
+    shown = said(capsys, *words, "front")
+    assert shown.count("mapping explored for attention on fusemax") == len(pairs)
+    assert f"the front of this space, {len(pairs)} of" in shown
+    assert main([*words, "front", "-o", "d.json"]) == 1
+    assert "--out does not go with --objective front" in capsys.readouterr().err
+
+
 def test_zoo(capsys):
     assert {each["name"] for each in read(capsys, "zoo")} >= {"attention", "attention_1pass"}
     assert "1-pass" in said(capsys, "zoo")

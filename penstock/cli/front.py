@@ -1,0 +1,49 @@
+"""``penstock explore ... --objective front``: the mappings from the fastest to the most frugal."""
+
+from __future__ import annotations
+
+import argparse
+
+from penstock.cli import output
+from penstock.cli.sources import format_of, machine_of, source_of
+from penstock.errors import PenstockError
+
+__all__ = ["explore_front"]
+
+
+def explore_front(options: argparse.Namespace) -> None:
+    """Find the mappings of which none beats another in latency and energy; print each.
+
+    Raises:
+        PenstockError: an option goes with a single best design only, or nothing fits.
+    """
+    from penstock import design
+
+    for name in ("sweep", "mapping", "out", "variants"):
+        if getattr(options, name):
+            raise PenstockError(
+                f"--{name} does not go with --objective front", fix=f"leave out --{name}"
+            )
+    source, machine = source_of(options), machine_of(options)
+    if machine is None:
+        raise PenstockError("no machine is given", fix="add --target T")
+    with output.progress("exploring") as update:
+        front = design.explore_front(
+            source.cascade,
+            machine,
+            shapes=source.shapes,
+            constants=source.constants,
+            fmt=format_of(options),
+            progress=update,
+        )
+    if options.json:
+        output.print_json(front.to_json())
+        return
+    rows = []
+    for number, each in enumerate(front.members, 1):
+        print(f"# {number}\n{each.mapping}\n")
+        said = each.evaluation
+        shown = (said.latency_cycles, said.energy_pj, said.dram_bytes)
+        rows.append([str(number), *(output.number(value) for value in shown)])
+    output.table(["mapping", "latency (cycles)", "energy (pJ)", "DRAM (bytes)"], rows)
+    print(front.summary())

@@ -22,6 +22,7 @@ from penstock.cli.sources import (
     variants_of,
 )
 from penstock.cli.tiles import tiles
+from penstock.design import Design
 from penstock.errors import PenstockError, UnknownNameError
 
 __all__ = ["COMMANDS"]

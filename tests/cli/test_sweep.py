@@ -92,10 +92,6 @@ def test_machines_can_be_swept(folder, capsys):
 
 CASES = {
     "no values": ([*SMALL, "--sweep", "array"], "--sweep array is not NAME=VALUES"),
-    "no machine": (
-        ["explore", "matmul", "--sweep", "array=2"],
-        "no machine is given\nfix: add --target T",
-    ),
     "twice": ([*SMALL, "--sweep", "k=2", "k=4"], "--sweep has k twice\nfix: write k=8,16"),
     "two machines": (
         [*SMALL, "--sweep", "target=flat"],
@@ -125,6 +121,13 @@ rf2d.bandwidth, target)
 fix: did you mean 'array'?""",
     ),
 }
+
+
+def test_no_machine_is_usage(capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["explore", "matmul", "--sweep", "array=2"])
+    assert error.value.code == 2
+    assert "explore needs --target T, or --sweep target=T,..." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -183,7 +183,7 @@ def _check_leaf(leaf: Leaf, facts: Facts) -> None:
     _check_operators(leaf, facts)
     mine = leaf.step.einsum.variables
     for nest in leaf.nests:
-        if nest.loop.variable not in mine:
+        if nest.loop.variable not in (*mine, leaf.compute.last):
             raise MappingError(
                 f"{leaf.name} stands in 'for {nest.loop}', but has no '{nest.loop.variable}': it "
                 f"would be computed again in each step",
@@ -223,7 +223,8 @@ def _check_single(leaf: Leaf, facts: Facts) -> None:
     """Its loops take every variable down to single coordinates."""
     left = {name: facts.extents[name] for name in leaf.step.einsum.variables}
     for loop in _loops(leaf):
-        left[loop.variable] = min(left[loop.variable], loop.tile)
+        if loop.variable in left:
+            left[loop.variable] = min(left[loop.variable], loop.tile)
     for name, count in left.items():
         if count > 1:
             raise MappingError(
@@ -293,8 +294,9 @@ def _check_scope(scope: Scope, tree: Tree, facts: Facts, target: Target) -> None
         )
     if scope.outer is not None:
         _check_nested(scope, scope.outer, facts, target)
-    if tensor in facts.inputs:
-        return
+    made = any(leaf.name == tensor for leaf in scope.leaves)
+    if tensor in facts.inputs or not (made or tensor in facts.iterative):
+        return  # a copy of what lives further out
     if tensor in facts.iterative:
         _check_state(scope, facts)
     inside = {id(leaf) for leaf in scope.leaves}
@@ -311,7 +313,8 @@ def _check_scope(scope: Scope, tree: Tree, facts: Facts, target: Target) -> None
 
 def _check_nested(scope: Scope, outer: Scope, facts: Facts, target: Target) -> None:
     tensor, keep = scope.tensor, scope.keep
-    if tensor not in facts.inputs and tensor not in facts.outputs:
+    made = any(leaf.name == tensor for leaf in scope.leaves)
+    if made and tensor not in facts.outputs:
         raise MappingError(
             f"{tensor} is kept in {scope.memory} inside a body that keeps it in {outer.memory}: "
             f"an intermediate lives in one place",

@@ -54,7 +54,8 @@ class Traffic:
     """What one tensor moves at one memory, in elements.
 
     Args:
-        reads: elements that leave the memory, for arrays, inner and outer memories alike.
+        reads: elements that leave the memory, for arrays, inner and outer memories alike; whole
+            numbers but where a share of a tile is spilled.
         writes: elements that enter it.
         fills: of the writes, what comes in from the next outer memory.
         drains: of the reads, what goes out to it.
@@ -62,8 +63,8 @@ class Traffic:
 
     tensor: str
     memory: str
-    reads: int = 0
-    writes: int = 0
+    reads: float = 0
+    writes: float = 0
     fills: int = 0
     drains: int = 0
 
@@ -165,9 +166,12 @@ def count_traffic(
         _initial(leaf, counter)
     for scope in tree.scopes:
         _tiles(scope, counter)
-    for tensor in facts.outputs:  # what no tile computes is written as zeros
-        row = counter.at(tensor, None)
-        row.writes = max(row.writes, math.prod(facts.dims[tensor]))
+    for leaf in tree.leaves:
+        if leaf.name in facts.outputs:  # what no tile computes is written as zeros
+            row = counter.at(leaf.name, None)
+            row.writes = max(row.writes, math.prod(facts.dims[leaf.name]))
+    for scope in tree.scopes:
+        _spill(scope, counter)
     rows = (row for row in counter.rows.values() if row.reads or row.writes)
     order = {memory.name: number for number, memory in enumerate(target.memories)}
     return tuple(sorted(rows, key=lambda row: (order[row.memory], row.tensor)))
@@ -182,6 +186,8 @@ def _apart(leaf: Leaf, memory: Memory, target: Target) -> frozenset[int]:
 
 def _operands(leaf: Leaf, visits: Visits, counter: _Counter) -> None:
     for use in leaf.step.reads:
+        if use.tensor in leaf.compute.taking:
+            continue
         scope = leaf.kept.get(use.tensor)
         memory = counter.target.memory(scope.memory) if scope else counter.target.dram
         apart = _apart(leaf, memory, counter.target)
@@ -225,9 +231,9 @@ def _initial(leaf: Leaf, counter: _Counter) -> None:
 def _tiles(scope: Scope, counter: _Counter) -> None:
     """Count what is copied into and out of a kept tile."""
     facts = counter.facts
-    if scope.tensor not in facts.inputs and scope.tensor not in facts.outputs:
-        return
     made = [leaf for leaf in scope.leaves if leaf.name == scope.tensor]
+    if made and scope.tensor not in facts.outputs:
+        return
     readers = [
         leaf for leaf in scope.leaves if any(u.tensor == scope.tensor for u in leaf.step.reads)
     ]
@@ -245,6 +251,19 @@ def _tiles(scope: Scope, counter: _Counter) -> None:
         first = _moved(scope, made, tuple(uses), counter, skip=False, once=True)
         if drained > first:
             _fill(inner, outer, drained - first, 1)
+
+
+def _spill(scope: Scope, counter: _Counter) -> None:
+    """Count the accesses to the spilled share of a tile one memory further out, too.
+
+    They pass through the tile's own memory; the share of an input is not copied in beforehand.
+    """
+    share = float(scope.keep.spill)
+    if not share:
+        return
+    inner, outer = counter.at(scope.tensor, scope), counter.at(scope.tensor, scope.outer)
+    outer.reads += (inner.reads - inner.fills) * share
+    outer.writes += (inner.writes - inner.fills) * share
 
 
 def _fill(inner: Traffic, outer: Traffic, count: int, replicas: int) -> None:

@@ -13,17 +13,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-__all__ = ["Interval", "Task", "Wait", "initiation_interval"]
+__all__ = ["Interval", "Task", "Wait", "initiation_interval", "phased_interval"]
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What one array does for one Einsum during one interval."""
+    """What one array does for one Einsum during one interval.
+
+    ``drain`` is how many cycles after its last the result is there for others.
+    """
 
     name: str
     array: str
     stage: int
     cycles: float
+    drain: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,23 @@ class _Edge:
     start: int
     end: int
     intervals: int
+    drain: float = 0.0
+
+
+def phased_interval(tasks: Sequence[Task], phases: int) -> Interval:
+    """Return the interval of tasks in phases, each as long as its busiest array and its drains."""
+    loads: dict[str, float] = {}
+    total, binding = 0.0, []
+    for phase in range(phases):
+        mine = [task for task in tasks if task.stage % phases == phase]
+        here: dict[str, float] = {}
+        for task in mine:
+            here[task.array] = here.get(task.array, 0.0) + task.cycles
+            loads[task.array] = loads.get(task.array, 0.0) + task.cycles
+        if here:
+            binding.append(max(here, key=lambda name: here[name]))
+            total += max(here.values()) + max(task.drain for task in mine)
+    return Interval(total, f"phases {' -> '.join(binding)}", loads)
 
 
 def initiation_interval(tasks: Sequence[Task], waits: Sequence[Wait]) -> Interval:
@@ -63,7 +84,7 @@ def initiation_interval(tasks: Sequence[Task], waits: Sequence[Wait]) -> Interva
         circle = _heavier(tasks, edges, best)
         if circle is None:
             return Interval(best, binding, loads)
-        cycles = sum(tasks[edge.start].cycles for edge in circle)
+        cycles = sum(tasks[edge.start].cycles + edge.drain for edge in circle)
         laps = sum(edge.intervals for edge in circle)
         if laps <= 0:  # cannot be met in this order: tasks wait across intervals instead
             return Interval(best, binding, loads)
@@ -78,6 +99,7 @@ def _edges(tasks: Sequence[Task], waits: Sequence[Wait]) -> tuple[_Edge, ...]:
             wait.earlier,
             wait.later,
             wait.iterations + tasks[wait.later].stage - tasks[wait.earlier].stage,
+            tasks[wait.earlier].drain,
         )
         for wait in waits
     ]
@@ -100,7 +122,8 @@ def _heavier(tasks: Sequence[Task], edges: Sequence[_Edge], interval: float) -> 
     for _ in range(len(tasks) + 1):
         changed = -1
         for edge in edges:
-            reached = far[edge.start] + tasks[edge.start].cycles - interval * edge.intervals
+            cycles = tasks[edge.start].cycles + edge.drain
+            reached = far[edge.start] + cycles - interval * edge.intervals
             if reached > far[edge.end] + slack:
                 far[edge.end], via[edge.end], changed = reached, edge, edge.end
         if changed < 0:

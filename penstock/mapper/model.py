@@ -3,10 +3,12 @@
 The rules, in words. A leaf takes its array, for each visit, (steps of its loops in time) x (cycles
 of one point); a plain copy takes one cycle a point. Nodes of a body run one after another; a
 pipelined loop takes its initiation interval for each iteration (`interval.py`). Latency is the
-largest of the schedule and, for each memory, bytes moved / bandwidth. Kept tiles move when they
+largest of the schedule and, for each memory, bytes moved / bandwidth; where the mapping has a loop
+``alone``, that of each part by itself, added up. Kept tiles move when they
 change (`moves.py`), operands are read when they change (`leafcount.py`), empty tiles are skipped
 (`visits.py`). Excluded, and charged by the simulator only: filling and draining of pipelines and
-wavefronts, latency of operators, waits for buffers and for memory phases.
+wavefronts (but where a leaf is ``drained``), latency of operators, waits for buffers and for memory
+phases.
 """
 
 from __future__ import annotations
@@ -19,15 +21,23 @@ from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
 from penstock.mapper.counting import LeafCount, Traffic, count_leaves, count_traffic
 from penstock.mapper.facts import Facts, facts_of
-from penstock.mapper.interval import Interval, Task, Wait, initiation_interval
-from penstock.mapper.nodes import Mapping, Nest
+from penstock.mapper.interval import (
+    Interval,
+    Task,
+    Wait,
+    initiation_interval,
+    phased_interval,
+)
+from penstock.mapper.nodes import Keep, Mapping, Nest
+from penstock.mapper.nodes import leaves as leaves_of
 from penstock.mapper.occupancy import Occupancy, occupancies
 from penstock.mapper.scopes import Leaf, Tree, tree_of
 from penstock.mapper.tiles import sizes
+from penstock.mapper.visits import Visits
 from penstock.metrics import Metric
 from penstock.targets.base import Target
 
-__all__ = ["EnergyRow", "Evaluation", "LeafCount", "Pipeline", "Traffic", "evaluate"]
+__all__ = ["EnergyRow", "Evaluation", "LeafCount", "Part", "Pipeline", "Traffic", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,19 @@ class Pipeline:
     def cycles(self) -> float:
         """Cycles that the loop takes in the whole run."""
         return self.iterations * self.interval_cycles
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part of a run that overlaps with nothing outside it: a loop that is ``alone``."""
+
+    compute_cycles: float
+    memory_cycles: MappingABC[str, float]
+
+    @property
+    def cycles(self) -> float:
+        """Cycles that it takes."""
+        return max(self.compute_cycles, *self.memory_cycles.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +98,7 @@ class Evaluation:
         clock_hz: of the arrays.
         element_bytes: tensor → bytes of one element.
         dram: name of the outermost memory.
+        parts: what runs one after another without any overlap; () if all may overlap.
     """
 
     leaves: tuple[LeafCount, ...]
@@ -88,10 +112,13 @@ class Evaluation:
     clock_hz: float
     element_bytes: MappingABC[str, float]
     dram: str
+    parts: tuple[Part, ...] = ()
 
     @property
     def latency_cycles(self) -> float:
         """Cycles from the first input to the last output."""
+        if self.parts:
+            return sum(part.cycles for part in self.parts)
         return max(self.compute_cycles, *self.memory_cycles.values())
 
     @property
@@ -211,12 +238,10 @@ def evaluate(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> Eva
     tree = tree_of(mapping, facts, target)
     counted = count_leaves(tree, facts)
     leaves = tuple(leaf for leaf, _ in counted)
-    traffic = count_traffic(tree, tuple(visits for _, visits in counted), facts, target)
+    visits = tuple(each for _, each in counted)
+    traffic = count_traffic(tree, visits, facts, target)
     pipelines, cycles = _schedule(tree, leaves, facts)
     size = {tensor: facts.element_bytes(tensor, fmt) for tensor in facts.dims}
-    moved = {memory.name: 0.0 for memory in target.memories}
-    for row in traffic:
-        moved[row.memory] += (row.reads + row.writes) * size[row.tensor]
     return Evaluation(
         leaves,
         traffic,
@@ -224,15 +249,57 @@ def evaluate(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> Eva
         occupancies(tree, facts, target, fmt),
         _energy(leaves, traffic, target, size),
         cycles,
-        {
-            memory.name: moved[memory.name] / (memory.bytes_per_cycle * memory.instances)
-            for memory in target.memories
-        },
+        _memory_cycles(traffic, target, size),
         {array.name: array.places for array in target.arrays},
         target.clock_hz,
         size,
         target.dram.name,
+        _parts(mapping, tree, counted, facts, target, size),
     )
+
+
+def _memory_cycles(
+    traffic: tuple[Traffic, ...], target: Target, size: MappingABC[str, float]
+) -> dict[str, float]:
+    moved = {memory.name: 0.0 for memory in target.memories}
+    for row in traffic:
+        moved[row.memory] += (row.reads + row.writes) * size[row.tensor]
+    return {
+        memory.name: moved[memory.name] / (memory.bytes_per_cycle * memory.instances)
+        for memory in target.memories
+    }
+
+
+def _parts(
+    mapping: Mapping,
+    tree: Tree,
+    counted: tuple[tuple[LeafCount, Visits], ...],
+    facts: Facts,
+    target: Target,
+    size: MappingABC[str, float],
+) -> tuple[Part, ...]:
+    """Return what runs one after another: each loop that is alone, and what is between them."""
+    if not any(isinstance(node, Nest) and node.alone for node in mapping.body):
+        return ()
+    groups: list[set[str]] = []
+    ended = True
+    for node in mapping.body:
+        if isinstance(node, Keep):
+            continue
+        alone = isinstance(node, Nest) and node.alone
+        if alone or ended:
+            groups.append(set())
+        groups[-1] |= {leaf.einsum for _, leaf in leaves_of((node,))}
+        ended = alone
+    found = []
+    for names in groups:
+        mine = [n for n, leaf in enumerate(tree.leaves) if leaf.name in names]
+        scopes = [scope for scope in tree.scopes if scope.leaves[0].name in names]
+        part = Tree([tree.leaves[n] for n in mine], scopes, [])
+        _, cycles = _schedule(part, tuple(counted[n][0] for n in mine), facts)
+        traffic = count_traffic(part, tuple(counted[n][1] for n in mine), facts, target)
+        found.append(Part(cycles, _memory_cycles(traffic, target, size)))
+    return tuple(found)
 
 
 def _schedule(
@@ -263,14 +330,33 @@ def _pipeline(leaves: list[Leaf], counts: list[LeafCount], facts: Facts) -> Pipe
     if not iterations:
         return Pipeline(str(nests[-1].loop), 0.0, 0.0, "nothing to do", {})
     tasks = [
-        Task(leaf.name, leaf.array.name, leaf.compute.stage, count.cycles / iterations)
+        Task(
+            leaf.name, leaf.array.name, leaf.compute.stage, count.cycles / iterations, _drain(leaf)
+        )
         for leaf, count in zip(leaves, counts, strict=True)
     ]
-    waits = _waits(leaves, nests, facts)
-    found: Interval = initiation_interval(tasks, waits)
+    found: Interval
+    if nests[-1].phases:
+        found = phased_interval(tasks, nests[-1].phases)
+    else:
+        found = initiation_interval(tasks, _waits(leaves, nests, facts))
     return Pipeline(
         str(nests[-1].loop), iterations, found.cycles, found.binding, found.array_cycles
     )
+
+
+def _drain(leaf: Leaf) -> float:
+    """Return the cycles in which what is reduced along axes passes all their places.
+
+    One step of the reduction for each place, from neighbour to neighbour.
+    """
+    reduce = leaf.step.einsum.reduce
+    if not leaf.compute.drained or reduce is None:
+        return 0.0
+    costs = dict(leaf.array.cycles)
+    step = sum(count * costs[op] for op, count in leaf.step.ops.items())
+    axes = {loop.axis for loop in leaf.compute.loops if loop.axis and loop.variable in reduce.over}
+    return sum(leaf.array.axis(axis).size for axis in axes) * step
 
 
 def _iterations(leaf: Leaf, count: LeafCount, depth: int, facts: Facts) -> float:

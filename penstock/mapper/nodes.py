@@ -29,7 +29,16 @@ whole in the outermost memory. Nodes of one body run in order; Einsums that shar
 below it at ``stage s`` work, during one initiation interval, on the iteration that entered s
 intervals before; tiles in flight = highest stage + 1. The initiation interval is not written down:
 it follows from what each array has to do (`model.py`). Without ``pipelined``, Einsums in a body
-run one after the other.
+run one after the other. ``for p by 256 in 4 phases`` is a stricter interleave: an interval has 4
+phases, one after another; ``stage 5`` works in phase 1 on the iteration before. Within a phase the
+arrays work side by side; it ends when the last is done.
+
+``LM on pe2d drained`` waits until what it reduces along an axis has passed all places of it.
+``SD on pe1d taking SN`` gets SN from the places that have just computed it, not from a memory.
+``AV on pe1d last m1`` stands in a loop over m1 that AV has no part in, and runs in its last step.
+``for b alone`` overlaps with nothing outside it: its copies are done in its own time.
+``keep QK in gb spilling 1/9`` keeps 8/9 of QK there; the rest passes through on its way to and from
+the memory around.
 
 An ``init`` Einsum runs, on the array of its step, whenever the loop over its iterative rank is
 entered, for the part of the tensor that is used inside.
@@ -39,6 +48,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from penstock.errors import Span
 
@@ -74,10 +84,16 @@ class Compute:
     array: str
     loops: tuple[Loop, ...] = ()
     stage: int = 0
+    drained: bool = False
+    taking: tuple[str, ...] = ()
+    last: str = ""
     span: Span | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         stage = f" stage {self.stage}" if self.stage else ""
+        stage += " drained" if self.drained else ""
+        stage += f" taking {', '.join(self.taking)}" if self.taking else ""
+        stage += f" last {self.last}" if self.last else ""
         loops = f": {', '.join(str(loop) for loop in self.loops)}" if self.loops else ""
         return f"{self.einsum} on {self.array}{stage}{loops}"
 
@@ -89,24 +105,33 @@ class Keep:
     tensors: tuple[str, ...]
     memory: str
     buffers: int = 1
+    spill: Fraction = Fraction(0)
     span: Span | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         copies = f" x{self.buffers}" if self.buffers != 1 else ""
+        copies += f" spilling {self.spill}" if self.spill else ""
         return f"keep {', '.join(self.tensors)} in {self.memory}{copies}"
 
 
 @dataclass(frozen=True, slots=True)
 class Nest:
-    """A loop that several nodes share."""
+    """A loop that several nodes share.
+
+    ``phases`` is not 0 only in a pipelined loop.
+    """
 
     loop: Loop
     body: tuple[Node, ...]
     pipelined: bool = False
+    phases: int = 0
+    alone: bool = False
     span: Span | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
-        head = f"for {self.loop}{' pipelined' if self.pipelined else ''}"
+        how = " pipelined" if self.pipelined and not self.phases else ""
+        how += f" in {self.phases} phases" if self.phases else ""
+        head = f"for {self.loop}{how}{' alone' if self.alone else ''}"
         inner = [f"  {line}" for node in self.body for line in str(node).splitlines()]
         return "\n".join([head, *inner])
 

@@ -6,18 +6,26 @@ Excluded: whether a mapping is legal for a cascade and a machine (`check.py`).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping as MappingABC
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
-from penstock.errors import NotationError, Span
+from penstock.errors import NotationError, Span, UnknownNameError
 from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest, Node
 
 __all__ = ["parse_mapping"]
 
 _HEAD = re.compile(r"mapping\s+(\S+)\s+for\s+(\S+)\s+on\s+(\S+)")
 _LOOP = re.compile(r"([a-z]\w*)(?:\s+by\s+(\d+))?(?:\s*@\s*([a-z]\w*))?")
-_FOR = re.compile(r"for\s+(.*?)(\s+pipelined)?")
-_KEEP = re.compile(r"keep\s+(.+?)\s+in\s+([a-z]\w*)(?:\s+x(\d+))?")
-_LEAF = re.compile(r"([A-Z]\w*)\s+on\s+([a-z]\w*)(?:\s+stage\s+(\d+))?(?:\s*:\s*(.*))?")
+_FOR = re.compile(r"for\s+(.*?)(\s+pipelined|\s+in\s+([1-9]\d*)\s+phases)?(\s+alone)?")
+_KEEP = re.compile(
+    r"keep\s+(.+?)\s+in\s+([a-z]\w*)(?:\s+x(\d+))?(?:\s+spilling\s+(\d+(?:/[1-9]\d*)?))?"
+)
+_LEAF = re.compile(
+    r"([A-Z]\w*)\s+on\s+([a-z]\w*)(?:\s+stage\s+(\d+))?(\s+drained)?"
+    r"(?:\s+taking\s+([A-Z]\w*(?:\s*,\s*[A-Z]\w*)*))?(?:\s+last\s+([a-z]\w*))?(?:\s*:\s*(.*))?"
+)
+_LET = re.compile(r"let\s+([A-Z]\w*)\s*=\s*(\d+(?:/[1-9]\d*)?)")
 
 
 @dataclass(frozen=True)
@@ -35,15 +43,20 @@ class _Line:
         return Span(self.file, self.number, max(column, 0), len(part or self.text), self.source)
 
 
-def parse_mapping(text: str, *, file: str = "<text>") -> Mapping:
+def parse_mapping(
+    text: str, *, file: str = "<text>", numbers: MappingABC[str, int | Fraction] | None = None
+) -> Mapping:
     """Read a mapping.
 
     Args:
-        text: a header line ``mapping NAME for CASCADE on TARGET``, then the loop nest.
+        text: a header line ``mapping NAME for CASCADE on TARGET``, then numbers with a name
+            (``let ROWS = 256``, to be used as in ``for p by ROWS``), then the loop nest.
         file: the name that messages show.
+        numbers: what other values some of the named numbers have.
 
     Raises:
         NotationError: the text is no mapping; the line is underlined.
+        UnknownNameError: the mapping names no such number.
     """
     lines = _lines(text, file)
     if not lines:
@@ -53,10 +66,33 @@ def parse_mapping(text: str, *, file: str = "<text>") -> Mapping:
         raise NotationError(
             f"'{lines[0].text}' is no header of a mapping", span=lines[0].span(), fix=_HEAD_FIX
         )
+    lines = [lines[0], *_named(lines[1:], numbers or {})]
     body, rest = _body(lines[1:], lines[1].indent if len(lines) > 1 else 0)
     if rest:
         raise _indentation(rest[0])
     return Mapping(head[1], head[2], head[3], body)
+
+
+def _named(lines: list[_Line], numbers: MappingABC[str, int | Fraction]) -> list[_Line]:
+    """Take the ``let`` lines away, and put their numbers where the others name them."""
+    count = next((n for n, each in enumerate(lines) if not each.text.startswith("let ")), 0)
+    values: dict[str, str] = {}
+    for line in lines[:count]:
+        match = _LET.fullmatch(line.text)
+        if match is None:
+            raise NotationError(
+                f"'{line.text}' names no number", span=line.span(), fix="write 'let ROWS = 256'"
+            )
+        values[match[1]] = match[2]
+    for name, value in numbers.items():
+        if name not in values:
+            raise UnknownNameError("number of the mapping", name, values)
+        values[name] = str(value)
+    used = re.compile(r"\b(by|spilling)\s+([A-Z]\w*)")
+    return [
+        replace(line, text=used.sub(lambda m: f"{m[1]} {values.get(m[2], m[2])}", line.text))
+        for line in lines[count:]
+    ]
 
 
 _HEAD_FIX = "begin with 'mapping NAME for CASCADE on TARGET'"
@@ -90,7 +126,9 @@ def _body(lines: list[_Line], indent: int) -> tuple[tuple[Node, ...], list[_Line
         match = _FOR.fullmatch(line.text)
         assert match is not None
         loop = _loop(match[1], line)
-        nodes.append(Nest(loop, inner, bool(match[2]), line.span()))
+        nodes.append(
+            Nest(loop, inner, bool(match[2]), int(match[3] or 0), bool(match[4]), line.span())
+        )
     if lines and lines[0].indent > indent:
         raise _indentation(lines[0])
     return tuple(nodes), lines
@@ -113,7 +151,7 @@ def _keep(line: _Line) -> Keep:
             span=line.span(),
             fix="write it as in 'keep Q, RM in gb' or 'keep K in gb x2'",
         )
-    return Keep(tensors, match[2], int(match[3] or 1), line.span())
+    return Keep(tensors, match[2], int(match[3] or 1), Fraction(match[4] or 0), line.span())
 
 
 def _leaf(line: _Line) -> Compute:
@@ -124,9 +162,11 @@ def _leaf(line: _Line) -> Compute:
             span=line.span(),
             fix="write 'for p by 256', 'keep K in gb' or 'QK on pe2d: p@cols, m@rows, e'",
         )
-    texts = [each.strip() for each in match[4].split(",")] if match[4] else []
+    texts = [each.strip() for each in match[7].split(",")] if match[7] else []
     loops = tuple(_loop(each, line) for each in texts)
-    return Compute(match[1], match[2], loops, int(match[3] or 0), line.span())
+    taking = tuple(each.strip() for each in match[5].split(",")) if match[5] else ()
+    stage, drained, last = int(match[3] or 0), bool(match[4]), match[6] or ""
+    return Compute(match[1], match[2], loops, stage, drained, taking, last, line.span())
 
 
 def _loop(text: str, line: _Line) -> Loop:

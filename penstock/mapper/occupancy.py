@@ -112,11 +112,12 @@ def box_at(nests: tuple[Nest, ...], facts: Facts) -> dict[str, int]:
 def copies_of(scope: Scope, facts: Facts) -> int:
     """Return how many copies of a tile there are: buffers, or iterations in flight."""
     inside = any(nest.pipelined for nest in scope.nests)
-    made = [leaf.compute.stage for leaf in scope.leaves if leaf.name == scope.tensor]
+    phases = max((nest.phases for nest in scope.nests), default=0) or 1
+    made = [leaf for leaf in scope.leaves if leaf.name == scope.tensor]
     if not inside or not made:
         return scope.keep.buffers
     stages = [
-        leaf.compute.stage
+        leaf.compute.stage // phases
         for leaf in scope.leaves
         if leaf.name == scope.tensor or any(u.tensor == scope.tensor for u in leaf.step.reads)
     ]
@@ -144,7 +145,8 @@ def bytes_held(scope: Scope, facts: Facts, target: Target, fmt: Format) -> float
         ]
         count = max(shares, default=math.ceil(count / memory.instances))
         count *= _side_by_side(scope, facts, names)
-    return count * copies_of(scope, facts) * facts.element_bytes(scope.tensor, fmt)
+    share = float(1 - scope.keep.spill)
+    return count * copies_of(scope, facts) * facts.element_bytes(scope.tensor, fmt) * share
 
 
 def _own(leaf: Leaf, scope: Scope) -> tuple[Use, ...]:

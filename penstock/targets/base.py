@@ -78,7 +78,8 @@ class Array:
         name: e.g. ``pe2d``.
         axes: its directions; places = the product of their sizes.
         cycles: (operator, cycles for one element) pairs; an operator that is not listed does
-            not exist on the array. ``mac`` is a multiplication feeding a sum, done as one.
+            not exist on the array; 0 for one that is part of the operator before it. ``mac`` is
+            a multiplication feeding a sum, done as one.
         energy_pj: (operator, picojoules for one element) pairs.
         depth_cycles: cycles from the first operand in to the first result out of one place
             (pipeline depth); the simulator charges it, the model does not.
@@ -255,7 +256,7 @@ def _check_numbers(target: Target) -> None:
     numbers = {"clock_hz": target.clock_hz}
     for array in target.arrays:
         numbers |= {f"{array.name}.{axis.name}": axis.size for axis in array.axes}
-        numbers |= {f"{array.name}.cycles.{name}": cost for name, cost in array.cycles}
+        numbers |= {f"{array.name}.cycles.{name}": cost for name, cost in array.cycles if cost}
     for memory in target.memories:
         numbers[f"{memory.name}.capacity_bytes"] = memory.capacity_bytes
         numbers[f"{memory.name}.bytes_per_cycle"] = memory.bytes_per_cycle

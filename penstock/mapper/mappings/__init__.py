@@ -5,6 +5,7 @@ The files are ordinary mapping notation, to be copied and changed (``--mapping m
 
 from __future__ import annotations
 
+from fractions import Fraction
 from importlib.resources import files
 
 from penstock.errors import UnknownNameError
@@ -22,14 +23,18 @@ def mapping_names() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(_SUFFIX) for name in found if name.endswith(_SUFFIX)))
 
 
-def load_mapping(name: str) -> Mapping:
+def load_mapping(name: str, **numbers: int | Fraction) -> Mapping:
     """Return the mapping with this name.
 
+    Args:
+        name: of the file, without its ending.
+        numbers: other values of the numbers that the file names with ``let``.
+
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is none, or it names no such number.
     """
     known = mapping_names()
     if name not in known:
         raise UnknownNameError("mapping", name, known)
     text = files(__package__).joinpath(f"{name}{_SUFFIX}").read_text(encoding="utf-8")
-    return parse_mapping(text, file=f"{name}{_SUFFIX}")
+    return parse_mapping(text, file=f"{name}{_SUFFIX}", numbers=numbers)

@@ -249,3 +249,43 @@ def test_lazy_rescaling():
         reference = got["GM_RL" if threshold else "GM_R"][0]
         moves[threshold] = np.count_nonzero(np.diff(reference[1:]))
     assert moves == {0.0: 511, 8.0: 7}
+
+
+@pytest.mark.parametrize("mask", ["", "s.t. m < L[p]"])
+def test_means(mask):
+    plan = plan_of(f"""
+cascade c(X[p, m], L[p]) -> V[p]
+  A[p] = X[p, m]            :: mean[m] {mask}
+  V[p] = sq(X[p, m] - A[p]) :: mean[m] {mask}
+""")
+    assert (plan.before, plan.after) == (2, 1)
+    agree(plan, {"X": np.random.default_rng(10).normal(size=(3, 9)), "L": np.array([9, 0, 4.0])})
+
+
+def test_number_formats_of_single_tensors_stay():
+    plan = plan_of("""
+cascade c(X[p, m], V[m, f]) -> O[p, f]
+  format X8 = int8
+  X8[p, m] = X[p, m] * 4
+  G[p]     = X8[p, m]                                :: max[m]
+  D[p]     = exp((X8[p, m] - G[p]) / 4)              :: sum[m]
+  O[p, f]  = exp((X8[p, m] - G[p]) / 4) / D[p] * V[m, f] :: sum[m]
+""")
+    assert ("X8_T", "int8") in plan.cascade.formats
+    rng = np.random.default_rng(11)
+    agree(plan, {"X": rng.normal(size=(3, 9)), "V": rng.normal(size=(9, 2))})
+
+
+def test_what_is_rounded_to_a_format_of_its_own_is_not_written_out():
+    found = reduce_passes(
+        parse("""
+cascade c(X[p, m], V[m, f]) -> O[p, f]
+  format P8 = int8
+  G[p]     = X[p, m]                :: max[m]
+  P8[p, m] = exp(X[p, m] - G[p]) * 127
+  O[p, f]  = P8[p, m] * V[m, f]     :: sum[m]
+"""),
+        "m",
+    )
+    assert isinstance(found, Refusal)
+    assert "a number format of its own" in found.reason

@@ -100,6 +100,8 @@ class Emitter:
         self.done: set[str] = set()
         self.tiles: dict[str, str] = {}
         self.tiled_once: set[str] = set()
+        self.tiles_of: dict[str, str] = {}
+        self.elements_made: set[str] = set()
         self.made: dict[object, Access] = {}
         self.common: set[tuple[Expr, Expr | None]] = set()
         self.states: dict[str, str] = {}
@@ -134,13 +136,15 @@ class Emitter:
         for output in cascade.outputs:
             self.define(output.tensor)
         statements = self._live()
-        used = {rank for each in cascade.inputs for rank in each.ranks}
-        for each in statements:
-            inner = each.einsums if isinstance(each, Group) else (each,)
-            used |= {name for einsum in inner for name in einsum.variables}
+        groups = [s.einsums if isinstance(s, Group) else (s,) for s in statements]
+        used = {name for group in groups for each in group for name in each.variables}
+        used |= {rank for each in cascade.inputs for rank in each.ranks}
         shapes = {**dict(cascade.shapes), **self.sized}
         known = tuple((name, extent) for name, extent in shapes.items() if name in used)
-        return replace(cascade, statements=statements, shapes=known)
+        kept = {n for s in statements for n in _names(s)} | {e.tensor for e in cascade.inputs}
+        pairs = [(at, f) for n, f in cascade.formats for at in (n, self.tiles_of.get(n, ""))]
+        formats = tuple(pair for pair in pairs if pair[0] in kept)
+        return replace(cascade, statements=statements, shapes=known, formats=formats)
 
     def _live(self) -> tuple[Statement, ...]:
         """Return the statements without Einsums that nothing reads."""
@@ -425,17 +429,13 @@ class Emitter:
         place = made.output.indices.index(Var(self.chain.rank))
         if access.tensor not in self.tiles:
             self.tiles[access.tensor] = self.fresh(f"{access.tensor}_T")
+            self.tiles_of[access.tensor] = self.tiles[access.tensor]
             output = Access(self.tiles[access.tensor], self._split(made.output.indices, place))
             where = None if made.where is None else self.tiled(made.where)
-            new = Einsum(
-                output, self.tiled(made.body), self._reduce(made), self.inside(made.body, where)
-            )
+            new = Einsum(output, self.tiled(made.body), made.reduce, self.inside(made.body, where))
             self.body.append(new)
         indices = tuple(self.tiled(each) for each in access.indices)
         return Access(self.tiles[access.tensor], self._split(indices, place))
-
-    def _reduce(self, made: Einsum) -> Reduce | None:
-        return None if made.reduce is None else replace(made.reduce, span=None)
 
     def _split(self, indices: Sequence[Expr], place: int) -> tuple[Expr, ...]:
         pair = (Var(self.outer_var), Var(self.inner_var))
@@ -512,6 +512,7 @@ class Emitter:
             output = Access(self.fresh(self._name_of(expr)), indices)
             self.body.append(Einsum(output, body, where=predicate))
             self.made[at] = output
+            self.elements_made.add(output.tensor)
         return self.made[at]
 
     def _name_of(self, expr: Expr) -> str:
@@ -544,7 +545,7 @@ class Emitter:
         link = self.chain.links[each.link]
         body = self.elementwise(each.body, link.where)
         where = None if link.where is None else self.tiled(link.where)
-        taken = {a.tensor for a in accesses(body)} & {a.tensor for a in self.made.values()}
+        taken = {a.tensor for a in accesses(body)} & self.elements_made
         where = None if taken else where
         for access in link.partial:
             if access not in accesses(each.body):

@@ -29,6 +29,11 @@ _LENGTH = 5
 
 def without_zero_moments(workshop: Workshop, form: Fused) -> Fused | None:
     """Return a form without the accumulators that are always zero, or None if there are none."""
+    own = workshop.chain.links[form.link].masks
+    counted = own and workshop.shape in workshop.references  # not the number of present points
+    others = any(each.masks != own for each in workshop.chain.links.values())
+    if counted or others:
+        return None
     sums = [each for each in form.accumulators if each.op == "sum" and each.references]
     if len(form.accumulators) < 2 or not sums or workshop.chain.scans:
         return None

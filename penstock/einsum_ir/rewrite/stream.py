@@ -217,6 +217,8 @@ class Stream(Emitter):
 
     def _same_points(self, each: Accumulator, link: Link) -> bool:
         """Whether the references move only where the link has points."""
+        if self.d.count and link.masks and each.references:
+            return False  # the length of the prefix moves them with every tile
         for name in each.references:
             value = self.d.references[name].value
             for tensor in {a.tensor for a in accesses(value)}:

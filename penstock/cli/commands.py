@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from textwrap import shorten
+from textwrap import fill, shorten
 from typing import Any
 
 from penstock.cli import output
@@ -113,6 +113,10 @@ def passes(options: argparse.Namespace) -> None:
     telling = worth_showing(rows, inputs)
     shown = [[row.tensor, row.rank, str(row.passes), row.chain] for row in telling]
     output.table(["tensor", "rank", "passes", "chain"], shown)
+    for row in telling:
+        if row.tensor in inputs and row.waits:
+            text = f"{row.tensor} over {row.rank}: {'; '.join(row.waits)}"
+            print(fill(text, output.WIDTH, subsequent_indent="  "))
     if len(rows) > len(telling):
         print(f"{len(rows) - len(telling)} more rows, of intermediates, have one pass (--json)\n")
     live = [[each.tensor, each.text] for each in footprints if each.ranks]

@@ -42,6 +42,8 @@ def rewrite(options: argparse.Namespace) -> None:
     cascade = source.cascade.with_shapes(**source.shapes)
     if source.constants:
         cascade = cascade.with_constants(**source.constants)
+    if options.tile < 1:
+        raise PenstockError(f"--tile {options.tile} is not a positive number", fix="--tile 64")
     rank = options.rank or _only_rank(cascade)
     fmt = format_of(options) or parse_format("fp32")
     signs = frozenset(options.positive), frozenset(options.negative)

@@ -55,17 +55,25 @@ _ANY = 1009
 class PassRow:
     """Passes over one rank of one tensor.
 
-    ``chain`` names the Einsums that touch the tensor, in order, with ``|`` between passes.
+    ``chain`` names the Einsums that touch the tensor, in order, with ``|`` between passes;
+    ``waits`` says for each pass but the first who waits for what.
     """
 
     tensor: str
     rank: str
     passes: int
     chain: str
+    waits: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, str | int]:
+    def to_json(self) -> dict[str, str | int | list[str]]:
         """Return the row as JSON values."""
-        return {"tensor": self.tensor, "rank": self.rank, "passes": self.passes}
+        return {
+            "tensor": self.tensor,
+            "rank": self.rank,
+            "passes": self.passes,
+            "chain": self.chain,
+            "waits": list(self.waits),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +130,7 @@ def pass_table(cascade: Cascade) -> tuple[PassRow, ...]:
     for tensor in facts.tensors:
         for rank in facts.ranks(tensor):
             trace = facts.trace(tensor, rank)
-            rows.append(PassRow(tensor, rank, trace.count, trace.chain))
+            rows.append(PassRow(tensor, rank, trace.count, trace.chain, tuple(trace.waits())))
     return tuple(rows)
 
 
@@ -337,6 +345,23 @@ class _Trace:
         ]
         return " | ".join(parts)
 
+    def waits(self) -> Iterator[str]:
+        """Say for each pass but the first which Einsum cannot start before, and for what."""
+        for number in range(1, self.count):
+            for einsum in self.facts.order:
+                if self.touched.get(einsum.name) != number:
+                    continue
+                late = [
+                    access.tensor
+                    for access in dict.fromkeys(einsum.operands)
+                    for names in self._threads(einsum)
+                    if self._need(einsum, access, names) == number
+                ]
+                if late:
+                    needs = " and ".join(dict.fromkeys(late))
+                    yield f"pass {number + 1} as {einsum.name} needs all of {needs}"
+                    break
+
     def held(self) -> Iterator[tuple[str, int, str]]:
         """Yield (tensor, dimension, rank) where elements of one pass are read in a later one."""
         for einsum in self.facts.order:
@@ -351,10 +376,7 @@ class _Trace:
                         yield access.tensor, place, name
 
     def _visit(self, einsum: Einsum) -> None:
-        threads: _Threads = {}
-        for access in einsum.operands:
-            for thread, names in self._runs(einsum, access):
-                threads[names] = threads.get(names, False) or thread.full
+        threads = self._threads(einsum)
         first = max((self._first(einsum, names) for names in threads), default=0)
         if not threads:
             first = self._first(einsum, frozenset())
@@ -367,6 +389,13 @@ class _Trace:
             old = self.states[einsum.name]
             new = _State(first, last, _kept(einsum, threads))
             self.states[einsum.name] = old.joined(new)
+
+    def _threads(self, einsum: Einsum) -> _Threads:
+        threads: _Threads = {}
+        for access in einsum.operands:
+            for thread, names in self._runs(einsum, access):
+                threads[names] = threads.get(names, False) or thread.full
+        return threads
 
     def _runs(self, einsum: Einsum, access: Access) -> Iterator[tuple[_Thread, frozenset[str]]]:
         """Yield the threads of an operand with the variables of the Einsum that they have."""

@@ -10,6 +10,7 @@ import penstock
 from penstock import parse, zoo
 from penstock.cli import main
 from penstock.cli.rewrite import side_by_side
+from penstock.einsum_ir.passes import pass_table
 
 CORPUS = Path(__file__).parents[1] / "rewrite" / "corpus"
 
@@ -124,6 +125,7 @@ def test_several_ranks(capsys):
 def test_nothing_to_save(capsys):
     assert "goes once over each rank" in refused(capsys, "matmul")
     assert "unknown rank variable 'q'" in refused(capsys, "attention", "--rank", "q")
+    assert "--tile 0 is not a positive" in refused(capsys, "attention", "--tile", "0")
 
 
 def test_inputs_of_one_sign(capsys, tmp_path):
@@ -136,3 +138,19 @@ def test_inputs_of_one_sign(capsys, tmp_path):
     )
     assert "is not known" in refused(capsys, str(file))
     assert "2 passes -> 1" in said(capsys, str(file), "--positive", "X")
+
+
+def test_passes_say_what_forces_each(capsys):
+    assert main(["passes", "attention"]) == 0
+    out = capsys.readouterr().out
+    assert "K over m: pass 2 as SN needs all of GM; pass 3 as A needs all of SD\n" in out
+    assert main(["passes", "attention", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["passes"]
+    (row,) = (each for each in rows if (each["tensor"], each["rank"]) == ("K", "m"))
+    assert row["waits"] == ["pass 2 as SN needs all of GM", "pass 3 as A needs all of SD"]
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_each_pass_but_the_first_has_a_reason(name):
+    for row in pass_table(zoo.load(name)):
+        assert len(row.waits) == max(row.passes - 1, 0), row

@@ -174,8 +174,15 @@ def test_taxonomy(cascade, kind):
 def test_rows_say_which_einsum_forces_which_pass():
     rows = {(row.tensor, row.rank): row for row in pass_table(zoo.load("attention"))}
     row = rows["K", "m"]
-    assert row == PassRow("K", "m", 3, "QK -> GM | SN -> SD | A -> O")
-    assert row.to_json() == {"tensor": "K", "rank": "m", "passes": 3}
+    waits = ("pass 2 as SN needs all of GM", "pass 3 as A needs all of SD")
+    assert row == PassRow("K", "m", 3, "QK -> GM | SN -> SD | A -> O", waits)
+    assert row.to_json() == {
+        "tensor": "K",
+        "rank": "m",
+        "passes": 3,
+        "chain": "QK -> GM | SN -> SD | A -> O",
+        "waits": list(waits),
+    }
     assert ("O", "p") not in rows  # nothing reads it
 
 

@@ -18,7 +18,7 @@ from penstock.einsum_ir.rewrite.fuse import Workshop
 from penstock.einsum_ir.rewrite.plan import Costs, Fused, Variant, accumulated
 from penstock.einsum_ir.rewrite.scan import framed
 from penstock.einsum_ir.rewrite.separate import old
-from penstock.einsum_ir.rewrite.signs import Sign, sign
+from penstock.einsum_ir.rewrite.signs import sign
 from penstock.einsum_ir.rewrite.stream import Stream
 from penstock.einsum_ir.rewrite.terms import map_access, replaced
 from penstock.einsum_ir.rewrite.tree import Tree
@@ -43,7 +43,7 @@ def candidates(
     count = workshop.references.get(workshop.shape)
     for number, choice in enumerate(choices[:_MOST_TRIED]):
         named = _named(choice)
-        divisors = _divisors(workshop, named)
+        divisors = _divisors(chain, workshop, named)
         if _vanishes(named, divisors):
             continue
         likely, all_of_them = _guarded(chain, workshop), _extremes(chain, workshop)
@@ -260,8 +260,9 @@ def _lacking(chain: Chain, workshop: Workshop, choice: Sequence[Fused]) -> froze
     return frozenset(found)
 
 
-def _divisors(workshop: Workshop, choice: Sequence[Fused]) -> frozenset[str]:
-    """Return references that divide and may be 0 in a prefix."""
+def _divisors(chain: Chain, workshop: Workshop, choice: Sequence[Fused]) -> frozenset[str]:
+    """Return references that divide and may be 0, or have no number, in a prefix."""
+    unknown = _lacking(chain, workshop, choice) | _partial(chain, workshop)
     found = set()
     for each in choice:
         for accumulator in each.accumulators:
@@ -271,7 +272,7 @@ def _divisors(workshop: Workshop, choice: Sequence[Fused]) -> frozenset[str]:
         name
         for name in found
         if any(r.name == name for r in workshop.references.values())
-        and workshop.sign(Sym(name)) not in (Sign.POSITIVE, Sign.NEGATIVE)
+        and (name in unknown or not workshop.sign(Sym(name)).strict)
     )
 
 

@@ -22,6 +22,7 @@ ALLOWED = {
     "sim": IR | {"targets", "mapper"},
     "codegen": IR | {"registry", "targets", "mapper", "hls_templates"},
     "sweep": MAPPER,
+    "reproduce": MAPPER | {"zoo"},
     "report": MAPPER | {"sim", "sweep"},
     "samples": IR,
     "design": MAPPER | {"sim", "codegen", "report", "samples", "zoo"},

@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     for add in (_show, _run, _passes, _explore, _simulate, _generate, _verify, _report):
         add(subparsers)
     _rewrite(subparsers)
+    _reproduce(subparsers)
     _tiles(subparsers)
     _targets(subparsers)
     _zoo(subparsers)
@@ -300,3 +301,12 @@ def _zoo(subparsers: Subparsers) -> None:
 def _demo(subparsers: Subparsers) -> None:
     parser = _command(subparsers, "demo", "the main job: BERT and Llama-3, from cascade to report")
     parser.add_argument("--out", metavar="FOLDER", default="build", help="where to write")
+
+
+def _reproduce(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "reproduce", "count a published study again")
+    parser.add_argument("study", choices=["fusemax"], help="which one")
+    parser.add_argument(
+        "--as-published", action="store_true", help="with the errors of the published count"
+    )
+    parser.add_argument("-o", "--out", metavar="HTML", help="write the report here")

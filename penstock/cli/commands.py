@@ -199,6 +199,13 @@ def _only_with_sweep(options: argparse.Namespace) -> None:
             raise PenstockError(f"--{name} goes with a sweep", fix="add --sweep NAME=VALUES")
 
 
+def reproduce(options: argparse.Namespace) -> None:
+    """Count a published study again."""
+    from penstock.cli.reproduce import reproduce as counted
+
+    counted(options)
+
+
 def rewrite(options: argparse.Namespace) -> None:
     """Derive the form with the fewest passes."""
     from penstock.cli.rewrite import rewrite as derive
@@ -406,6 +413,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "verify": verify,
     "report": report,
     "rewrite": rewrite,
+    "reproduce": reproduce,
     "tiles": tiles,
     "targets": targets,
     "zoo": zoo,

@@ -14,12 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
 from penstock.mapper.facts import Facts, facts_of
 from penstock.mapper.model import EnergyRow, Evaluation
-from penstock.mapper.nodes import Mapping
-from penstock.mapper.registers import Registers, register_traffic
+from penstock.mapper.registers import Registers
 from penstock.targets.base import Memory, Target
 
 __all__ = ["Accounting", "Drain", "Wrap", "charge"]
@@ -49,13 +47,16 @@ class Drain:
 
     Args:
         tensor: the result.
-        reads: ``none``, ``each`` once, or ``again``: as if added up over `over`.
+        reads: ``none``, ``each`` once, or ``again``: as if the places that compute it and those
+            that get it added it up over `over`.
         over: a variable.
+        charged: whether the writes and reads there are charged at all.
     """
 
     tensor: str
     reads: Literal["none", "each", "again"]
     over: str = ""
+    charged: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,27 +80,24 @@ class Accounting:
 
 def charge(
     found: Evaluation,
-    mapping: Mapping,
+    registers: Sequence[Registers],
     bound: Bound,
     target: Target,
-    fmt: Format,
     accounting: Accounting,
     numbers: MappingABC[str, int],
 ) -> tuple[EnergyRow, ...]:
     """Return the energy of a mapping by component and action.
 
     Args:
-        found: what `evaluate` says of the mapping.
-        mapping: the same as there.
-        bound: the same.
-        target: the same.
-        fmt: the same.
+        found: what `evaluate` says of the mapping on `target`.
+        registers: what `register_traffic` says of it.
+        bound: the cascade with its extents.
+        target: the machine.
         accounting: what is charged.
         numbers: the mapping's named numbers, for the tiles of `accounting.wraps`.
     """
     arrays = {array.name for array in target.arrays}
     rows = [row for row in found.energy if row.component in arrays]
-    registers = register_traffic(mapping, bound, target, fmt)
     lost = {each.tensor: _lost(each, bound, numbers) for each in accounting.wraps}
     for memory in target.memories:
         mine = [row for row in registers if row.memory == memory.name]
@@ -120,19 +118,20 @@ def _files(
 ) -> tuple[float, float]:
     """Return bytes read and written at the register files of one array."""
     reads = writes = 0.0
-    charged = (
-        None if accounting.drains is None else {each.tensor: each for each in accounting.drains}
-    )
+    listed = {each.tensor: each for each in accounting.drains or ()}
     for row in rows:
+        drain = listed.get(row.einsum)
         share = 1.0 if accounting.all_places else 1 / row.busy
         again = lost.get(row.einsum, 0.0) * row.fresh
+        if drain is not None and drain.reads == "again":
+            again += row.fresh * _drain_reads(drain, bound)
         reads += (row.reads + again) * share
         writes += (row.writes + again) * share
-        if charged is None:
+        if row.drained and accounting.drains is None:
             writes += row.drained
-        elif row.drained and row.einsum in charged:
-            writes += row.drained
-            reads += row.drained * _drain_reads(charged[row.einsum], bound)
+        elif row.drained and drain is not None:
+            writes += row.drained * drain.charged
+            reads += row.drained * drain.charged * _drain_reads(drain, bound)
     return reads, writes
 
 

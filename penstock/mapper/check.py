@@ -41,6 +41,7 @@ def check(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> None:
     tree = tree_of(mapping, facts, target)
     for leaf in tree.leaves:
         _check_leaf(leaf, facts)
+        _check_taking(leaf, tree)
     check_order(tree, facts, bound.cascade)
     check_stages(tree, facts)
     for scope in tree.scopes:
@@ -98,6 +99,10 @@ def _check_keep(keep: Keep, working: str, facts: Facts, target: Target) -> None:
             f"'{keep}' keeps in the outermost memory, where every tensor lives anyway",
             span=keep.span,
             fix="leave the line out, or keep in a memory further in",
+        )
+    if keep.spill > 1:
+        raise MappingError(
+            f"'{keep}' spills more than there is", span=keep.span, fix="spill a share up to 1"
         )
     if keep.buffers < 1:
         raise MappingError(
@@ -199,6 +204,43 @@ def _check_leaf(leaf: Leaf, facts: Facts) -> None:
             )
     _check_single(leaf, facts)
     _check_axes(leaf, facts)
+    _check_manner(leaf)
+
+
+def _check_manner(leaf: Leaf) -> None:
+    """Check ``last`` and ``drained``."""
+    compute, einsum = leaf.compute, leaf.step.einsum
+    around = [nest.loop.variable for nest in leaf.nests]
+    if compute.last and (compute.last not in around or compute.last in einsum.variables):
+        raise MappingError(
+            f"{leaf.name} runs in the last step of '{compute.last}', "
+            + ("which is one of its own" if compute.last in around else "but in no loop over it"),
+            span=compute.span,
+            fix=f"leave 'last {compute.last}' out",
+        )
+    reduced = einsum.reduce.over if einsum.reduce else ()
+    if compute.drained and not any(
+        each.axis and each.variable in reduced for each in compute.loops
+    ):
+        raise MappingError(
+            f"{leaf.name} is drained, but reduces nothing along an axis",
+            span=compute.span,
+            fix="leave 'drained' out",
+        )
+
+
+def _check_taking(leaf: Leaf, tree: Tree) -> None:
+    """Check that what a leaf takes from places is computed beside it, in the same body."""
+    beside = {each.name for each in tree.leaves if each.nests == leaf.nests}
+    read = {use.tensor for use in leaf.step.reads}
+    for tensor in leaf.compute.taking:
+        if tensor not in beside or tensor not in read:
+            why = "is not computed in its body" if tensor in read else "is not among its operands"
+            raise MappingError(
+                f"{leaf.name} takes {tensor} from the places that compute it, but {tensor} {why}",
+                span=leaf.compute.span,
+                fix=f"leave {tensor} out of 'taking'",
+            )
 
 
 def _check_operators(leaf: Leaf, facts: Facts) -> None:
@@ -346,7 +388,8 @@ def _check_reach(leaf: Leaf, facts: Facts, target: Target) -> None:
     """An array reads only from memories that it reaches."""
     reduce = leaf.step.einsum.reduce
     partial = reduce is not None and any(n.loop.variable in reduce.over for n in leaf.nests)
-    read = {use.tensor for use in leaf.step.reads} | ({leaf.name} if partial else set())
+    read = {use.tensor for use in leaf.step.reads if use.tensor not in leaf.compute.taking}
+    read |= {leaf.name} if partial else set()
     for tensor in sorted(read):
         scope = leaf.kept.get(tensor)
         owner = target.memory(scope.memory).array if scope else ""

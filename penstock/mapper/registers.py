@@ -2,10 +2,10 @@
 
 For arrays whose places each have a register file (a memory of the target that is spread over all
 axes of the array). Every operation reads its operands there and writes its result there. An operand
-is brought in when it changes (the rule of `leafcount.py`), unless the leaf takes it from the places
-that computed it. A reduction reads back what it adds to, but not before its first addition; partial
-sums that return from another memory are brought in and read too. `model.py` leaves all this out:
-it counts what kept tensors move. Excluded: energy.
+is brought in when it changes (the rule of `leafcount.py`), unless it lives there or the leaf takes
+it from the places that computed it. A reduction reads back what it adds to, but not before its
+first addition; partial sums that return from another memory are brought in and read too. `model.py`
+leaves all this out: it counts what kept tensors move. Excluded: energy.
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ def _own(
     for use in leaf.step.reads:
         each = facts.element_bytes(use.tensor, fmt)
         reads += points * each
-        if use.tensor not in leaf.compute.taking:
+        scope = leaf.kept.get(use.tensor)
+        there = scope is not None and scope.memory == memory.name
+        if not there and use.tensor not in leaf.compute.taking:
             writes += _brought(use, leaf, facts) * each
     out = _total(leaf.step.write, leaf, visits.kinds, apart=True)
     written = _total(leaf.step.write, leaf, visits.kinds, apart=False)

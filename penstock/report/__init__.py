@@ -6,14 +6,19 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from penstock.report.data import Page
+from penstock.report.data import Page, Section
 from penstock.sweep.result import Sweep
 
 __all__ = ["save_report"]
 
 
 def save_report(
-    pages: Sequence[Page], path: str | Path, command: str, *, sweeps: Sequence[Sweep] = ()
+    pages: Sequence[Page],
+    path: str | Path,
+    command: str,
+    *,
+    sweeps: Sequence[Sweep] = (),
+    sections: Sequence[Section] = (),
 ) -> tuple[Path, ...]:
     """Write a report of several designs and sweeps: HTML at `path`, JSON and text beside it.
 
@@ -22,6 +27,7 @@ def save_report(
         path: of the HTML file; the others have its name with ``.json`` and ``.txt``.
         command: the command line that made it.
         sweeps: one section for each, before the designs.
+        sections: studies, before the sweeps.
 
     Returns:
         The three paths, HTML first.
@@ -34,11 +40,11 @@ def save_report(
 
     place = Path(path)
     files = {
-        place: html(pages, command, sweeps),
+        place: html(pages, command, sweeps, sections),
         place.with_suffix(".json"): json.dumps(
-            plain(pages, command, sweeps), indent=2, default=float
+            plain(pages, command, sweeps, sections), indent=2, default=float
         ),
-        place.with_suffix(".txt"): text(pages, command, sweeps),
+        place.with_suffix(".txt"): text(pages, command, sweeps, sections),
     }
     write_together(files)
     return tuple(files)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass
+from typing import Any
 
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
@@ -13,7 +15,7 @@ from penstock.metrics import Check, Metric
 from penstock.sim.simulate import Simulation
 from penstock.targets.base import Target
 
-__all__ = ["Page", "Simulated"]
+__all__ = ["Page", "Section", "Simulated", "Table"]
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,23 @@ class Page:
     simulated: Simulated | None
     published: tuple[Metric, ...]
     commands: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a section: cells are text; `note` says what it shows."""
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section that is no design and no sweep: a study's tables, and its numbers as JSON."""
+
+    title: str
+    note: str
+    tables: tuple[Table, ...]
+    data: MappingABC[str, Any]

@@ -12,7 +12,7 @@ from penstock import __version__
 from penstock.einsum_ir.passes import pass_table, taxonomy, worth_showing
 from penstock.mapper.roofline import roofline_point
 from penstock.metrics import Check, Metric
-from penstock.report.data import Page
+from penstock.report.data import Page, Section
 from penstock.report.figures import Figure, bars, roofline_figure, waterfall
 from penstock.report.sweeps import sweep_text, sweep_view
 from penstock.sweep.result import Sweep
@@ -32,9 +32,16 @@ def number(value: float) -> str:
 # -- JSON and text ---------------------------------------------------------------------------
 
 
-def plain(pages: Sequence[Page], command: str, sweeps: Sequence[Sweep] = ()) -> dict[str, Any]:
+def plain(
+    pages: Sequence[Page],
+    command: str,
+    sweeps: Sequence[Sweep] = (),
+    sections: Sequence[Section] = (),
+) -> dict[str, Any]:
     """Return the report as a JSON object."""
     designs = {"penstock": __version__, "command": command, "designs": [_plain(p) for p in pages]}
+    if sections:
+        designs["sections"] = [{"title": each.title, **each.data} for each in sections]
     return {**designs, "sweeps": [each.to_json() for each in sweeps]} if sweeps else designs
 
 
@@ -61,9 +68,19 @@ def _plain(page: Page) -> dict[str, Any]:
     }
 
 
-def text(pages: Sequence[Page], command: str, sweeps: Sequence[Sweep] = ()) -> str:
+def text(
+    pages: Sequence[Page],
+    command: str,
+    sweeps: Sequence[Sweep] = (),
+    sections: Sequence[Section] = (),
+) -> str:
     """Return the report as plain text."""
     parts = [f"penstock {__version__}: {command}"]
+    for section in sections:
+        parts += ["", f"=== {section.title}", section.note]
+        for table in section.tables:
+            parts += ["", table.title, table.note, "\t".join(table.columns)]
+            parts += ["\t".join(row) for row in table.rows]
     for sweep in sweeps:
         parts += ["", *sweep_text(sweep, number)]
     for page in pages:
@@ -86,16 +103,22 @@ def _line(metric: Metric) -> str:
 # -- HTML ------------------------------------------------------------------------------------
 
 
-def html(pages: Sequence[Page], command: str, sweeps: Sequence[Sweep] = ()) -> str:
+def html(
+    pages: Sequence[Page],
+    command: str,
+    sweeps: Sequence[Sweep] = (),
+    sections: Sequence[Section] = (),
+) -> str:
     """Return the report as one HTML file that needs no network."""
     from jinja2 import Environment, StrictUndefined
     from plotly.offline import get_plotlyjs
 
     source = files(__package__).joinpath("template.html.j2").read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, autoescape=False)
-    subjects = [each.plan.cascade for each in sweeps] + [page.bound.cascade.name for page in pages]
+    subjects = [each.title for each in sections] + [each.plan.cascade for each in sweeps]
+    subjects += [page.bound.cascade.name for page in pages]
     names = ", ".join(dict.fromkeys(subjects))
-    counted = [(len(sweeps), "sweep"), (len(pages), "design")]
+    counted = [(len(sections), "study"), (len(sweeps), "sweep"), (len(pages), "design")]
     said = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in counted if n)
     every = [check for page in pages for check in page.checks]
     return environment.from_string(source).render(
@@ -106,8 +129,30 @@ def html(pages: Sequence[Page], command: str, sweeps: Sequence[Sweep] = ()) -> s
         plotly_js=get_plotlyjs(),
         macro_checks=_checks(every) or "<p>Nothing was compiled or simulated for this report.</p>",
         pages=[_view(page) for page in pages],
+        sections=[_section(each) for each in sections],
         sweeps=[sweep_view(each, number, _table) for each in sweeps],
     )
+
+
+def _section(section: Section) -> dict[str, Any]:
+    return {
+        "title": escape(section.title),
+        "note": escape(section.note),
+        "tables": [
+            {
+                "title": escape(each.title),
+                "note": escape(each.note),
+                "html": _table(each.columns, each.rows, _numeric(each.rows)),
+            }
+            for each in section.tables
+        ],
+    }
+
+
+def _numeric(rows: Sequence[Sequence[str]]) -> set[int]:
+    """Return the columns in which every cell looks like a number."""
+    columns = range(len(rows[0]) if rows else 0)
+    return {n for n in columns if all(row[n][:1].isdigit() or row[n][:1] in "-." for row in rows)}
 
 
 def _title(page: Page) -> str:

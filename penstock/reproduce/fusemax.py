@@ -84,9 +84,15 @@ UNCOUNTED = Slip(
 )
 DRAINED = Slip(
     "drained statistics",
-    "LM is never read in the 1D register files, and SLNV read as if summed over m1, which the "
-    "problem files of the artifact leave out (problems/slnv.yaml); right: operands of the 1D array",
+    "SLNV is added up over m1, which its problem file leaves out (problems/slnv.yaml), and LM not "
+    "read where it is drained to; right: each is an operand of the 1D array once",
     drains=(Drain("LM", "none"), Drain("SLD", "each"), Drain("SLNV", "again", "m1")),
+)
+DRAINED_FREE = Slip(
+    "drained statistics",
+    "SLNV is added up over m1, which its problem file leaves out; writing it into the 1D register "
+    "files is free; right: it is written there once",
+    drains=(Drain("SLNV", "again", "m1", charged=False),),
 )
 FREE_SUBTRACTION = Slip(
     "exp with its subtraction in one cycle",
@@ -98,6 +104,14 @@ FREE_EXP = Slip(
     "exp without energy",
     "the table has no 'exponential' (flat_pe_proposal.py:14,17; cascade.py:73); right: 94.6 pJ",
     energy_pj=(("pe1d", "exp", 0.0),),
+)
+
+
+READ_ONCE = Slip(
+    "scores read once",
+    "SLN takes the scores that LM has just read, 256 for each lane, from a register file of 16 "
+    "words; right: it reads them from the buffer",
+    taking=(("SLN", "BQK"),),
 )
 
 
@@ -145,17 +159,19 @@ CONFIGURATIONS = (
         (FREE_SUBTRACTION, ONE_PLACE, UNCOUNTED, _overflow(*SOFTMAX)),
     ),
     Configuration(
-        "flat",
+        "FLAT",
         FLAT_CASES,
         (FREE_SUBTRACTION, ONE_PLACE, UNCOUNTED, _overflow(*SOFTMAX, Wrap("QK", ("ROWS", "m")))),
     ),
     Configuration(
-        "cascade",
+        "+cascade",
         (Case("fusemax_cascade", (("BLOCK", 8192),)),),  # A/src/accel/flat_pe_proposal.py:25-42
         (
             FREE_EXP,
             ONE_PLACE,
             UNCOUNTED,
+            DRAINED_FREE,
+            READ_ONCE,
             _overflow(
                 Wrap("BQK", ("BLOCK", "m0")),
                 Wrap("SLN", ("BLOCK", "m0")),
@@ -173,8 +189,8 @@ CONFIGURATIONS = (
             (ONE_PLACE, UNCOUNTED, DRAINED, _overflow(Wrap("RNV", ("BLOCK", "f")))),
         )
         for name, mapping in (
-            ("architecture", "fusemax_architecture"),
-            ("binding", "fusemax_binding"),
+            ("+architecture", "fusemax_architecture"),
+            ("+binding", "fusemax_binding"),
         )
     ),
 )
@@ -198,10 +214,10 @@ LINEAR_FUSEMAX = _linear(
 )
 LINEAR = {
     "unfused": LINEAR_FLAT,
-    "flat": LINEAR_FLAT,
-    "cascade": LINEAR_FLAT,
-    "architecture": LINEAR_FUSEMAX,
-    "binding": LINEAR_FUSEMAX,
+    "FLAT": LINEAR_FLAT,
+    "+cascade": LINEAR_FLAT,
+    "+architecture": LINEAR_FUSEMAX,
+    "+binding": LINEAR_FUSEMAX,
 }
 
 
@@ -225,7 +241,7 @@ class Row:
             f"end2end_{name}": mine[name] + other[name] for name in ("traffic", "latency", "energy")
         }
         names = {"configuration": self.configuration, "model": self.model, "seq_len": self.seq_len}
-        return {**names, **mine, **whole}
+        return {**names, "length": LENGTHS[self.seq_len], **mine, **whole}
 
 
 def rows(
@@ -266,34 +282,56 @@ def averages(counted: Sequence[Row]) -> dict[str, float]:
         return fmean(float(one[column]) / float(other[column]) for one, other in pairs)
 
     return {
-        "attention speed-up over FLAT": mean("latency", "flat", "binding"),
-        "attention energy of FLAT": mean("energy", "binding", "flat"),
-        "end-to-end speed-up over FLAT": mean("end2end_latency", "flat", "binding"),
-        "end-to-end energy of FLAT": mean("end2end_energy", "binding", "flat"),
+        "attention speed-up over FLAT": mean("latency", "FLAT", "+binding"),
+        "attention energy of FLAT": mean("energy", "+binding", "FLAT"),
+        "end-to-end speed-up over FLAT": mean("end2end_latency", "FLAT", "+binding"),
+        "end-to-end energy of FLAT": mean("end2end_energy", "+binding", "FLAT"),
     }
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What the figures come to when one slip alone is corrected; the first is with all slips."""
+    """What one slip, corrected alone, changes.
+
+    Args:
+        name, says: of the slip; the last of `corrections` is all of them.
+        figures: as of `averages`.
+        latency, energy: configuration → mean over all rows of corrected / published attention.
+    """
 
     name: str
     says: str
     figures: dict[str, float]
+    latency: dict[str, float]
+    energy: dict[str, float]
 
 
-def corrections(published: Sequence[Row]) -> tuple[Correction, ...]:
-    """Return the figures with all slips, without each of them, and with none."""
-    slips: dict[str, list[tuple[str, str]]] = {}
+def corrections() -> tuple[Correction, ...]:
+    """Return what each slip changes, corrected alone, and what all change together."""
+    published = rows(as_published=True)
+    uses: dict[str, dict[str, list[str]]] = {}
     for each in CONFIGURATIONS:
         for slip in each.slips:
-            slips.setdefault(slip.name, []).append((each.name, slip.says))
-    found = [Correction("as published", "all of the following", averages(published))]
-    for name, uses in slips.items():
-        figures = averages(rows(as_published=True, without=name))
-        found.append(Correction(name, f"{uses[0][1]} ({', '.join(n for n, _ in uses)})", figures))
-    none = averages(rows(as_published=False))
-    return (*found, Correction("all corrected", "none of the above", none))
+            uses.setdefault(slip.name, {}).setdefault(slip.says, []).append(each.name)
+    found = []
+    for name, said in uses.items():
+        says = "; ".join(f"{', '.join(names)}: {text}" for text, names in said.items())
+        found.append(_correction(name, says, rows(as_published=True, without=name), published))
+    last = _correction("all", "all of these", rows(as_published=False), published)
+    return (*found, last)
+
+
+def _correction(
+    name: str, says: str, corrected: Sequence[Row], published: Sequence[Row]
+) -> Correction:
+    def ratio(column: str) -> dict[str, float]:
+        found: dict[str, list[float]] = {}
+        for one, other in zip(corrected, published, strict=True):
+            mine, theirs = one.attention.columns()[column], other.attention.columns()[column]
+            found.setdefault(one.configuration, []).append(mine / theirs)
+        return {configuration: fmean(each) for configuration, each in found.items()}
+
+    return Correction(name, says, averages(corrected), ratio("latency"), ratio("energy"))
 
 
 # -- array sizes -----------------------------------------------------------------------------
@@ -303,7 +341,7 @@ ARRAYS = (16, 32, 64, 128, 256, 512)
 
 @dataclass(frozen=True)
 class Size:
-    """+binding on an array of `side` x `side` places and as many lanes: area, and latency by model."""
+    """+binding on `side` x `side` places and as many lanes: area, and latency by model."""
 
     side: int
     area_um2: float

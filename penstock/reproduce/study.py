@@ -22,7 +22,9 @@ from penstock.mapper.accounts import Accounting, Drain, Wrap, charge
 from penstock.mapper.check import check
 from penstock.mapper.mappings import load_mapping
 from penstock.mapper.model import EnergyRow, Evaluation, evaluate
+from penstock.mapper.nodes import Compute, Keep, Nest, Node
 from penstock.mapper.nodes import Mapping as LoopNest
+from penstock.mapper.registers import Registers, register_traffic
 from penstock.reproduce import load_cascade
 from penstock.targets import TARGETS
 from penstock.targets.base import Target
@@ -74,6 +76,7 @@ class Slip:
         cycles, energy_pj: (array, operator, published value) of the machine.
         one_place, no_initial, no_copies_out: see `accounts.Accounting`.
         drains, wraps: likewise.
+        taking: (Einsum, operand) that the published count takes from places that do not have it.
     """
 
     name: str
@@ -85,6 +88,7 @@ class Slip:
     no_copies_out: bool = False
     drains: tuple[Drain, ...] | None = None
     wraps: tuple[Wrap, ...] = ()
+    taking: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,15 +145,25 @@ def count(
     case = configuration.case(extents)
     numbers = case.values(extents)
     mapping = load_mapping(case.mapping, **numbers)
-    cascade = _cascade(mapping.cascade)
-    used = rank_variables(cascade)
-    bound = bind(cascade, shapes={n: size for n, size in extents.items() if n in used})
+    taken = tuple(each for slip in slips for each in slip.taking)
+    mapping = replace(mapping, body=_taking(mapping.body, taken))
+    used = rank_variables(_cascade(mapping.cascade))
+    shapes = tuple((name, size) for name, size in extents.items() if name in used)
     target = _machine(TARGETS.get(mapping.target), slips)
+    bound, found, registers = _counted(mapping, shapes, target)
+    whole = {name: int(value) for name, value in numbers.items() if value == int(value)}
+    energy = charge(found, registers, bound, target, _accounting(slips), whole)
+    return Counted(configuration.name, case, mapping, bound, target, found, energy)
+
+
+@cache
+def _counted(
+    mapping: LoopNest, shapes: tuple[tuple[str, int], ...], target: Target
+) -> tuple[Bound, Evaluation, tuple[Registers, ...]]:
+    bound = bind(_cascade(mapping.cascade), shapes=dict(shapes))
     fmt = parse_format(target.format)
     found = evaluate(mapping, bound, target, fmt)
-    whole = {name: int(value) for name, value in numbers.items() if value == int(value)}
-    energy = charge(found, mapping, bound, target, fmt, _accounting(slips), whole)
-    return Counted(configuration.name, case, mapping, bound, target, found, energy)
+    return bound, found, register_traffic(mapping, bound, target, fmt)
 
 
 def refusal(row: Counted) -> str:
@@ -172,6 +186,21 @@ def _value(number: Number, extents: Mapping[str, int]) -> int | Fraction:
     match = re.fullmatch(r"([a-z]\w*)(?:/(\d+))?", number)
     assert match is not None, number
     return -(-extents[match[1]] // int(match[2] or 1))
+
+
+def _taking(body: tuple[Node, ...], taken: Sequence[tuple[str, str]]) -> tuple[Node, ...]:
+    """Add operands that leaves take from places."""
+    made: list[Node] = []
+    for node in body:
+        match node:
+            case Nest():
+                made.append(replace(node, body=_taking(node.body, taken)))
+            case Compute():
+                more = tuple(tensor for name, tensor in taken if name == node.einsum)
+                made.append(replace(node, taking=(*node.taking, *more)))
+            case Keep():
+                made.append(node)
+    return tuple(made)
 
 
 def _machine(target: Target, slips: Sequence[Slip]) -> Target:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from itertools import zip_longest
 from textwrap import wrap
@@ -178,7 +179,10 @@ def _passes(count: int) -> str:
 
 
 def _width() -> int:
-    return min(output.WIDTH, shutil.get_terminal_size((output.WIDTH, 24)).columns)
+    """Return what fits on the terminal; a file gets the whole width."""
+    if not sys.stdout.isatty():
+        return output.WIDTH
+    return min(output.WIDTH, shutil.get_terminal_size().columns)
 
 
 def side_by_side(heads: tuple[str, str], texts: tuple[str, str], width: int) -> list[str]:

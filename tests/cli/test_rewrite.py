@@ -25,8 +25,7 @@ def refused(capsys, *argv):
     return capsys.readouterr().err
 
 
-def test_before_and_after_are_beside_each_other_and_fit(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
+def test_before_and_after_are_beside_each_other_and_fit(capsys):
     out = said(capsys, "attention", "--passes", "1")
     assert max(len(line) for line in out.splitlines()) <= 100
     heads = next(line for line in out.splitlines() if "|" in line).split(" | ")
@@ -38,6 +37,7 @@ def test_before_and_after_are_beside_each_other_and_fit(capsys, monkeypatch):
 
 
 def test_a_narrow_terminal_has_them_below_each_other(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "72")
     out = said(capsys, "attention", "--passes", "1")
     written, _, derived = out.partition("derived: 1 pass\n---------------\n")

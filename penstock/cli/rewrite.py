@@ -148,9 +148,10 @@ class _Measured:
         rows = self.trial.rows
         asked = sum(row.limit is not None for row in rows)
         families = len(self.trial.families.names)
+        rest = " (the original fails in the others)" if asked < len(rows) else ""
         return (
             f"gate in {self.trial.format.name}: {families} families of inputs, {asked} of "
-            f"{len(rows)} results asked for (the original fails in the others)"
+            f"{len(rows)} results compared{rest}"
         )
 
 

@@ -188,7 +188,9 @@ class Barrier:
 
     def __str__(self) -> str:
         proof = f" (sampled rank {self.certificate})" if self.certificate else ""
-        return f"{self.tensor} must wait for {', '.join(self.reads)}: {self.reason}{proof}"
+        reads = ", ".join(self.reads)
+        needs = f"must wait for {reads}" if reads else "needs a pass of its own"
+        return f"{self.tensor} {needs}: {self.reason}{proof}"
 
 
 @dataclass(frozen=True)

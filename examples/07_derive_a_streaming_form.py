@@ -3,9 +3,12 @@
 import numpy as np
 
 import penstock
+from penstock.einsum_ir.rewrite.plan import PassPlan
 
 written = penstock.zoo.load("causal_attention")
 plan = penstock.reduce_passes(written, "m", size=16)
+assert isinstance(plan, PassPlan), plan  # else a refusal, which says why
+assert plan.tree is not None
 print(f"{plan.before} passes -> {plan.after}")
 for kept in plan.accumulators:
     print(f"{kept.name}: {kept.carried}, two parts: {kept.merge}")

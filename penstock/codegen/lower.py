@@ -32,6 +32,7 @@ from penstock.einsum_ir.nodes import Einsum, variables
 from penstock.einsum_ir.shapes import Bound
 from penstock.einsum_ir.widths import accumulator_bits
 from penstock.errors import DataError
+from penstock.mapper.check import check_built
 from penstock.mapper.nodes import Mapping
 from penstock.targets.base import Target
 
@@ -51,11 +52,12 @@ def lower(bound: Bound, mapping: Mapping, target: Target, fmt: Format) -> Progra
         The program: inputs and outputs in the order of the cascade's declaration.
 
     Raises:
-        MappingError: a leaf whose loops leave more than one coordinate.
+        MappingError: a leaf whose loops leave more than one coordinate, or what only the model has.
         DataError: an operator or a comparison that the format cannot decide, or what generated
             code does not have: selections, and the formats fp8, integers, and any of a single
             tensor.
     """
+    check_built(mapping)
     _check_selections(bound.cascade)
     _check_formats(bound.cascade, fmt)
     tree = build_tree(bound, mapping, target)

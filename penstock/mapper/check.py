@@ -13,13 +13,13 @@ from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
 from penstock.errors import MappingError, Span, UnknownNameError
 from penstock.mapper.facts import Facts, facts_of
-from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest, Node
+from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest, Node, untimed
 from penstock.mapper.occupancy import Occupancy, occupancies
 from penstock.mapper.order import check_order, check_stages
 from penstock.mapper.scopes import Leaf, Scope, Tree, tree_of
 from penstock.targets.base import Array, Target
 
-__all__ = ["check"]
+__all__ = ["check", "check_built"]
 
 
 def check(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> None:
@@ -50,6 +50,23 @@ def check(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> None:
         _check_reach(leaf, facts, target)
     for each in occupancies(tree, facts, target, fmt):
         _check_room(each, target)
+
+
+def check_built(mapping: Mapping) -> None:
+    """Check that the simulator and the generators have all that a mapping asks for.
+
+    Raises:
+        MappingError: only the model has it.
+    """
+    node = untimed(mapping.body)
+    if node is not None:
+        first = str(node).splitlines()[0]
+        raise MappingError(
+            f"only the model has what '{first}' asks for",
+            span=node.span,
+            fix="evaluate this mapping, or leave out phases, alone, drained, last, spilling and "
+            "copies of intermediates",
+        )
 
 
 # -- names and shape of the tree -----------------------------------------------------------

@@ -52,7 +52,7 @@ from fractions import Fraction
 
 from penstock.errors import Span
 
-__all__ = ["Compute", "Keep", "Loop", "Mapping", "Nest", "Node", "leaves", "path_to"]
+__all__ = ["Compute", "Keep", "Loop", "Mapping", "Nest", "Node", "leaves", "path_to", "untimed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +183,30 @@ def path_to(mapping: Mapping, tensor: str) -> tuple[tuple[Nest, ...], Keep] | No
 
     visit(mapping.body, ())
     return max(found, key=lambda each: len(each[0])) if found else None
+
+
+def untimed(body: tuple[Node, ...], made: frozenset[str] = frozenset()) -> Node | None:
+    """Return the first node that the model alone understands, or None.
+
+    Phases, loops that are alone, drained leaves, leaves in the last step of a loop, spilled shares
+    and copies of what is made further out: neither the simulator nor the generators have them.
+
+    Args:
+        body: of a mapping or a loop.
+        made: what Einsums outside it define.
+    """
+    here = {leaf.einsum for _, leaf in leaves(body)}
+    for node in body:
+        match node:
+            case Nest():
+                inner = {leaf.einsum for _, leaf in leaves(node.body)}
+                found = untimed(node.body, made | (here - inner))
+                if node.phases or node.alone or found is not None:
+                    return found if not (node.phases or node.alone) else node
+            case Compute():
+                if node.drained or node.last:
+                    return node
+            case Keep():
+                if node.spill or made & set(node.tensors):
+                    return node
+    return None

@@ -190,7 +190,7 @@ CONFIGURATIONS = (
         )
         for name, mapping in (
             ("+architecture", "fusemax_architecture"),
-            ("+binding", "fusemax_binding"),
+            ("+binding", "fusemax_drained"),
         )
     ),
 )
@@ -367,7 +367,7 @@ def sizes(length: str = "256K") -> tuple[Size, ...]:
             extents = {**FIXED, **model.extents, "p": tokens, "m": tokens, "m0": side}
             extents = {name: extents[name] for name in ("b", "h", "p", "m", "e", "f", "m0")}
             block = 2**21 // model.extents["f"]
-            nest = load_mapping("fusemax_binding", BLOCK=block, SIDE=side)
+            nest = load_mapping("fusemax_drained", BLOCK=block, SIDE=side)
             bound = bind(load_cascade(nest.cascade), shapes=extents)
             fmt = parse_format(target.format)
             check(nest, bound, target, fmt)

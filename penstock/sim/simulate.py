@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
+from penstock.mapper.check import check_built
 from penstock.mapper.nodes import Mapping
 from penstock.metrics import Metric
 from penstock.sim.engine import Event, Progress, schedule
@@ -101,10 +102,11 @@ def simulate(
         progress: called with (tasks done, tasks in all).
 
     Raises:
-        MappingError: a mapping with shared spatial loops, a deadlock, or more than `MAX_TASKS`
-            tiles.
+        MappingError: a mapping with shared spatial loops or with what only the model has, a
+            deadlock, or more than `MAX_TASKS` tiles.
         DataError: the arrays do not fit the cascade.
     """
+    check_built(mapping)
     with collection_paused():
         traced = trace(mapping, bound, target, fmt)
         timed = schedule(traced, progress)

@@ -90,7 +90,7 @@ def test_unknown_mapping_file():
         load_mapping("fusemax_bindin")
     assert str(caught.value) == (
         f"unknown mapping 'fusemax_bindin' (known: {', '.join(mapping_names())})\n"
-        "fix: did you mean 'fusemax_binding' or 'fusemax_cascade'?"
+        "fix: did you mean 'fusemax_binding' or 'fusemax_drained'?"
     )
 
 

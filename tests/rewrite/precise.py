@@ -60,7 +60,7 @@ def _sqrt(x):
 
 
 def _exp(x):
-    if abs(x) > 1e100 and MP.isfinite(x):
+    if abs(x) > 1e30 and MP.isfinite(x):  # a rounding of x is too many digits of exp(x)
         raise OverflowError(f"exp({MP.nstr(x, 3)}) is out of reach")
     return MP.exp(x)
 

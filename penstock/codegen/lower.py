@@ -32,7 +32,7 @@ from penstock.einsum_ir.nodes import Einsum, variables
 from penstock.einsum_ir.shapes import Bound
 from penstock.einsum_ir.widths import accumulator_bits
 from penstock.errors import DataError
-from penstock.mapper.check import check_built
+from penstock.mapper.check import check_lowered
 from penstock.mapper.nodes import Mapping
 from penstock.targets.base import Target
 
@@ -57,7 +57,7 @@ def lower(bound: Bound, mapping: Mapping, target: Target, fmt: Format) -> Progra
             code does not have: selections, and the formats fp8, integers, and any of a single
             tensor.
     """
-    check_built(mapping)
+    check_lowered(mapping)
     _check_selections(bound.cascade)
     _check_formats(bound.cascade, fmt)
     tree = build_tree(bound, mapping, target)

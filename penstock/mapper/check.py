@@ -13,13 +13,13 @@ from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
 from penstock.errors import MappingError, Span, UnknownNameError
 from penstock.mapper.facts import Facts, facts_of
-from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest, Node, untimed
+from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest, Node, leaves, untimed
 from penstock.mapper.occupancy import Occupancy, occupancies
 from penstock.mapper.order import check_order, check_stages
 from penstock.mapper.scopes import Leaf, Scope, Tree, tree_of
 from penstock.targets.base import Array, Target
 
-__all__ = ["check", "check_built"]
+__all__ = ["check", "check_lowered", "check_timed"]
 
 
 def check(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> None:
@@ -52,21 +52,29 @@ def check(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> None:
         _check_room(each, target)
 
 
-def check_built(mapping: Mapping) -> None:
-    """Check that the simulator and the generators have all that a mapping asks for.
+def check_timed(mapping: Mapping) -> None:
+    """Check that the simulator has all that a mapping asks for.
 
     Raises:
         MappingError: only the model has it.
     """
-    node = untimed(mapping.body)
+    _refuse(untimed(mapping.body), "leave out phases, alone, drained, last, spilling and copies")
+
+
+def check_lowered(mapping: Mapping) -> None:
+    """Check that generated code can have all that a mapping asks for.
+
+    Raises:
+        MappingError: an Einsum runs in the last step of a loop that it has no part in.
+    """
+    last = (leaf for _, leaf in leaves(mapping.body) if leaf.last)
+    _refuse(next(last, None), "put the Einsum behind the loop")
+
+
+def _refuse(node: Node | None, fix: str) -> None:
     if node is not None:
         first = str(node).splitlines()[0]
-        raise MappingError(
-            f"only the model has what '{first}' asks for",
-            span=node.span,
-            fix="evaluate this mapping, or leave out phases, alone, drained, last, spilling and "
-            "copies of intermediates",
-        )
+        raise MappingError(f"only the model has what '{first}' asks for", span=node.span, fix=fix)
 
 
 # -- names and shape of the tree -----------------------------------------------------------

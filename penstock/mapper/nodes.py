@@ -186,10 +186,10 @@ def path_to(mapping: Mapping, tensor: str) -> tuple[tuple[Nest, ...], Keep] | No
 
 
 def untimed(body: tuple[Node, ...], made: frozenset[str] = frozenset()) -> Node | None:
-    """Return the first node that the model alone understands, or None.
+    """Return the first node that the simulator has no time for, or None.
 
     Phases, loops that are alone, drained leaves, leaves in the last step of a loop, spilled shares
-    and copies of what is made further out: neither the simulator nor the generators have them.
+    and copies of what is made further out.
 
     Args:
         body: of a mapping or a loop.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
-from penstock.mapper.check import check_built
+from penstock.mapper.check import check_timed
 from penstock.mapper.nodes import Mapping
 from penstock.metrics import Metric
 from penstock.sim.engine import Event, Progress, schedule
@@ -106,7 +106,7 @@ def simulate(
             deadlock, or more than `MAX_TASKS` tiles.
         DataError: the arrays do not fit the cascade.
     """
-    check_built(mapping)
+    check_timed(mapping)
     with collection_paused():
         traced = trace(mapping, bound, target, fmt)
         timed = schedule(traced, progress)

@@ -190,12 +190,14 @@ def test_named_numbers():
 @pytest.mark.parametrize(
     "manner", [{"p": "alone"}, {"p": "in 2 phases"}, {"spill": "spilling 1/4"}]
 )
-def test_simulator_and_generators_refuse_what_only_the_model_has(manner):
-    mapping = parse_mapping(text(**manner))
+def test_simulator_refuses_what_only_the_model_has(manner):
     with pytest.raises(MappingError, match="only the model has what"):
-        lower(BOUND, mapping, MESH, FP16)
-    with pytest.raises(MappingError, match="only the model has what"):
-        simulate(mapping, BOUND, MESH, FP16, {})
+        simulate(parse_mapping(text(**manner)), BOUND, MESH, FP16, {})
+
+
+def test_generators_refuse_a_last_step():
+    with pytest.raises(MappingError, match="only the model has what 'GM on pe1d last m"):
+        lower(BOUND, parse_mapping(text(gm="last m")), MESH, FP16)
 
 
 def test_registers():

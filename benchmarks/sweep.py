@@ -72,7 +72,7 @@ def main() -> None:
 
     show(f"{workers} processes, one killed", *timed(made, on_processes(workers), child))
     with LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         with Client(cluster, set_as_default=False) as client:
             pid = next(iter(client.run(os.getpid).values()))

@@ -249,7 +249,7 @@ def test_the_bar_shows_rate_time_left_and_best(folder):
 def test_a_sweep_on_a_cluster(folder, capsys):
     distributed = pytest.importorskip("dask.distributed")
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         command = [*FEW[:-2], "--cluster", cluster.scheduler_address, "-o", "cluster.json"]
         assert main(command) == 0

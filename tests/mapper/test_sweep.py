@@ -328,7 +328,7 @@ def test_a_cluster_that_loses_a_worker_gives_what_this_process_gives():
     distributed = pytest.importorskip("dask.distributed")
     made, killed = tiny(400), []
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         with distributed.Client(cluster, set_as_default=False) as client:
             pids = list(client.run(os.getpid).values())
@@ -349,7 +349,7 @@ def test_a_cluster_that_cannot_do_it_is_an_error(monkeypatch):
     distributed = pytest.importorskip("dask.distributed")
     monkeypatch.setattr("penstock.sweep.runners._evaluate_all", lambda batch: os._exit(1))
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         with pytest.raises(ToolError, match=r"^workers die at the same points: "):
             sweep(tiny(40), on_cluster(cluster.scheduler_address))

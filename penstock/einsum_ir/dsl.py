@@ -58,6 +58,7 @@ from penstock.einsum_ir.terms import (
     here,
     log,
     log2,
+    log_softmax,
     maximum,
     minimum,
     ranks,
@@ -106,6 +107,7 @@ __all__ = [
     "gelu",
     "log",
     "log2",
+    "log_softmax",
     "maximum",
     "minimum",
     "ranks",
@@ -267,7 +269,7 @@ class Builder:
         right = value if isinstance(value, RightSide) else RightSide(expression(value))
         span = _whole_line(here())
         found = Equation(
-            output, right.body, right.reduce, right.predicate, init, span, right.softmax
+            output, right.body, right.reduce, right.predicate, init, span, right.normalise
         )
         (self._found if self._members is None else self._members).append(found)
 

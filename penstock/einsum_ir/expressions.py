@@ -22,7 +22,7 @@ from penstock.einsum_ir.nodes import (
     check_depth,
     substitute,
 )
-from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS, SELECTIONS
+from penstock.einsum_ir.ops import NORMALISATIONS, OPERATORS, REDUCTIONS, SELECTIONS
 from penstock.einsum_ir.tokens import Source, Token
 from penstock.errors import NotationError, Span, UnknownNameError
 
@@ -34,7 +34,7 @@ _INFIX = {name: precedence for name, precedence in _INFIX.items() if precedence}
 _COMPARISON, _NOT, _NEG = (OPERATORS[name].precedence for name in ("<", "not", "neg"))
 _SPELLINGS = {"max2": "max", "min2": "min"}
 WORDS = {"and", "or", "not", "inf"}
-_CALLED = {*FUNCTIONS, *REDUCTIONS, *SELECTIONS, "softmax"}
+_CALLED = {*FUNCTIONS, *REDUCTIONS, *SELECTIONS, *NORMALISATIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,11 +367,11 @@ class Cursor:
 
     def _no_function(self, token: Token) -> NotationError | UnknownNameError:
         name, span = token.text, self.source.span(token)
-        if name == "softmax":
+        if name in NORMALISATIONS:
             return NotationError(
-                "'softmax' stands inside a larger expression",
+                f"'{name}' stands inside a larger expression",
                 span=span,
-                fix="give it a line of its own, as in A[p, m] = softmax(QK[p, m]; m), and use A",
+                fix=f"give it a line of its own, as in A[p, m] = {name}(QK[p, m]; m), and use A",
             )
         if name in REDUCTIONS or name in SELECTIONS:
             return NotationError(
@@ -379,21 +379,21 @@ class Cursor:
                 span=span,
                 fix=f"write '{habits.example(name)}' after the expression, with your ranks",
             )
-        if name[0].isupper() and name.lower() not in (*FUNCTIONS, "softmax"):
+        if name[0].isupper() and name.lower() not in (*FUNCTIONS, *NORMALISATIONS):
             return NotationError(
                 f"'{name}(' is neither an operator nor a tensor",
                 span=span,
                 fix=f"operators are lower case; a tensor takes square brackets: {name}[...]",
             )
-        known = (*FUNCTIONS, *self.functions, "softmax")
+        known = (*FUNCTIONS, *self.functions, *NORMALISATIONS)
         fix, otherwise = habits.function(name), f"define it above, as in 'def {name}(x) = ...'"
         return UnknownNameError("operator", name, known, span=span, fix=fix, otherwise=otherwise)
 
     def _no_tensor(self, token: Token) -> NotationError:
         """Return the error that an operator or a reduction has square brackets."""
         name = token.text
-        if name == "softmax":
-            fix = "write softmax(QK[p, m]; m)"
+        if name in NORMALISATIONS:
+            fix = f"write {name}(QK[p, m]; m)"
         elif name in FUNCTIONS or name in self.functions:
             fix = f"write {name}(...), in parentheses"
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from penstock.einsum_ir.ops import REDUCTIONS, SELECTIONS
+from penstock.einsum_ir.ops import NORMALISATIONS, REDUCTIONS, SELECTIONS
 
 __all__ = [
     "character",
@@ -139,8 +139,8 @@ def function(name: str) -> str:
 
 def reduction(name: str) -> str:
     """Return the fix for a reduction that has another name, or that is none."""
-    if name == "softmax":
-        return "write A[p, m] = softmax(QK[p, m]; m), without '::'"
+    if name in NORMALISATIONS:
+        return f"write A[p, m] = {name}(QK[p, m]; m), without '::'"
     known = {**REDUCTIONS, **SELECTIONS}
     other = _find(_REDUCTIONS, name) or name.removeprefix("reduce_")
     return f"write {example(other)}" if other in known else ""

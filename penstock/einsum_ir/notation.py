@@ -42,7 +42,8 @@ from penstock.einsum_ir.nodes import (
     next_variable,
     variables,
 )
-from penstock.einsum_ir.ops import REDUCTIONS, SELECTIONS
+from penstock.einsum_ir.ops import NORMALISATIONS, REDUCTIONS, SELECTIONS
+from penstock.einsum_ir.sugar import Normalise
 from penstock.einsum_ir.tokens import Line, Source, Token, logical_lines, tokens_of
 from penstock.errors import DataError, NotationError, Span, UnknownNameError, nearest
 
@@ -224,7 +225,7 @@ def _shapes(cursor: Cursor, body: _Body) -> None:
 def _function(cursor: Cursor, body: _Body) -> None:
     """Read ``lrelu(x) = max(x, 0.1 * x)``; calls in the body are expanded at once."""
     token = cursor.name("function", upper=False)
-    if token.text in FUNCTIONS or token.text == "softmax":
+    if token.text in FUNCTIONS or token.text in NORMALISATIONS:
         raise NotationError(
             f"'{token.text}' is an operator of the notation already",
             span=cursor.source.span(token),
@@ -344,7 +345,7 @@ def _equation(cursor: Cursor) -> Equation:
     if cursor.at("+") and cursor.at("=", 1):
         fix = "write '=': what the left side lacks is summed, and each tensor is defined once"
     cursor.expect("=", f"after {output}", fix)
-    body, softmax = _right(cursor)
+    body, normalise = _right(cursor)
     reduce: Reduce | None = None
     where: Expr | None = None
     while cursor.at("::") or cursor.at("s.t."):
@@ -356,33 +357,34 @@ def _equation(cursor: Cursor) -> Equation:
         else:
             reduce = _reduction(cursor)
     cursor.expect_end()
-    found = Equation(output, body, reduce, where, init, cursor.span(first), softmax)
+    found = Equation(output, body, reduce, where, init, cursor.span(first), normalise)
     return found if step is None else _first_step(cursor, found, step)
 
 
-def _right(cursor: Cursor) -> tuple[Expr, tuple[str, ...]]:
+def _right(cursor: Cursor) -> tuple[Expr, Normalise | None]:
     """Read an expression, or ``softmax(expression; m)`` with the variables it goes over."""
-    if not (cursor.at("softmax") and cursor.at("(", 1)) or "softmax" in cursor.functions:
-        return cursor.whole(), ()
+    word = cursor.now.text
+    if word not in NORMALISATIONS or not cursor.at("(", 1):
+        return cursor.whole(), None
     cursor.take()
     bracket = cursor.take()
     body = cursor.whole()
-    cursor.expect(";", "in 'softmax'", _named(body))
+    cursor.expect(";", f"in '{word}'", _named(word, body))
     over = _ranks(cursor)
     cursor.closing(bracket)
     if cursor.now.kind != "end" and not (cursor.at("::") or cursor.at("s.t.")):
         raise cursor.unexpected(
-            "the end of the right side after 'softmax(...)'",
-            fix="give the softmax a tensor of its own, and use that in the next line",
+            f"the end of the right side after '{word}(...)'",
+            fix=f"give the {word} a tensor of its own, and use that in the next line",
         )
-    return body, over
+    return body, Normalise(word, over)
 
 
-def _named(body: Expr) -> str:
-    """Return the fix for a softmax without ranks: likely those of the last index."""
+def _named(word: str, body: Expr) -> str:
+    """Return the fix for a normalisation without ranks: likely those of the last index."""
     operand = str(body) if isinstance(body, Access) else "..."
     last = variables(body)[-1:] or ("m",)
-    return f"name the ranks to normalise over after ';', as in softmax({operand}; {last[0]})"
+    return f"name the ranks to normalise over after ';', as in {word}({operand}; {last[0]})"
 
 
 def _ranks(cursor: Cursor) -> tuple[str, ...]:

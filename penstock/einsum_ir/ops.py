@@ -10,7 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["OPERATORS", "REDUCTIONS", "SELECTIONS", "Operator", "Reduction", "Selection"]
+__all__ = [
+    "NORMALISATIONS",
+    "OPERATORS",
+    "REDUCTIONS",
+    "SELECTIONS",
+    "Operator",
+    "Reduction",
+    "Selection",
+]
 
 Kind = Literal["arithmetic", "comparison", "logic", "function"]
 
@@ -119,6 +127,12 @@ REDUCTIONS: dict[str, Reduction] = {
     "prod": Reduction("prod", "*", 1.0),
     "mean": Reduction("mean", "+", 0.0),
 }
+
+NORMALISATIONS = ("softmax", "log_softmax")
+"""Words that stand alone on a right side, with the ranks they go over: ``softmax(x; m)``.
+
+They are short forms (`sugar.py`): no Einsum of a cascade has one.
+"""
 
 SELECTIONS: dict[str, Selection] = {
     "topk": Selection("topk", largest=True, many=True),

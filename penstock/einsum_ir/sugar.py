@@ -15,7 +15,7 @@ So what a cascade holds, prints and hands to the mapper knows none of them. Excl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from penstock.einsum_ir.nodes import (
     Access,
@@ -29,11 +29,20 @@ from penstock.einsum_ir.nodes import (
     next_variable,
     variables,
 )
+from penstock.einsum_ir.ops import NORMALISATIONS
 from penstock.errors import CascadeError, Span
 
-__all__ = ["Equation", "plain"]
+__all__ = ["Equation", "Normalise", "plain"]
 
 _NEGATED = {"<": ">=", ">=": "<", ">": "<=", "<=": ">", "==": "!=", "!=": "=="}
+
+
+@dataclass(frozen=True, slots=True)
+class Normalise:
+    """``softmax(.. ; m)``: a word of `ops.NORMALISATIONS` and the variables it goes over."""
+
+    word: str
+    over: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +51,8 @@ class Equation:
 
     Scalars are not told from tensors without ranks yet. A reduction over no ranks stands for one
     over all that the left side lacks. An index ``r == x`` of the output writes at the computed
-    coordinate x of the rank r. With `softmax`, the right side is the softmax of the body over
-    these variables.
+    coordinate x of the rank r. With `normalise`, the right side is that of the
+    body.
     """
 
     output: Access
@@ -52,7 +61,7 @@ class Equation:
     where: Expr | None
     init: bool
     span: Span | None
-    softmax: tuple[str, ...] = field(default=())
+    normalise: Normalise | None = None
 
     @property
     def exprs(self) -> tuple[Expr, ...]:
@@ -76,7 +85,7 @@ def plain(
     single: list[Equation] = []
     for each in found:
         _check_alone(each, found)
-        single += _softmax(_scattered(each, outputs or {}))
+        single += _normalised(_scattered(each, outputs or {}))
     names = dict.fromkeys((each.output.tensor, each.init) for each in single)
     result: list[Equation] = []
     for name in names:
@@ -126,15 +135,27 @@ def _all(conditions: Sequence[Expr], op: str = "and") -> Expr:
     return result
 
 
-# --- softmax ------------------------------------------------------------------------------------
+# --- normalisations -----------------------------------------------------------------------------
 
 
-def _softmax(found: Equation) -> list[Equation]:
-    """Return the equations of a softmax, or the equation itself."""
-    over = found.softmax
-    if not over:
+def _softmax(logit: Access, largest: Access, power: Access, total: Access) -> Expr:
+    return Apply("/", (power, total))
+
+
+def _log_softmax(logit: Access, largest: Access, power: Access, total: Access) -> Expr:
+    return Apply("-", (Apply("-", (logit, largest)), Apply("log", (total,))))
+
+
+_LAST = dict(zip(NORMALISATIONS, (_softmax, _log_softmax), strict=True))
+"""What each normalisation makes of the logit, its maximum, the powers and their sum."""
+
+
+def _normalised(found: Equation) -> list[Equation]:
+    """Return the equations of a normalisation, or the equation itself."""
+    if found.normalise is None:
         return [found]
-    _check_softmax(found)
+    word, over = found.normalise.word, found.normalise.over
+    _check_ranks(found, found.normalise)
     name = found.output.tensor
     kept = tuple(each for each in found.output.indices if not set(variables(each)) & set(over))
 
@@ -146,17 +167,18 @@ def _softmax(found: Equation) -> list[Equation]:
         return Equation(output, body, fold, None, found.init, found.span)
 
     steps: list[Equation] = []
-    logit = found.body
-    if not _is_plain(found):
-        logit = named("IN")
-        steps.append(replace(found, output=logit, softmax=()))
+    logit = named("IN")
+    if isinstance(found.body, Access) and _is_plain(found):
+        logit = found.body
+    else:
+        steps.append(replace(found, output=logit, normalise=None))
     largest, power, total = named("MAX", kept), named("EXP"), named("SUM", kept)
     return [
         *steps,
         equation(largest, logit, "max"),
         equation(power, Apply("exp", (Apply("-", (logit, largest)),))),
         equation(total, power, "sum"),
-        equation(found.output, Apply("/", (power, total))),
+        equation(found.output, _LAST[word](logit, largest, power, total)),
     ]
 
 
@@ -167,31 +189,33 @@ def _is_plain(found: Equation) -> bool:
     return at_point and found.where is None and found.reduce is None
 
 
-def _check_alone(softmax: Equation, found: Sequence[Equation]) -> None:
-    """Check that a softmax is no piece of a tensor."""
-    own = (softmax.output.tensor, softmax.init)
-    if softmax.softmax and sum((each.output.tensor, each.init) == own for each in found) > 1:
+def _check_alone(equation: Equation, found: Sequence[Equation]) -> None:
+    """Check that a normalisation is no piece of a tensor."""
+    own = (equation.output.tensor, equation.init)
+    alone = sum((each.output.tensor, each.init) == own for each in found) == 1
+    if equation.normalise is not None and not alone:
+        word = equation.normalise.word
         raise CascadeError(
-            f"the softmax {softmax.output} is one of several lines that define {own[0]}",
-            span=softmax.span,
-            fix="give the softmax a tensor of its own, and read that in the piece",
+            f"the {word} {equation.output} is one of several lines that define {own[0]}",
+            span=equation.span,
+            fix=f"give the {word} a tensor of its own, and read that in the piece",
         )
 
 
-def _check_softmax(found: Equation) -> None:
-    kept = variables(found.output)
-    for name in found.softmax:
+def _check_ranks(found: Equation, normalise: Normalise) -> None:
+    word, kept = normalise.word, variables(found.output)
+    for name in normalise.over:
         if name not in kept:
             raise CascadeError(
-                f"{found.output} is a softmax over '{name}', which it has no index for",
+                f"{found.output} is a {word} over '{name}', which it has no index for",
                 span=found.span,
                 fix=f"add '{name}' to {found.output}",
             )
         if found.init or name in {next_variable(index) for index in found.output.indices}:
             raise CascadeError(
-                f"{found.output} is a softmax along an iterative rank",
+                f"{found.output} is a {word} along an iterative rank",
                 span=found.span,
-                fix="give the softmax a tensor of its own, and read that in the step",
+                fix=f"give the {word} a tensor of its own, and read that in the step",
             )
 
 

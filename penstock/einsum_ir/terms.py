@@ -16,6 +16,7 @@ from typing import Any
 
 from penstock.einsum_ir.nodes import Apply, Expr, Num, Reduce, Sym, Var
 from penstock.einsum_ir.ops import SELECTIONS
+from penstock.einsum_ir.sugar import Normalise
 from penstock.errors import CascadeError, Span
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "here",
     "log",
     "log2",
+    "log_softmax",
     "maximum",
     "minimum",
     "ranks",
@@ -241,20 +243,20 @@ class Rank(Term):
 class RightSide(Term):
     """An expression with a reduction or a predicate: complete, so that it can only be assigned."""
 
-    __slots__ = ("body", "predicate", "reduce", "softmax")
+    __slots__ = ("body", "normalise", "predicate", "reduce")
 
     def __init__(
         self,
         body: Expr,
         reduce: Reduce | None = None,
         predicate: Expr | None = None,
-        softmax: tuple[str, ...] = (),
+        normalise: Normalise | None = None,
     ) -> None:
         super().__init__(body)
         self.body = body
         self.reduce = reduce
         self.predicate = predicate
-        self.softmax = softmax
+        self.normalise = normalise
 
     @property
     def expr(self) -> Expr:
@@ -264,8 +266,9 @@ class RightSide(Term):
             CascadeError: always.
         """
         what, example = "a predicate", "c.B[p, m] = c.A[p, m].where(...)"
-        if self.softmax:
-            what, example = "softmax", "c.A[p, m] = softmax(...)"
+        if self.normalise is not None:
+            what = self.normalise.word
+            example = f"c.A[p, m] = {what}(...)"
         elif self.reduce is not None:
             name = _function(self.reduce.op)
             what, example = f"the reduction {name}", f"c.GM[p] = {name}(...)"
@@ -277,8 +280,8 @@ class RightSide(Term):
 
     def __str__(self) -> str:
         text = str(self.body)
-        if self.softmax:
-            text = f"softmax({text}; {', '.join(self.softmax)})"
+        if self.normalise is not None:
+            text = f"{self.normalise.word}({text}; {', '.join(self.normalise.over)})"
         if self.reduce is not None:
             text += f" :: {self.reduce}" if self.reduce.over else f" :: {self.reduce.op}"
         return text if self.predicate is None else f"{text} s.t. {self.predicate}"
@@ -386,7 +389,7 @@ def such_that(value: Operand, predicate: Operand) -> RightSide:
     new = expression(predicate)
     if right.predicate is not None:
         new = Apply("and", (right.predicate, new), span=here())
-    return RightSide(right.body, right.reduce, new, right.softmax)
+    return RightSide(right.body, right.reduce, new, right.normalise)
 
 
 def reduce_max(value: Operand, *over: Rank) -> RightSide:
@@ -445,22 +448,35 @@ def softmax(value: Operand, *over: Rank) -> RightSide:
     Raises:
         CascadeError: no ranks are given.
     """
+    return _normalise("softmax", value, over)
+
+
+def log_softmax(value: Operand, *over: Rank) -> RightSide:
+    """Return the logarithm of the softmax over `over`.
+
+    Raises:
+        CascadeError: no ranks are given.
+    """
+    return _normalise("log_softmax", value, over)
+
+
+def _normalise(word: str, value: Operand, over: tuple[Rank, ...]) -> RightSide:
     if not over:
         raise CascadeError(
-            "softmax goes over no rank",
+            f"{word} goes over no rank",
             span=here(),
-            fix="name the ranks to normalise over, as in softmax(c.QK[p, m], m)",
+            fix=f"name the ranks to normalise over, as in {word}(c.QK[p, m], m)",
         )
     right = value if isinstance(value, RightSide) else RightSide(expression(value))
-    names = _names("softmax", over)
-    return RightSide(right.body, right.reduce, right.predicate, names)
+    names = _names(word, over)
+    return RightSide(right.body, right.reduce, right.predicate, Normalise(word, names))
 
 
 def _reduce(op: str, value: Operand, over: tuple[Rank, ...], into: Rank | None = None) -> RightSide:
     names = _names(_function(op), over)
     places = None if into is None else _names(_function(op), (into,), "writes along")[0]
     fold = Reduce(op, names, places, span=here())
-    if isinstance(value, RightSide) and value.reduce is None and not value.softmax:
+    if isinstance(value, RightSide) and value.reduce is None and value.normalise is None:
         return RightSide(value.body, fold, value.predicate)
     return RightSide(expression(value), fold)
 

@@ -41,7 +41,7 @@ from penstock.importers.onnx_build import Importing
 from penstock.importers.onnx_graph import Edge, Node, element_type, read_graph
 from penstock.importers.onnx_norms import (
     layer_normalization,
-    log_softmax,
+    log_softmax_node,
     reduce_log_sum_exp,
     rms_normalization,
     softmax_node,
@@ -58,7 +58,7 @@ Importer = Callable[[Node, Importing], None]
 _OPERATORS: dict[str, tuple[Importer, tuple[int, ...]]] = {
     "Attention": (attention, (23, 24)),
     "LayerNormalization": (layer_normalization, (17,)),
-    "LogSoftmax": (log_softmax, (1, 11, 13)),
+    "LogSoftmax": (log_softmax_node, (1, 11, 13)),
     "RMSNormalization": (rms_normalization, (23,)),
     "ReduceLogSumExp": (reduce_log_sum_exp, (1, 11, 13, 18)),
     "RotaryEmbedding": (rotary_embedding, (23,)),

@@ -17,17 +17,19 @@ default, fp32), the mean and the deviation are rounded to it before they are use
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import and_
 
 from penstock.einsum_ir.dsl import (
     Rank,
+    RightSide,
     Term,
     absolute,
     exp,
     fill,
     log,
+    log_softmax,
     reduce_max,
     reduce_mean,
     reduce_sum,
@@ -41,7 +43,7 @@ from penstock.importers.onnx_graph import FORMATS, Edge, Node
 
 __all__ = [
     "layer_normalization",
-    "log_softmax",
+    "log_softmax_node",
     "reduce_log_sum_exp",
     "rms_normalization",
     "softmax_node",
@@ -86,23 +88,22 @@ def softmax_node(node: Node, to: Importing) -> None:
     Raises:
         ModelError: an attribute or a dimension that ONNX does not allow.
     """
-    source, at = _whole(node, to)
-    right = softmax(source.at(*at), *_softmax_axes(node, at))
-    to.define(node.result, at, source.edge.element, right)
+    _normalise(node, to, softmax)
 
 
-def log_softmax(node: Node, to: Importing) -> None:
+def log_softmax_node(node: Node, to: Importing) -> None:
     """Add the Einsums of a ``LogSoftmax`` node.
 
     Raises:
         ModelError: an attribute or a dimension that ONNX does not allow.
     """
+    _normalise(node, to, log_softmax)
+
+
+def _normalise(node: Node, to: Importing, word: Callable[..., RightSide]) -> None:
     source, at = _whole(node, to)
-    x, over = source.at(*at), _softmax_axes(node, at)
-    kept = tuple(each for each in at if each.name not in {rank.name for rank in over})
-    largest = to.between("G", kept, reduce_max(x, *over))
-    total = to.between("D", kept, reduce_sum(exp(x - largest[kept]), *over))
-    to.define(node.result, at, source.edge.element, x - largest[kept] - log(total[kept]))
+    right = word(source.at(*at), *_softmax_axes(node, at))
+    to.define(node.result, at, source.edge.element, right)
 
 
 # --- ReduceLogSumExp ----------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.inputs import bind_arrays
 from penstock.einsum_ir.interp import interpret
 from penstock.einsum_ir.notation import parse
-from penstock.einsum_ir.ops import OPERATORS
+from penstock.einsum_ir.ops import NORMALISATIONS, OPERATORS
 from penstock.errors import PenstockError
 
 
@@ -28,7 +28,7 @@ def cases(name):
 
 CASES, PYTHON = cases("messages_mistakes.txt"), cases("messages_mistakes_python.txt")
 FUNCTIONS = [name for name, row in OPERATORS.items() if row.kind == "function"]
-FUNCTIONS = ", ".join(sorted([*FUNCTIONS, "softmax"]))
+FUNCTIONS = ", ".join(sorted([*FUNCTIONS, *NORMALISATIONS]))
 SIZES = {"p": 4, "m": 5, "e": 3, "n": 4}
 
 RANKS = dsl.ranks("p m e n j i k r")

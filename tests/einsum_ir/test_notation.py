@@ -22,7 +22,7 @@ from penstock.einsum_ir.nodes import (
     variables,
 )
 from penstock.einsum_ir.notation import parse, parse_expr
-from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS, SELECTIONS
+from penstock.einsum_ir.ops import NORMALISATIONS, OPERATORS, REDUCTIONS, SELECTIONS
 from penstock.errors import PenstockError
 
 ATTENTION = """
@@ -383,7 +383,7 @@ def test_spans_take_no_part_in_equality():
 
 HEADER = "cascade c(Q[p, e], K[m, e]) -> O[p]\n"
 FUNCTIONS = [name for name, row in OPERATORS.items() if row.kind == "function"]
-FUNCTIONS = ", ".join(sorted([*FUNCTIONS, "softmax"]))
+FUNCTIONS = ", ".join(sorted([*FUNCTIONS, *NORMALISATIONS]))
 CASES = Path(__file__).with_name("messages_notation.txt").read_text(encoding="utf-8")
 CASES = [case.split("\n----\n") for case in CASES.split("\n====\n")[1:]]
 

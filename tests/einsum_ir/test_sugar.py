@@ -495,3 +495,19 @@ def test_absence_is_kept_by_all_short_forms():
         c,
     )
     assert run(found, {"r": 5}, X=[3, 9, 3, 9])["O"].tolist() == [-1, 0.5, -1, 0.5, -1]
+
+
+def test_log_softmax_is_the_logarithm_of_softmax():
+    cascade = parse("""
+cascade both(X[p, m]) -> (A[p, m], L[p, m])
+  A[p, m] = softmax(X[p, m]; m) s.t. m <= p
+  L[p, m] = log_softmax(X[p, m]; m) s.t. m <= p
+""")
+    given = {"X": np.random.default_rng(0).normal(size=(3, 4)) * 300}
+    found = interpret(bind_arrays(cascade, given), given)
+    rows = [given["X"][p, : p + 1] for p in range(3)]
+    for p, row in enumerate(rows):
+        expected = row - row.max() - np.log(np.exp(row - row.max()).sum())
+        np.testing.assert_allclose(found["L"][p, : p + 1], expected, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(found["A"][p, : p + 1], np.exp(expected), rtol=1e-9)
+    assert not found["L"][0, 1:].any()

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from penstock.einsum_ir.tiling import classify, classify_heads
+from penstock.einsum_ir.regions.tiling import classify, classify_heads
 
 N, TILE = 1 << 20, 128
 TWO = {"p": N, "m": N}

@@ -36,28 +36,28 @@ if TYPE_CHECKING:
     from penstock import zoo
     from penstock.design import Design, explore, generate, run, run_calls, simulate, verify
     from penstock.einsum_ir.cascade import Cascade
-    from penstock.einsum_ir.dsl import Builder, exp, ranks, reduce_max
-    from penstock.einsum_ir.notation import parse
+    from penstock.einsum_ir.frontend.dsl import Builder, exp, ranks, reduce_max
+    from penstock.einsum_ir.frontend.notation import parse
     from penstock.einsum_ir.passes import count_passes
+    from penstock.einsum_ir.regions.tiling import classify
     from penstock.einsum_ir.rewrite.reduce import reduce_passes
-    from penstock.einsum_ir.tiling import classify
     from penstock.errors import PenstockError
     from penstock.targets.base import Target
 
 _HOMES = {
-    "Builder": "penstock.einsum_ir.dsl",
+    "Builder": "penstock.einsum_ir.frontend.dsl",
     "Cascade": "penstock.einsum_ir.cascade",
     "Design": "penstock.design",
     "PenstockError": "penstock.errors",
     "Target": "penstock.targets.base",
-    "classify": "penstock.einsum_ir.tiling",
+    "classify": "penstock.einsum_ir.regions.tiling",
     "count_passes": "penstock.einsum_ir.passes",
-    "exp": "penstock.einsum_ir.dsl",
+    "exp": "penstock.einsum_ir.frontend.dsl",
     "explore": "penstock.design",
     "generate": "penstock.design",
-    "parse": "penstock.einsum_ir.notation",
-    "ranks": "penstock.einsum_ir.dsl",
-    "reduce_max": "penstock.einsum_ir.dsl",
+    "parse": "penstock.einsum_ir.frontend.notation",
+    "ranks": "penstock.einsum_ir.frontend.dsl",
+    "reduce_max": "penstock.einsum_ir.frontend.dsl",
     "reduce_passes": "penstock.einsum_ir.rewrite.reduce",
     "run": "penstock.design",
     "run_calls": "penstock.design",

@@ -24,9 +24,9 @@ from penstock.codegen.loops import Program
 from penstock.codegen.lower import lower
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import Format, parse_format, run_format
-from penstock.einsum_ir.inputs import bind_arrays, default_format
-from penstock.einsum_ir.interp import interpret
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.interpreter.inputs import bind_arrays, default_format
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import Bound, bind
 from penstock.errors import DataError, FileError, ToolError
 from penstock.mapper.build import default_mapping

@@ -15,8 +15,8 @@ from penstock.codegen import csim, tvm_cpu
 from penstock.codegen.loops_interp import run_program
 from penstock.codegen.lower import lower
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.interp import interpret
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError, MappingError
 from penstock.mapper.build import default_mapping

@@ -7,7 +7,7 @@ import pytest
 
 from penstock import zoo
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check

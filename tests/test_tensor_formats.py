@@ -10,8 +10,8 @@ from penstock import zoo
 from penstock.codegen.backends import BACKENDS
 from penstock.design import Design, explore, remap, run
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.interp import interpret
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import bind
 from penstock.einsum_ir.work import compulsory_bytes
 from penstock.errors import DataError

@@ -4,7 +4,7 @@ import math
 from itertools import product
 
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import MappingError
 from penstock.mapper.build import default_mapping

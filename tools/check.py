@@ -41,8 +41,9 @@ def wheel() -> None:
 
 
 def main() -> None:
-    run("lint", BIN / "ruff", "check", "penstock", "tests", "examples", "tools")
-    run("format", BIN / "ruff", "format", "--check", "penstock", "tests", "examples", "tools")
+    folders = ("penstock", "tests", "examples", "benchmarks", "tools")
+    run("lint", BIN / "ruff", "check", *folders)
+    run("format", BIN / "ruff", "format", "--check", *folders)
     run("types", BIN / "mypy")
     wheel()
     workers = str(os.cpu_count() or 1)

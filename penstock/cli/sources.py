@@ -13,7 +13,7 @@ from penstock.cli.files import pairs, read_text
 from penstock.design import Design, as_target, remap
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import Format, parse_format
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
 from penstock.errors import FileError, PenstockError, nearest
 from penstock.mapper.nodes import Mapping
 from penstock.mapper.notation import parse_mapping

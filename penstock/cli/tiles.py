@@ -7,7 +7,7 @@ import argparse
 from penstock.cli import output
 from penstock.cli.files import read_arrays
 from penstock.cli.sources import shapes_of, source_of
-from penstock.einsum_ir.masks import Mask, masks
+from penstock.einsum_ir.regions.masks import Mask, masks
 from penstock.einsum_ir.shapes import bind
 
 __all__ = ["tiles"]

@@ -36,8 +36,8 @@ from penstock.codegen.loops import (
 )
 from penstock.codegen.loops_walk import elements
 from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.interpreter.rounding import quantise, unsupported
 from penstock.einsum_ir.ops import OPERATORS
-from penstock.einsum_ir.rounding import quantise, unsupported
 
 __all__ = ["CppText", "Notes", "identifiers", "literal", "print_cpp", "top_name", "workspace"]
 

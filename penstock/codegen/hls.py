@@ -28,7 +28,7 @@ from penstock.codegen.hls_loops import sink_spatial
 from penstock.codegen.hls_pragmas import HlsNotes, bundles, interface
 from penstock.codegen.loops import Alloc, Buffer, Program, walk_statements
 from penstock.einsum_ir.formats import Format
-from penstock.einsum_ir.rounding import quantise
+from penstock.einsum_ir.interpreter.rounding import quantise
 from penstock.errors import DataError, TargetError
 from penstock.targets.base import Target
 

@@ -20,7 +20,13 @@ from penstock.codegen.loops import Buffer, Program
 from penstock.codegen.loops_python import translate
 from penstock.codegen.loops_values import Unset, runtime
 from penstock.einsum_ir.formats import Format
-from penstock.einsum_ir.rounding import Array, compute_type, from_fixed, quantise, to_fixed
+from penstock.einsum_ir.interpreter.rounding import (
+    Array,
+    compute_type,
+    from_fixed,
+    quantise,
+    to_fixed,
+)
 from penstock.errors import DataError
 
 __all__ = ["run_program"]

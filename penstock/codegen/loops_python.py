@@ -30,8 +30,8 @@ from penstock.codegen.loops import (
 )
 from penstock.codegen.lower_index import atom, range_of
 from penstock.einsum_ir.formats import Format
-from penstock.einsum_ir.numerics import FIXED_FUNCTIONS
-from penstock.einsum_ir.rounding import stripped, to_fixed, unsupported
+from penstock.einsum_ir.interpreter.numerics import FIXED_FUNCTIONS
+from penstock.einsum_ir.interpreter.rounding import stripped, to_fixed, unsupported
 
 __all__ = ["translate"]
 

@@ -15,8 +15,12 @@ import numpy as np
 
 from penstock.codegen.loops import Program
 from penstock.einsum_ir.formats import Format
-from penstock.einsum_ir.numerics import FIXED_FUNCTIONS, divide_fixed, floor_divide_exact
-from penstock.einsum_ir.rounding import compute_type, limits, quantise
+from penstock.einsum_ir.interpreter.numerics import (
+    FIXED_FUNCTIONS,
+    divide_fixed,
+    floor_divide_exact,
+)
+from penstock.einsum_ir.interpreter.rounding import compute_type, limits, quantise
 
 __all__ = ["FLOAT_FUNCTIONS", "Unset", "runtime"]
 

@@ -28,9 +28,9 @@ from penstock.codegen.lower_storage import Context, Storage
 from penstock.codegen.lower_tree import Env, Hold, Leaf, Part, Step, build_tree
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.interpreter.widths import accumulator_bits
 from penstock.einsum_ir.nodes import Einsum, variables
 from penstock.einsum_ir.shapes import Bound
-from penstock.einsum_ir.widths import accumulator_bits
 from penstock.errors import DataError
 from penstock.mapper.check import check_lowered
 from penstock.mapper.nodes import Mapping

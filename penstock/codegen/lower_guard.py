@@ -30,8 +30,8 @@ from penstock.codegen.lower_index import (
     to_expr,
 )
 from penstock.codegen.lower_tree import Env
-from penstock.einsum_ir.bounds import possible
 from penstock.einsum_ir.nodes import Expr
+from penstock.einsum_ir.regions.bounds import possible
 
 __all__ = ["conjuncts", "skip_test"]
 

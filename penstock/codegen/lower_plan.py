@@ -23,7 +23,6 @@ from penstock.codegen.lower_tree import Env, Hold, Leaf, Part, Path, Step, Tree
 from penstock.codegen.lower_whole import whole_inputs
 from penstock.einsum_ir.affine import affine
 from penstock.einsum_ir.formats import Format
-from penstock.einsum_ir.guards import guards
 from penstock.einsum_ir.nodes import (
     Access,
     Einsum,
@@ -33,7 +32,8 @@ from penstock.einsum_ir.nodes import (
     substitute,
     variables,
 )
-from penstock.einsum_ir.presence import Always, Presence, Stored, presence
+from penstock.einsum_ir.regions.guards import guards
+from penstock.einsum_ir.regions.presence import Always, Presence, Stored, presence
 from penstock.einsum_ir.shapes import Bound
 
 __all__ = ["Fold", "Plan", "Role", "Use", "make_plan"]

@@ -29,7 +29,7 @@ from penstock.codegen.lower_storage import Accumulator, Context, Storage
 from penstock.codegen.lower_tree import Env, Leaf, Path, Step
 from penstock.einsum_ir.nodes import Einsum, Reduce, Var, variables
 from penstock.einsum_ir.ops import REDUCTIONS
-from penstock.einsum_ir.presence import Always
+from penstock.einsum_ir.regions.presence import Always
 from penstock.errors import MappingError
 
 __all__ = ["Pointer"]

@@ -13,7 +13,7 @@ from penstock.codegen.lower_expr import Present, Translator
 from penstock.codegen.lower_index import Cond, Lin, Ranges, constant, integer, subtract, to_expr
 from penstock.codegen.lower_plan import Plan
 from penstock.codegen.lower_regions import Region
-from penstock.einsum_ir.presence import Always, When
+from penstock.einsum_ir.regions.presence import Always, When
 
 __all__ = ["Accumulator", "Context", "Site", "Storage"]
 

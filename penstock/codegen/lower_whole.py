@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.evaluate import coordinate_inputs
+from penstock.einsum_ir.interpreter.evaluate import coordinate_inputs
 from penstock.einsum_ir.nodes import Access, Apply, Expr, Var, accesses, walk
 from penstock.einsum_ir.ops import OPERATORS
 

@@ -24,7 +24,7 @@ from penstock.codegen.tvm_math import CPU_MATH
 from penstock.codegen.tvm_plan import plan
 from penstock.codegen.tvm_script import from_source, script
 from penstock.einsum_ir.formats import Format
-from penstock.einsum_ir.rounding import quantise
+from penstock.einsum_ir.interpreter.rounding import quantise
 from penstock.errors import DataError
 from penstock.targets.base import Target
 

@@ -16,21 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from penstock.einsum_ir.conditions import (
-    FALSE,
-    TRUE,
-    Condition,
-    condition,
-    conjunction,
-    disjunction,
-    exists,
-    expression,
-    simplified,
-)
-from penstock.einsum_ir.counting import holds_at, values_at
 from penstock.einsum_ir.formats import Format, tensor_formats
-from penstock.einsum_ir.guards import Demand, guards
-from penstock.einsum_ir.linear import linear, to_expr
 from penstock.einsum_ir.nodes import (
     Access,
     Apply,
@@ -44,8 +30,22 @@ from penstock.einsum_ir.nodes import (
     walk,
 )
 from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS
+from penstock.einsum_ir.regions.conditions import (
+    FALSE,
+    TRUE,
+    Condition,
+    condition,
+    conjunction,
+    disjunction,
+    exists,
+    expression,
+    simplified,
+)
+from penstock.einsum_ir.regions.counting import holds_at, values_at
+from penstock.einsum_ir.regions.guards import Demand, guards
+from penstock.einsum_ir.regions.linear import linear, to_expr
+from penstock.einsum_ir.regions.tiling import classify
 from penstock.einsum_ir.shapes import Bound
-from penstock.einsum_ir.tiling import classify
 
 __all__ = [
     "bytes_read",

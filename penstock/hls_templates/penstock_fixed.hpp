@@ -3,7 +3,7 @@
 //
 // `+ - *` of ap_fixed are exact (the result type grows). Every function below takes its argument
 // exactly and returns R, a number of the format: rounded half up, saturated. The steps are those
-// of penstock/einsum_ir/numerics.py, bit for bit; the names are the same: W bits, I integer bits,
+// of penstock/einsum_ir/interpreter/numerics.py, bit for bit; the names are the same: W bits, I integer bits,
 // F fraction bits, G fraction bits of the working precision.
 #ifndef PENSTOCK_FIXED_HPP
 #define PENSTOCK_FIXED_HPP

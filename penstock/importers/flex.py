@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.dsl import (
+from penstock.einsum_ir.frontend.dsl import (
     Builder,
     Rank,
     Tensor,
@@ -36,8 +36,8 @@ from penstock.einsum_ir.dsl import (
     sqrt,
     such_that,
 )
+from penstock.einsum_ir.frontend.terms import Value
 from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Var, walk
-from penstock.einsum_ir.terms import Value
 from penstock.errors import CascadeError
 from penstock.importers.flex_capture import Capture
 from penstock.importers.flex_operators import Element, truth

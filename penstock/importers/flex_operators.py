@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal
 
+from penstock.einsum_ir.frontend.terms import here
 from penstock.einsum_ir.nodes import Apply, Expr, Num
-from penstock.einsum_ir.terms import here
 from penstock.errors import CascadeError
 
 __all__ = ["FUNCTIONS", "HANDLERS", "Element", "Kind", "element", "truth"]

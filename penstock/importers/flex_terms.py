@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.einsum_ir.algebra import NumpyAlgebra
-from penstock.einsum_ir.bounds import interval
+from penstock.einsum_ir.frontend.terms import here
 from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Sym, Var
-from penstock.einsum_ir.terms import here
+from penstock.einsum_ir.regions.algebra import NumpyAlgebra
+from penstock.einsum_ir.regions.bounds import interval
 from penstock.errors import CascadeError
 from penstock.importers.flex_operators import FUNCTIONS, HANDLERS, Element, Kind, element
 

@@ -32,8 +32,8 @@ import numpy.typing as npt
 
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import Format, parse_format
-from penstock.einsum_ir.interp import interpret
-from penstock.einsum_ir.rounding import Array
+from penstock.einsum_ir.interpreter.interp import interpret
+from penstock.einsum_ir.interpreter.rounding import Array
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError, ModelError, nearest
 from penstock.importers.onnx_attention import attention

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from penstock.einsum_ir.rounding import Array
+from penstock.einsum_ir.interpreter.rounding import Array
 from penstock.errors import FileError, ModelError, ToolError, nearest, os_reason
 
 if TYPE_CHECKING:

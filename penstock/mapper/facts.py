@@ -16,8 +16,8 @@ import numpy as np
 
 from penstock.einsum_ir.affine import Affine, affine
 from penstock.einsum_ir.formats import Format, tensor_formats
-from penstock.einsum_ir.guards import guards
 from penstock.einsum_ir.nodes import Access, Einsum, Expr, Var, accesses, variables
+from penstock.einsum_ir.regions.guards import guards
 from penstock.einsum_ir.shapes import Bound
 from penstock.einsum_ir.work import output_ops, point_ops
 

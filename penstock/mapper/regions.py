@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from penstock.einsum_ir.algebra import NumpyAlgebra
-from penstock.einsum_ir.bounds import interval
+from penstock.einsum_ir.regions.algebra import NumpyAlgebra
+from penstock.einsum_ir.regions.bounds import interval
 from penstock.mapper.facts import Dim, Facts, Use
 from penstock.mapper.tiles import Grid, Ints
 

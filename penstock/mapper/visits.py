@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.einsum_ir.bounds import box_status
+from penstock.einsum_ir.regions.bounds import box_status
 from penstock.mapper.facts import Facts, Step
 from penstock.mapper.tiles import Grid, Pace, sizes
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 from penstock import zoo
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
 
 __all__ = ["load_cascade"]
 

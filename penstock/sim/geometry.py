@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.einsum_ir.affine import Affine, affine
-from penstock.einsum_ir.algebra import NumpyAlgebra
-from penstock.einsum_ir.bounds import interval
 from penstock.einsum_ir.nodes import Access, Expr, accesses, variables
+from penstock.einsum_ir.regions.algebra import NumpyAlgebra
+from penstock.einsum_ir.regions.bounds import interval
 from penstock.einsum_ir.shapes import Bound
 
 __all__ = ["Block", "Boxes", "Reach", "Span", "steps_of"]

@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from penstock.einsum_ir.bounds import box_status
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.nodes import Access, Einsum, Expr, Var, variables
+from penstock.einsum_ir.regions.bounds import box_status
 from penstock.einsum_ir.shapes import Bound
 from penstock.errors import MappingError
 from penstock.mapper.facts import Facts, Use, facts_of

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.einsum_ir.formats import Format
-from penstock.einsum_ir.interp import Evaluator
+from penstock.einsum_ir.interpreter.interp import Evaluator
 from penstock.einsum_ir.nodes import Access, Einsum, variables
 from penstock.einsum_ir.shapes import Bound
 from penstock.sim.engine import Event

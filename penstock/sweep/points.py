@@ -18,7 +18,7 @@ from typing import Any
 from penstock import __version__
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import parse_format, run_format
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import Bound, bind
 from penstock.errors import MappingError, PenstockError
 from penstock.mapper.search import Objective, explore

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
 from penstock.errors import UnknownNameError
 
 __all__ = ["load", "names", "source", "summary"]

@@ -60,8 +60,8 @@ CASES = {
     "operator": (
         ["show", "operator.einsum"],
         """unknown operator 'expp' (known: abs, bitlen, clamp, cos, erf, exp, exp2, fill, floor, \
-gelu, log, log2, max, min, relu, round, rsqrt, sigmoid, sign, silu, sin, softmax, softplus, sq, \
-sqrt, step, tanh, where)
+gelu, log, log2, log_softmax, max, min, relu, round, rsqrt, sigmoid, sign, silu, sin, softmax, \
+softplus, sq, sqrt, step, tanh, where)
 operator.einsum:5:13
   SN[p,m] = expp(QK[p,m] - GM[p])
             ^^^^

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from penstock.cli import main
-from penstock.einsum_ir.masks import masks
+from penstock.einsum_ir.regions.masks import masks
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import UnknownNameError
 from penstock.zoo import load

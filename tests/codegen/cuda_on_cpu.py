@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from penstock.codegen.tvm_cuda import Launch
-from penstock.einsum_ir.numerics import quantise
+from penstock.einsum_ir.interpreter.numerics import quantise
 
 SHIM = Path(__file__).parent / "cuda_on_cpu.hpp"
 DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16}

@@ -9,9 +9,9 @@ from penstock.codegen import csim
 from penstock.codegen.cpp import identifiers, literal, print_cpp, top_name, workspace
 from penstock.codegen.loops import Alloc, Block, Buffer, Const, For, If, Load, Name, Op, Program
 from penstock.codegen.loops import Store as _Store
-from penstock.einsum_ir.arithmetic import FloatArithmetic, real
-from penstock.einsum_ir.exact import FixedArithmetic
 from penstock.einsum_ir.formats import parse_format
+from penstock.einsum_ir.interpreter.arithmetic import FloatArithmetic, real
+from penstock.einsum_ir.interpreter.exact import FixedArithmetic
 from penstock.errors import DataError
 
 POINTS = 24

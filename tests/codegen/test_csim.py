@@ -14,8 +14,8 @@ from penstock.codegen.backends import Provenance
 from penstock.codegen.loops import Alloc, Buffer, Const, Program, Store
 from penstock.codegen.lower import lower
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.interp import interpret
-from penstock.einsum_ir.numerics import FIXED_FUNCTIONS, divide_fixed
+from penstock.einsum_ir.interpreter.interp import interpret
+from penstock.einsum_ir.interpreter.numerics import FIXED_FUNCTIONS, divide_fixed
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError, ToolError
 from penstock.mapper.build import default_mapping

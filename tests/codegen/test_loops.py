@@ -23,9 +23,9 @@ from penstock.codegen.loops_interp import run_program
 from penstock.codegen.loops_print import show, show_expr
 from penstock.codegen.loops_values import FLOAT_FUNCTIONS
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.numerics import FIXED_FUNCTIONS
+from penstock.einsum_ir.interpreter.numerics import FIXED_FUNCTIONS
+from penstock.einsum_ir.interpreter.rounding import from_fixed, quantise, to_fixed
 from penstock.einsum_ir.ops import OPERATORS
-from penstock.einsum_ir.rounding import from_fixed, quantise, to_fixed
 from penstock.errors import DataError
 
 FP32, FIXED = parse_format("fp32"), parse_format("fixed<16,8>")

@@ -13,9 +13,9 @@ from penstock.codegen.loops_interp import run_program
 from penstock.codegen.loops_print import show
 from penstock.codegen.lower import lower
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.nodes import Var, variables
-from penstock.einsum_ir.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError, MappingError
 from penstock.mapper.build import build

@@ -27,9 +27,9 @@ from penstock.codegen.lower import lower
 from penstock.codegen.tvm_expr import _CALLS, _LEVEL
 from penstock.codegen.tvm_plan import plan
 from penstock.codegen.tvm_script import identifiers, script
-from penstock.einsum_ir.arithmetic import _FLOAT
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.arithmetic import _FLOAT
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.ops import OPERATORS
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError

@@ -29,7 +29,7 @@ from penstock.codegen.loops import For, walk_statements
 from penstock.codegen.lower import lower
 from penstock.codegen.tvm_cuda import Launch, LaunchLoop
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError, MappingError, ToolError
 from penstock.mapper.build import default_mapping

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from penstock import parse, zoo
-from penstock.einsum_ir import blocking
-from penstock.einsum_ir.blocking import Cut, cuts, runs
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter import blocking
+from penstock.einsum_ir.interpreter.blocking import Cut, cuts, runs
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import bind
 from tests.stock import STOCK_CASCADES
 

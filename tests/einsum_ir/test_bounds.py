@@ -7,13 +7,13 @@ import time
 import numpy as np
 import pytest
 
-from penstock.einsum_ir.algebra import ExprAlgebra
-from penstock.einsum_ir.bounds import box_status, interval, possible
-from penstock.einsum_ir.conditions import FALSE, TRUE, condition, exists, expression
-from penstock.einsum_ir.counting import extremes, holds_at
+from penstock.einsum_ir.frontend.notation import parse_expr
 from penstock.einsum_ir.nodes import Num, Var, variables
-from penstock.einsum_ir.notation import parse_expr
-from penstock.einsum_ir.tiling import classify
+from penstock.einsum_ir.regions.algebra import ExprAlgebra
+from penstock.einsum_ir.regions.bounds import box_status, interval, possible
+from penstock.einsum_ir.regions.conditions import FALSE, TRUE, condition, exists, expression
+from penstock.einsum_ir.regions.counting import extremes, holds_at
+from penstock.einsum_ir.regions.tiling import classify
 
 SYMBOLS = {"W": 3, "M0": 4, "B": 2, "H": 4, "G": 2, "D": 1.5}
 EXTENTS = {"m": 9, "p": 7, "m1": 3, "m0": 4, "h": 4}

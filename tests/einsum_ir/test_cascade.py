@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from penstock.einsum_ir.cascade import Cascade
+from penstock.einsum_ir.frontend.notation import parse, parse_expr
 from penstock.einsum_ir.nodes import (
     Access,
     Apply,
@@ -21,7 +22,6 @@ from penstock.einsum_ir.nodes import (
     variables,
     walk,
 )
-from penstock.einsum_ir.notation import parse, parse_expr
 from penstock.errors import CascadeError, PenstockError, UnknownNameError
 
 CASES = Path(__file__).with_name("messages_cascade.txt").read_text(encoding="utf-8")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from penstock import zoo
-from penstock.einsum_ir import dsl
-from penstock.einsum_ir.dsl import Builder, ranks, reduce_max, reduce_sum, such_that
-from penstock.einsum_ir.notation import parse, parse_expr
+from penstock.einsum_ir.frontend import dsl
+from penstock.einsum_ir.frontend.dsl import Builder, ranks, reduce_max, reduce_sum, such_that
+from penstock.einsum_ir.frontend.notation import parse, parse_expr
 from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import CascadeError

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.einsum_ir.formats import parse_format, run_format
-from penstock.einsum_ir.inputs import bind_arrays, default_format
-from penstock.einsum_ir.interp import interpret
-from penstock.einsum_ir.notation import parse
-from penstock.einsum_ir.rounding import quantise, round_half_even
-from penstock.einsum_ir.widths import accumulator_bits
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.interpreter.inputs import bind_arrays, default_format
+from penstock.einsum_ir.interpreter.interp import interpret
+from penstock.einsum_ir.interpreter.rounding import quantise, round_half_even
+from penstock.einsum_ir.interpreter.widths import accumulator_bits
 from penstock.errors import DataError
 
 FP8 = {"fp8_e4m3": ml_dtypes.float8_e4m3fn, "fp8_e5m2": ml_dtypes.float8_e5m2}

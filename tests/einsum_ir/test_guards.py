@@ -7,13 +7,13 @@ import pytest
 from stock import STOCK_CASCADES
 
 from penstock import zoo
-from penstock.einsum_ir.counting import holds_at
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.guards import guards, presence
-from penstock.einsum_ir.interp import Evaluator, interpret
+from penstock.einsum_ir.frontend.notation import parse, parse_expr
+from penstock.einsum_ir.interpreter.interp import Evaluator, interpret
 from penstock.einsum_ir.nodes import Apply, Group, Num
-from penstock.einsum_ir.notation import parse, parse_expr
-from penstock.einsum_ir.presence import Always, Stored, When
+from penstock.einsum_ir.regions.counting import holds_at
+from penstock.einsum_ir.regions.guards import guards, presence
+from penstock.einsum_ir.regions.presence import Always, Stored, When
 from penstock.einsum_ir.shapes import bind
 
 FP64 = parse_format("fp64")

@@ -9,12 +9,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from penstock.einsum_ir import reduce
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.interp import Evaluator, interpret
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.interpreter import reduce
+from penstock.einsum_ir.interpreter.interp import Evaluator, interpret
+from penstock.einsum_ir.interpreter.numerics import FIXED_FUNCTIONS, quantise
 from penstock.einsum_ir.nodes import Access, Apply, Group, Num, Sym, Var, next_variable
-from penstock.einsum_ir.notation import parse
-from penstock.einsum_ir.numerics import FIXED_FUNCTIONS, quantise
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import UnknownNameError
 

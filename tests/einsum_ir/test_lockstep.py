@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from penstock import zoo
-from penstock.einsum_ir import interp, lockstep
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.interp import Evaluator, interpret
-from penstock.einsum_ir.lockstep import blocks, held_steps
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.interpreter import interp, lockstep
+from penstock.einsum_ir.interpreter.interp import Evaluator, interpret
+from penstock.einsum_ir.interpreter.lockstep import blocks, held_steps
 from penstock.einsum_ir.nodes import Group
-from penstock.einsum_ir.notation import parse
 from penstock.einsum_ir.shapes import bind
 
 

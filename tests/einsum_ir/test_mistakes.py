@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penstock.einsum_ir import dsl
-from penstock.einsum_ir.dsl import Builder
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend import dsl
+from penstock.einsum_ir.frontend.dsl import Builder
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.ops import NORMALISATIONS, OPERATORS
 from penstock.errors import PenstockError
 

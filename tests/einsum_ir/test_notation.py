@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from penstock import zoo
 from penstock.einsum_ir.cascade import Cascade
+from penstock.einsum_ir.frontend.notation import parse, parse_expr
 from penstock.einsum_ir.nodes import (
     Access,
     Apply,
@@ -21,7 +22,6 @@ from penstock.einsum_ir.nodes import (
     Var,
     variables,
 )
-from penstock.einsum_ir.notation import parse, parse_expr
 from penstock.einsum_ir.ops import NORMALISATIONS, OPERATORS, REDUCTIONS, SELECTIONS
 from penstock.errors import PenstockError
 

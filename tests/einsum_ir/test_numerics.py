@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.einsum_ir import widths
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.notation import parse
-from penstock.einsum_ir.numerics import (
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.interpreter import widths
+from penstock.einsum_ir.interpreter.numerics import (
     FIXED_FUNCTIONS,
     accumulator_bits,
     divide_fixed,
     floor_divide_exact,
     quantise,
 )
-from penstock.einsum_ir.rounding import limits, round_fixed, to_fixed
+from penstock.einsum_ir.interpreter.rounding import limits, round_fixed, to_fixed
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError
 

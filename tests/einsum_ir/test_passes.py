@@ -3,7 +3,7 @@
 import pytest
 
 from penstock import zoo
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.passes import (
     Footprint,
     PassRow,

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.einsum_ir import dsl, select
-from penstock.einsum_ir.dsl import Builder, ranks
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import Evaluator, interpret
-from penstock.einsum_ir.notation import parse
-from penstock.einsum_ir.rounding import quantise
+from penstock.einsum_ir.frontend import dsl
+from penstock.einsum_ir.frontend.dsl import Builder, ranks
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.interpreter import select
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import Evaluator, interpret
+from penstock.einsum_ir.interpreter.rounding import quantise
 
 p, m, j, u, v, i, k, e = ranks("p m j u v i k e")
 FP64 = parse_format("fp64")

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from penstock.einsum_ir.affine import Affine, affine, evaluate_scalar
-from penstock.einsum_ir.notation import parse, parse_expr
+from penstock.einsum_ir.frontend.notation import parse, parse_expr
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import CascadeError
 

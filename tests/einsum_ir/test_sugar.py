@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.einsum_ir.dsl import (
+from penstock.einsum_ir.frontend.dsl import (
     Builder,
     exp,
     fill,
@@ -17,9 +17,9 @@ from penstock.einsum_ir.dsl import (
     reduce_sum,
     softmax,
 )
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.errors import CascadeError, NotationError
 
 h, p, m, e, f, i, j, k, n, r, s = ranks("h p m e f i j k n r s")

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.einsum_ir.bounds import box_status
+from penstock.einsum_ir.frontend.notation import parse_expr
 from penstock.einsum_ir.nodes import Access, Apply, Num, Var
-from penstock.einsum_ir.normal import Congruent, normal_form
-from penstock.einsum_ir.notation import parse_expr
-from penstock.einsum_ir.tiling import Run, Tile, classify, classify_heads
+from penstock.einsum_ir.regions.bounds import box_status
+from penstock.einsum_ir.regions.normal import Congruent, normal_form
+from penstock.einsum_ir.regions.tiling import Run, Tile, classify, classify_heads
 from penstock.errors import CascadeError, DataError, UnknownNameError
 
 MILLION = 1 << 20

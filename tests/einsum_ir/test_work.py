@@ -7,10 +7,10 @@ import pytest
 from stock import STOCK_CASCADES
 
 from penstock import zoo
-from penstock.einsum_ir.counting import holds_at
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.guards import guards
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.regions.counting import holds_at
+from penstock.einsum_ir.regions.guards import guards
 from penstock.einsum_ir.shapes import bind
 from penstock.einsum_ir.work import (
     compulsory_bytes,

@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.backend.test.loader import load_model_tests
 from onnx.reference import ReferenceEvaluator
 
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
 from penstock.importers.onnx import from_onnx, run_onnx
 
 COUNTS = {

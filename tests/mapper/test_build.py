@@ -6,8 +6,8 @@ from stock import STOCK_CASCADES
 
 from penstock import zoo
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.interp import Evaluator, interpret
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.interpreter.interp import Evaluator, interpret
 from penstock.einsum_ir.ops import OPERATORS
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import MappingError

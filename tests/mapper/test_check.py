@@ -5,7 +5,7 @@ import math
 import pytest
 
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind, rank_variables
 from penstock.errors import MappingError, UnknownNameError
 from penstock.mapper.check import check

@@ -12,7 +12,7 @@ from stock import STOCK_CASCADES
 from penstock import zoo
 from penstock.einsum_ir.affine import affine
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.einsum_ir.work import compulsory_bytes
 from penstock.mapper.build import default_mapping

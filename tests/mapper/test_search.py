@@ -10,7 +10,7 @@ from tiny_spaces import costs_of_all, tiny_target
 
 from penstock import zoo
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import MappingError
 from penstock.mapper.build import default_mapping

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny_spaces import FP16, costs_of_all, front_of, random_problem, tiny_target
 
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.mapper.front import explore_front
 from penstock.mapper.search import explore

@@ -6,7 +6,7 @@ from stock import STOCK_CASCADES
 
 from penstock import zoo
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import MappingError
 from penstock.mapper.check import check

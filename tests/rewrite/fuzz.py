@@ -18,8 +18,8 @@ from precise import MP, precise
 from penstock import parse
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.rewrite.plan import Refusal
 from penstock.einsum_ir.rewrite.reduce import reduce_passes
 

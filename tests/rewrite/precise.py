@@ -11,7 +11,7 @@ import mpmath
 import numpy as np
 
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
 from penstock.einsum_ir.nodes import Access, Apply, Einsum, Expr, Group, Num, Sym, Var
 from penstock.einsum_ir.shapes import Bound
 

@@ -11,10 +11,10 @@ from derived import forms
 
 from penstock import parse, zoo
 from penstock.einsum_ir.formats import EXTENDED, parse_format
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import interpret
+from penstock.einsum_ir.interpreter.rounding import quantise
 from penstock.einsum_ir.rewrite.gate import accumulating
-from penstock.einsum_ir.rounding import quantise
 
 KEYS, QUERIES, VALUES = 67, 24, 4
 

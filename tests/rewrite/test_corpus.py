@@ -6,8 +6,8 @@ from corpus import cases, inputs, passes
 from precise import distance, precise
 
 from penstock import zoo
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.passes import taxonomy
 
 CASES = pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)

@@ -10,8 +10,8 @@ from derived import of_plan
 from precise import precise
 
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.rewrite.plan import PassPlan, Refusal
 from penstock.einsum_ir.rewrite.reduce import reduce_passes
 

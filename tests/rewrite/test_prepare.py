@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from penstock import parse, zoo
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.rewrite.plan import PassPlan
 from penstock.einsum_ir.rewrite.reduce import reduce_passes
 

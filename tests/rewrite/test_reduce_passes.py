@@ -12,8 +12,8 @@ from penstock.codegen import csim, tvm_cpu
 from penstock.codegen.loops_interp import run_program
 from penstock.codegen.lower import lower
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.rewrite.plan import PassPlan, Refusal
 from penstock.einsum_ir.rewrite.reduce import reduce_passes
 from penstock.mapper.build import default_mapping

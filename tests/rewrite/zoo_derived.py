@@ -7,8 +7,8 @@ import numpy as np
 
 from penstock import parse
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.rewrite.plan import PassPlan, Refusal
 from penstock.einsum_ir.rewrite.ranks import passes_over, slow_ranks
 from penstock.einsum_ir.rewrite.reduce import reduce_passes

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from penstock import zoo
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import PenstockError
 from penstock.mapper.build import default_mapping

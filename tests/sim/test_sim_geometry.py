@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.nodes import accesses
-from penstock.einsum_ir.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.sim.geometry import Reach, steps_of
 

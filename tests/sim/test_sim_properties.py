@@ -8,7 +8,7 @@ import pytest
 from sim_designs import FIXED, NAMES, cascade_of, design, ideal, machines, rolled
 
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import bind
 from penstock.mapper.build import default_mapping
 from penstock.mapper.facts import facts_of

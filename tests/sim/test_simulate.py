@@ -8,8 +8,8 @@ import pytest
 from sim_designs import FIXED, ideal
 
 from penstock import zoo
-from penstock.einsum_ir.interp import interpret
-from penstock.einsum_ir.notation import parse
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import MappingError
 from penstock.mapper.model import evaluate

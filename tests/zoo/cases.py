@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from penstock import zoo
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import interpret
 
 
 def between(low, high, *dims):

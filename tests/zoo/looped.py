@@ -8,8 +8,8 @@ import pytest
 from mechanisms import ENTRIES
 
 from penstock import count_passes, zoo
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import interpret
 
 
 @dataclass(frozen=True)

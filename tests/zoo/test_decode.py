@@ -9,8 +9,8 @@ from cases import Case
 from references import dot, mixed, scaled, weights
 
 from penstock import count_passes, zoo
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import interpret
 
 TIED = np.repeat(np.random.default_rng(2).normal(size=(1, 2, 2)), 5, axis=1)
 CASES = (

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from penstock import parse
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.passes import taxonomy
 from tests.zoo.mechanisms import ENTRIES, inputs, notation
 from tests.zoo.points import Points

@@ -6,8 +6,8 @@ import references_linear
 from cases import Case, between
 
 from penstock import count_passes, zoo
-from penstock.einsum_ir.inputs import bind_arrays
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.inputs import bind_arrays
+from penstock.einsum_ir.interpreter.interp import interpret
 
 SSM = {"DT": between(0.01, 2, 11, 2), "A": [-0.3, -1.5]}
 DELTA = {"BE": between(0, 1, 2, 11), "K": between(-0.5, 0.5, 2, 11, 4)}

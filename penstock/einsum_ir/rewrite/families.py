@@ -14,8 +14,9 @@ from string import ascii_lowercase
 import numpy as np
 
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.evaluate import coordinate_inputs
 from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.interpreter.evaluate import coordinate_inputs
+from penstock.einsum_ir.interpreter.rounding import Array
 from penstock.einsum_ir.nodes import (
     Access,
     Apply,
@@ -30,7 +31,6 @@ from penstock.einsum_ir.nodes import (
     accesses,
     walk,
 )
-from penstock.einsum_ir.rounding import Array
 
 __all__ = ["Families", "batched", "families", "free_variable", "sizes"]
 

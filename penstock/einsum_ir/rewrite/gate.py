@@ -23,9 +23,9 @@ import numpy as np
 
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import EXTENDED, Format, parse_format
-from penstock.einsum_ir.interp import interpret
+from penstock.einsum_ir.interpreter.interp import interpret
+from penstock.einsum_ir.interpreter.rounding import Array
 from penstock.einsum_ir.rewrite.families import Families, batched, families, free_variable, sizes
-from penstock.einsum_ir.rounding import Array
 from penstock.einsum_ir.shapes import bind, rank_variables
 from penstock.errors import DataError
 

@@ -1,0 +1,1 @@
+"""From text or Python operators to a `Cascade`: both ways build equal objects."""

@@ -1,0 +1,1 @@
+"""What a cascade means, in NumPy: values, number formats, absent points, blocks."""

@@ -1,0 +1,1 @@
+"""Where an Einsum has points: conditions, their bounds, exact counts, and tiles."""

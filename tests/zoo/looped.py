@@ -11,6 +11,10 @@ from penstock import count_passes, zoo
 from penstock.einsum_ir.interpreter.inputs import bind_arrays
 from penstock.einsum_ir.interpreter.interp import interpret
 
+QKV = dict(h=2, e=4, f=4)
+ODD = dict(h=2, e=3, f=5)
+K3 = (("K", "m", 3),)
+
 
 @dataclass(frozen=True)
 class Mechanism:
@@ -109,3 +113,15 @@ def gates(random, shape):
 
 def bits(random, shape):
     return np.arange(math.prod(shape)).reshape(shape) % 2.0
+
+
+def uniform(random, shape):
+    return random.uniform(size=shape)
+
+
+def below(limit):
+    return lambda random, shape: random.integers(0, limit, shape).astype(float)
+
+
+def given(*values):
+    return lambda random, shape: np.array(values, float).reshape(shape)

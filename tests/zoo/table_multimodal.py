@@ -1,30 +1,15 @@
-"""Mechanisms for several modalities, and pooling and gating ones: each equals a loop reference."""
+"""Mechanisms for several modalities, pooling and gating ones, and what they are checked with."""
 
 import multimodal_references as loops
-import numpy as np
-import pytest
-from looped import Mechanism, bits, cases, check, check_passes, gates
-
-QKV = dict(h=2, e=4, f=4)
-ODD = dict(h=2, e=3, f=5)
-K3 = (("K", "m", 3),)
-
-
-def whole(limit):
-    return lambda random, shape: random.integers(0, limit, shape).astype(float)
-
-
-def given(*values):
-    return lambda random, shape: np.array(values, float).reshape(shape)
-
+from looped import K3, ODD, QKV, Mechanism, below, bits, gates, given
 
 MECHANISMS = {
     "rg_attn": Mechanism(
         "rg_attn",
         loops.rg_attn,
         (dict(a=3, e=4, f=4, m=5, n=12, p=4), dict(a=2, e=3, f=5, m=7, n=12, p=5)),
-        (("K", "m", 3),),
-        draw={"TAB": whole(12)},
+        K3,
+        draw={"TAB": below(12)},
     ),
     "csa_action": Mechanism(
         "csa_action",
@@ -130,7 +115,7 @@ MECHANISMS = {
             dict(ODD, m=6, p=6, NV=2),
         ),
         K3,
-        draw={"EX": whole(2)},
+        draw={"EX": below(2)},
     ),
     "attention_routing": Mechanism(
         "attn_moe",
@@ -203,14 +188,3 @@ MECHANISMS = {
         (("K", "m", 4),),
     ),
 }
-
-
-@pytest.mark.parametrize("hot", [False, True], ids=["small", "1e3"])
-@pytest.mark.parametrize(("name", "case"), cases(MECHANISMS))
-def test_equals_its_loops(name, case, hot):
-    check(name, MECHANISMS[name], case, hot)
-
-
-@pytest.mark.parametrize("name", MECHANISMS)
-def test_passes(name):
-    check_passes(name, MECHANISMS[name])

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from penstock import zoo
     from penstock.design import Design, explore, generate, run, run_calls, simulate, verify
     from penstock.einsum_ir.cascade import Cascade
-    from penstock.einsum_ir.frontend.dsl import Builder, exp, ranks, reduce_max
+    from penstock.einsum_ir.frontend.dsl import Builder
     from penstock.einsum_ir.frontend.notation import parse
+    from penstock.einsum_ir.frontend.terms import exp, ranks, reduce_max
     from penstock.einsum_ir.passes import count_passes
     from penstock.einsum_ir.regions.tiling import classify
     from penstock.einsum_ir.rewrite.reduce import reduce_passes
@@ -52,12 +53,12 @@ _HOMES = {
     "Target": "penstock.targets.base",
     "classify": "penstock.einsum_ir.regions.tiling",
     "count_passes": "penstock.einsum_ir.passes",
-    "exp": "penstock.einsum_ir.frontend.dsl",
+    "exp": "penstock.einsum_ir.frontend.terms",
     "explore": "penstock.design",
     "generate": "penstock.design",
     "parse": "penstock.einsum_ir.frontend.notation",
-    "ranks": "penstock.einsum_ir.frontend.dsl",
-    "reduce_max": "penstock.einsum_ir.frontend.dsl",
+    "ranks": "penstock.einsum_ir.frontend.terms",
+    "reduce_max": "penstock.einsum_ir.frontend.terms",
     "reduce_passes": "penstock.einsum_ir.rewrite.reduce",
     "run": "penstock.design",
     "run_calls": "penstock.design",

@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.frontend.dsl import (
-    Builder,
+from penstock.einsum_ir.frontend.dsl import Builder, Tensor
+from penstock.einsum_ir.frontend.terms import (
     Rank,
-    Tensor,
     Term,
+    Value,
     exp,
     ranks,
     reduce_max,
@@ -36,7 +36,6 @@ from penstock.einsum_ir.frontend.dsl import (
     sqrt,
     such_that,
 )
-from penstock.einsum_ir.frontend.terms import Value
 from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Var, walk
 from penstock.errors import CascadeError
 from penstock.importers.flex_capture import Capture

@@ -32,8 +32,8 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import and_
 
-from penstock.einsum_ir.frontend.dsl import Rank, Tensor, Term, fill, softmax, sqrt, tanh
-from penstock.einsum_ir.frontend.terms import Operand
+from penstock.einsum_ir.frontend.dsl import Tensor
+from penstock.einsum_ir.frontend.terms import Operand, Rank, Term, fill, softmax, sqrt, tanh
 from penstock.importers.onnx_build import Importing
 from penstock.importers.onnx_graph import BOOL, FORMATS, Node
 

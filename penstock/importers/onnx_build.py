@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.frontend.dsl import Builder, Rank, Tensor, Term
-from penstock.einsum_ir.frontend.terms import Operand
+from penstock.einsum_ir.frontend.dsl import Builder, Tensor
+from penstock.einsum_ir.frontend.terms import Operand, Rank, Term
 from penstock.errors import ModelError
 from penstock.importers.onnx_graph import Edge, Graph, Node
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import and_
 
-from penstock.einsum_ir.frontend.dsl import (
+from penstock.einsum_ir.frontend.terms import (
     Rank,
     RightSide,
     Term,

@@ -16,8 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from penstock.einsum_ir.frontend.dsl import Rank, Term
-from penstock.einsum_ir.frontend.terms import Operand
+from penstock.einsum_ir.frontend.terms import Operand, Rank, Term
 from penstock.importers.onnx_build import Importing, Source
 from penstock.importers.onnx_graph import Node
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from penstock import zoo
-from penstock.einsum_ir.frontend import dsl
-from penstock.einsum_ir.frontend.dsl import Builder, ranks, reduce_max, reduce_sum, such_that
+from penstock.einsum_ir.frontend import terms
+from penstock.einsum_ir.frontend.dsl import Builder
 from penstock.einsum_ir.frontend.notation import parse, parse_expr
+from penstock.einsum_ir.frontend.terms import ranks, reduce_max, reduce_sum, such_that
 from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import CascadeError
@@ -19,11 +20,11 @@ b, h, g, p, m, e, f, m1, m0, i, k, n = ranks("b h g p m e f m1 m0 i k n")
 
 def attention():
     c = Builder("attention")
-    c.const(SC=1 / dsl.sqrt(c.E))
+    c.const(SC=1 / terms.sqrt(c.E))
     c.QS[h, p, e] = c.Q[h, p, e] * c.SC
     c.QK[h, p, m] = c.QS[h, p, e] * c.K[h, m, e]
     c.GM[h, p] = reduce_max(c.QK[h, p, m])
-    c.SN[h, p, m] = dsl.exp(c.QK[h, p, m] - c.GM[h, p])
+    c.SN[h, p, m] = terms.exp(c.QK[h, p, m] - c.GM[h, p])
     c.SD[h, p] = c.SN[h, p, m]
     c.A[h, p, m] = c.SN[h, p, m] / c.SD[h, p]
     c.O[h, p, f] = c.A[h, p, m] * c.V[h, m, f]
@@ -39,11 +40,11 @@ def attention_1pass():
     with c.loop(m1):
         c.BQK[b, h, m1, m0, p] = c.Q[b, h, p, e] * c.K[b, h, m1 * m0.shape + m0, e]
         c.LM[b, h, m1, p] = reduce_max(c.BQK[b, h, m1, m0, p], m0)
-        c.RM[b, h, m1 + 1, p] = dsl.maximum(c.RM[b, h, m1, p], c.LM[b, h, m1, p])
-        c.SLN[b, h, m1, m0, p] = dsl.exp(c.BQK[b, h, m1, m0, p] - c.RM[b, h, m1 + 1, p])
+        c.RM[b, h, m1 + 1, p] = terms.maximum(c.RM[b, h, m1, p], c.LM[b, h, m1, p])
+        c.SLN[b, h, m1, m0, p] = terms.exp(c.BQK[b, h, m1, m0, p] - c.RM[b, h, m1 + 1, p])
         c.SLD[b, h, m1, p] = c.SLN[b, h, m1, m0, p]
         c.SLNV[b, h, f, m1, p] = c.SLN[b, h, m1, m0, p] * c.V[b, h, m1 * c.M0 + m0, f]
-        c.PRM[b, h, m1, p] = dsl.exp(c.RM[b, h, m1, p] - c.RM[b, h, m1 + 1, p])
+        c.PRM[b, h, m1, p] = terms.exp(c.RM[b, h, m1, p] - c.RM[b, h, m1 + 1, p])
         c.SPD[b, h, m1, p] = c.RD[b, h, m1, p] * c.PRM[b, h, m1, p]
         c.RD[b, h, m1 + 1, p] = c.SLD[b, h, m1, p] + c.SPD[b, h, m1, p]
         c.SPNV[b, h, f, m1, p] = c.RNV[b, h, f, m1, p] * c.PRM[b, h, m1, p]
@@ -55,11 +56,11 @@ def attention_1pass():
 def gqa_causal():
     c = Builder("gqa_causal")
     c.inputs(c.Q[h, p, e], c.K[g, m, e], c.V[g, m, f])
-    c.const(SC=1 / dsl.sqrt(e.shape), R=c.H // c.G)
+    c.const(SC=1 / terms.sqrt(e.shape), R=c.H // c.G)
     c.QS[h, p, e] = c.Q[h, p, e] * c.SC
     c.QK[h, p, m] = reduce_sum(c.QS[h, p, e] * c.K[h // c.R, m, e], e).where(m <= p + c.M - c.P)
     c.GM[h, p] = reduce_max(c.QK[h, p, m])
-    c.SN[h, p, m] = dsl.exp(c.QK[h, p, m] - c.GM[h, p])
+    c.SN[h, p, m] = terms.exp(c.QK[h, p, m] - c.GM[h, p])
     c.SD[h, p] = c.SN[h, p, m]
     c.A[h, p, m] = c.SN[h, p, m] / c.SD[h, p]
     c.O[h, p, f] = c.A[h, p, m] * c.V[h // c.R, m, f]
@@ -68,12 +69,12 @@ def gqa_causal():
 
 def sliding_window():
     c = Builder("sliding_window")
-    c.const(SC=1 / dsl.sqrt(c.E), W=128)
+    c.const(SC=1 / terms.sqrt(c.E), W=128)
     seen = (m <= p + c.M - c.P) & (p + c.M - c.P - m < c.W)
     c.QS[h, p, e] = c.Q[h, p, e] * c.SC
     c.QK[h, p, m] = such_that(c.QS[h, p, e] * c.K[h, m, e], seen)
     c.GM[h, p] = reduce_max(c.QK[h, p, m])
-    c.SN[h, p, m] = dsl.exp(c.QK[h, p, m] - c.GM[h, p])
+    c.SN[h, p, m] = terms.exp(c.QK[h, p, m] - c.GM[h, p])
     c.SD[h, p] = c.SN[h, p, m]
     c.A[h, p, m] = c.SN[h, p, m] / c.SD[h, p]
     c.O[h, p, f] = c.A[h, p, m] * c.V[h, m, f]
@@ -84,7 +85,7 @@ def linear_attention():
     c = Builder("linear_attention")
 
     def feature(x):
-        return dsl.where(x > 0, x + 1, dsl.exp(x))
+        return terms.where(x > 0, x + 1, terms.exp(x))
 
     c.FQ[h, p, e] = feature(c.Q[h, p, e])
     c.FK[h, m, e] = feature(c.K[h, m, e])
@@ -113,8 +114,8 @@ def test_both_front_ends_build_equal_objects(make):
 def test_the_quickstart():
     c = Builder("attention", p=128, m=128, e=64, f=64)
     c.QK[m, p] = c.Q[e, p] * c.K[e, m]
-    c.GM[p] = dsl.reduce_max(c.QK[m, p])
-    c.SN[m, p] = dsl.exp(c.QK[m, p] - c.GM[p])
+    c.GM[p] = terms.reduce_max(c.QK[m, p])
+    c.SN[m, p] = terms.exp(c.QK[m, p] - c.GM[p])
     c.SD[p] = c.SN[m, p]
     c.AV[f, p] = c.SN[m, p] * c.V[f, m] / c.SD[p]
     text = (
@@ -178,10 +179,10 @@ def test_an_iterative_tensor_that_only_reads_itself_is_an_output():
         (lambda a, b: (3 < a) & (3 == b), "a > 3 and b == 3"),  # noqa: SIM300 (Python turns them round)
         (lambda a, b: True & (a < b), "1 and a < b"),
         (lambda a, b: False | (a < b), "0 or a < b"),
-        (lambda a, b: dsl.maximum(a, b, 3, 0.5), "max(a, b, 3, 0.5)"),
-        (lambda a, b: dsl.minimum(a, b), "min(a, b)"),
-        (lambda a, b: dsl.clamp(a, 0, b), "clamp(a, 0, b)"),
-        (lambda a, b: dsl.fill(a, -math.inf), "fill(a, -inf)"),
+        (lambda a, b: terms.maximum(a, b, 3, 0.5), "max(a, b, 3, 0.5)"),
+        (lambda a, b: terms.minimum(a, b), "min(a, b)"),
+        (lambda a, b: terms.clamp(a, 0, b), "clamp(a, 0, b)"),
+        (lambda a, b: terms.fill(a, -math.inf), "fill(a, -inf)"),
         (lambda a, b: a + np.float32(0.5) + np.int64(2), "a + 0.5 + 2"),
         (lambda a, b: a.shape - b.shape, "A - B"),
     ],
@@ -198,7 +199,7 @@ NAMES = {"max": "maximum", "min": "minimum", "abs": "absolute", "round": "rounde
 @pytest.mark.parametrize("op", [o for o, row in OPERATORS.items() if row.kind == "function"])
 def test_every_function_of_the_language_is_there(op):
     arity = OPERATORS[op].arity
-    found = getattr(dsl, NAMES.get(op, op))(*[p] * arity)
+    found = getattr(terms, NAMES.get(op, op))(*[p] * arity)
     assert found.expr == parse_expr(f"{op}({', '.join('p' * arity)})")
 
 
@@ -206,7 +207,7 @@ def test_every_function_of_the_language_is_there(op):
 @pytest.mark.parametrize("over", [(), (m, e)])
 def test_every_reduction_of_the_language_is_there(op, over):
     c = Builder("c")
-    right = getattr(dsl, f"reduce_{op}")(c.A[p, m, e], *over)
+    right = getattr(terms, f"reduce_{op}")(c.A[p, m, e], *over)
     ranks_text = "[m, e]" if over else ""
     assert str(right) == f"A[p, m, e] :: {op}{ranks_text}"
     c.O[p] = right
@@ -254,7 +255,7 @@ def test_message_of_a_reduction_inside():
     with pytest.raises(CascadeError, match="a predicate stands inside a larger expression"):
         c.A[p].where(p < 3) * 2
     with pytest.raises(CascadeError, match="the reduction reduce_max stands inside"):
-        dsl.reduce_sum(reduce_max(c.A[p, m]))
+        terms.reduce_sum(reduce_max(c.A[p, m]))
 
 
 def test_message_of_ranks_that_cannot_be_told():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.frontend import dsl
+from penstock.einsum_ir.frontend import terms
 from penstock.einsum_ir.frontend.dsl import Builder
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.interpreter.inputs import bind_arrays
@@ -31,7 +31,7 @@ FUNCTIONS = [name for name, row in OPERATORS.items() if row.kind == "function"]
 FUNCTIONS = ", ".join(sorted([*FUNCTIONS, *NORMALISATIONS]))
 SIZES = {"p": 4, "m": 5, "e": 3, "n": 4}
 
-RANKS = dsl.ranks("p m e n j i k r")
+RANKS = terms.ranks("p m e n j i k r")
 
 
 def run(cascade):
@@ -75,9 +75,9 @@ def test_no_mistake_is_there_twice():
 
 
 def built(code):
-    """Run lines of Python with a Builder `c` and the functions of `dsl`; errors can show them."""
+    """Run lines of Python with a Builder `c` and the functions of `terms`; errors can show them."""
     linecache.cache["<python>"] = (len(code), None, code.splitlines(keepends=True), "<python>")
-    names = {name: getattr(dsl, name) for name in dsl.__all__}
+    names = {name: getattr(terms, name) for name in terms.__all__}
     names |= {rank.name: rank for rank in RANKS} | {"c": Builder("c"), "__name__": "user"}
     exec(compile(code, "<python>", "exec"), names)
     return names["c"].build()

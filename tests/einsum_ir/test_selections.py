@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.frontend import dsl
-from penstock.einsum_ir.frontend.dsl import Builder, ranks
+from penstock.einsum_ir.frontend import terms
+from penstock.einsum_ir.frontend.dsl import Builder
 from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.frontend.terms import ranks
 from penstock.einsum_ir.interpreter import select
 from penstock.einsum_ir.interpreter.inputs import bind_arrays
 from penstock.einsum_ir.interpreter.interp import Evaluator, interpret
@@ -86,7 +87,7 @@ def test_ties_absent_nan_and_infinities_by_hand():
 @pytest.mark.parametrize("op", ["topk", "argsort", "argmax", "argmin"])
 def test_both_front_ends_build_equal_selections(op):
     c = Builder("c")
-    function = getattr(dsl, op)
+    function = getattr(terms, op)
     if op in ("topk", "argsort"):
         c.S[p, j] = function(c.X[p, m] + p, m, into=j).where(m <= p)
         left, reduction = "S[p, j]", f"{op}[m -> j]"

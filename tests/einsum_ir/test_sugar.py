@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.einsum_ir.frontend.dsl import (
-    Builder,
+from penstock.einsum_ir.frontend.dsl import Builder
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.frontend.terms import (
     exp,
     fill,
     maximum,
@@ -17,7 +18,6 @@ from penstock.einsum_ir.frontend.dsl import (
     reduce_sum,
     softmax,
 )
-from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.interpreter.inputs import bind_arrays
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.errors import CascadeError, NotationError

@@ -1,0 +1,415 @@
+"""A task pipeline in time: rigid processes that pass tokens through streams of finite depth.
+
+A *process* has a schedule of its own, `steps` long, that says at which step it reads and writes
+each token. It may be held up, but then as a whole. With ``T[s]`` the cycle of step ``s``::
+
+    T[s] >= T[s-1] + 1
+    T[s] >= cycle in which the token that it reads was written + 1
+    T[s] >= cycle in which the token that made room for what it writes was read + 1
+
+and ``T[0]`` is one cycle after the start, or two after the last of the processes whose arrays it
+reads has ended (one to hand them over). All are taken with equality: every step is as early as it
+can be. That is how Vitis HLS runs a ``DATAFLOW`` region; docs/hls_timing.md compares it with
+co-simulations of AMD's.
+
+These equations are first solved from below, process by process and again until nothing changes,
+each time with a few numpy operations over all of its tokens: a chain settles in as many sweeps as
+waits pass through it. Where that is too many (feedback through small streams) or never ends (a
+deadlock), each process is advanced as far as the known times reach instead, in as many turns as it
+needs; what cannot advance any more is deadlocked. Both give the same cycles.
+
+Excluded: values, and why a process has its schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import MappingError
+
+__all__ = ["Network", "PipelineRun", "Process", "Stall", "minimal_depths", "run_pipeline"]
+
+Steps = NDArray[np.int64]
+
+START_CYCLES = 1  # from the start of the region to the first step of a process
+HAND_OVER_CYCLES = 1  # more, after the end of a process whose array it reads
+SWEEPS = 32
+
+Stall = tuple[str, Literal["empty", "full"]]
+"""A stream, and what it is while a process waits for it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Process:
+    """What one process does at which of its steps.
+
+    Args:
+        name: unique in a network.
+        steps: length of its schedule, in cycles without waiting.
+        reads, writes: stream → step of each token, in order.
+        after: processes that must have ended before it starts: it reads their arrays.
+    """
+
+    name: str
+    steps: int
+    reads: Mapping[str, Steps] = field(default_factory=dict)
+    writes: Mapping[str, Steps] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Processes and the streams between them; one process writes a stream and one reads it.
+
+    Raises:
+        MappingError: a stream without exactly one of each, or with different numbers of tokens
+            at its ends; an unknown process; a step outside of a schedule.
+    """
+
+    processes: tuple[Process, ...]
+
+    def __post_init__(self) -> None:
+        names = [process.name for process in self.processes]
+        for process in self.processes:
+            _check_schedule(process)
+            unknown = [name for name in process.after if name not in names]
+            if unknown or names.count(process.name) > 1:
+                raise MappingError(
+                    f"process {process.name} starts after {unknown[0]}, which there is not"
+                    if unknown
+                    else f"there are {names.count(process.name)} processes named {process.name}",
+                    fix="give every process a name of its own, and wait for those",
+                )
+        for stream in sorted(
+            {name for each in self.processes for name in each.reads} | {*self.writer}
+        ):
+            self._check_stream(stream)
+
+    def _check_stream(self, stream: str) -> None:
+        ends = [[p.name for p in self.processes if stream in side(p)] for side in (_writes, _reads)]
+        if [len(end) for end in ends] != [1, 1]:
+            raise MappingError(
+                f"stream {stream} is written by {', '.join(ends[0]) or 'nothing'} and read by "
+                f"{', '.join(ends[1]) or 'nothing'}",
+                fix="give it one process at each end",
+            )
+        written = len(self.writer[stream].writes[stream])
+        read = len(self.reader[stream].reads[stream])
+        if written != read:
+            raise MappingError(
+                f"{ends[0][0]} writes {written} tokens to {stream}, {ends[1][0]} reads {read}",
+                fix="make the two ends agree",
+            )
+
+    @cached_property
+    def writer(self) -> Mapping[str, Process]:
+        """Stream → the process that writes it."""
+        return {stream: each for each in self.processes for stream in each.writes}
+
+    @cached_property
+    def reader(self) -> Mapping[str, Process]:
+        """Stream → the process that reads it."""
+        return {stream: each for each in self.processes for stream in each.reads}
+
+
+def _reads(process: Process) -> Mapping[str, Steps]:
+    return process.reads
+
+
+def _writes(process: Process) -> Mapping[str, Steps]:
+    return process.writes
+
+
+def _check_schedule(process: Process) -> None:
+    for stream, steps in (*process.reads.items(), *process.writes.items()):
+        if len(steps) and (
+            steps[0] < 0 or steps[-1] >= process.steps or bool((np.diff(steps) < 0).any())
+        ):
+            raise MappingError(
+                f"process {process.name} uses stream {stream} out of order or outside of its "
+                f"{process.steps} steps",
+                fix="list the step of each token in order, from 0 on",
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class PipelineRun:
+    """A network in time.
+
+    Args:
+        cycles: until the last process has ended.
+        ends: process → the cycle in which it has ended.
+        stalls: process → (stream, empty or full) → cycles that it waited for that.
+        peaks: stream → tokens in it at most; a depth that changes nothing.
+        written, read: stream → cycle in which each token was.
+    """
+
+    cycles: int
+    ends: Mapping[str, int]
+    stalls: Mapping[str, Mapping[Stall, int]]
+    peaks: Mapping[str, int]
+    written: Mapping[str, Steps]
+    read: Mapping[str, Steps]
+
+
+def run_pipeline(network: Network, depths: Mapping[str, int] | None = None) -> PipelineRun:
+    """Run every process as early as it can.
+
+    Args:
+        network: the processes.
+        depths: stream → tokens that it holds; unlimited where it is not named.
+
+    Raises:
+        MappingError: processes wait for each other in a circle; it names the streams in it.
+    """
+    machine, stuck = _solved(network, depths or {})
+    if stuck:
+        raise _deadlock(machine, stuck)
+    return PipelineRun(
+        machine.cycles,
+        machine.ends,
+        machine.stalls,
+        {stream: _peak(machine.written[stream], machine.read[stream]) for stream in network.writer},
+        machine.written,
+        machine.read,
+    )
+
+
+def minimal_depths(network: Network, *, cycles: float | None = None) -> dict[str, int]:
+    """Return depths of which none can be made smaller without a deadlock.
+
+    Each stream in turn gets the smallest depth that still works, given the others; as a deeper
+    stream never hurts, none of them can be lowered in the end. There may be other such depths,
+    with a smaller sum.
+
+    Args:
+        network: the processes.
+        cycles: what the run may take at most; None for any time. With the cycles of the run
+            with unlimited depths, the result is the least for full throughput.
+
+    Raises:
+        MappingError: it deadlocks at any depth, or never is that fast.
+    """
+    free = run_pipeline(network)
+    limit = np.inf if cycles is None else cycles
+    if free.cycles > limit:
+        raise MappingError(
+            f"the pipeline takes {free.cycles:,} cycles with streams of any depth, not {limit:,}",
+            fix=f"allow {free.cycles:,}",
+        )
+    depths = {stream: max(1, peak) for stream, peak in free.peaks.items()}
+
+    def works(stream: str, depth: int) -> bool:
+        machine, stuck = _solved(network, {**depths, stream: depth})
+        return not stuck and machine.cycles <= limit
+
+    for stream in depths:
+        depths[stream] = _least(depths[stream], partial(works, stream))
+    return depths
+
+
+def _least(high: int, works: Callable[[int], bool]) -> int:
+    """Return the smallest number from 1 on that works; `high` does, and all above one that does."""
+    low, probe = 1, 1
+    while probe < high and not works(probe):
+        low, probe = probe + 1, 2 * probe
+    high = min(probe, high)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if works(middle) else (middle + 1, high)
+    return low
+
+
+def _peak(written: Steps, read: Steps) -> int:
+    """Return the depth that would not have held up these writes."""
+    gone = np.searchsorted(read, written, side="left")
+    return int((np.arange(1, len(written) + 1) - gone).max(initial=0))
+
+
+def _solved(network: Network, depths: Mapping[str, int]) -> tuple[_Machine, list[Process]]:
+    """Return a network in time, and the processes that never end."""
+    machine = _Machine(network, depths)
+    if machine.settle():
+        return machine, []
+    machine = _Machine(network, depths)
+    return machine, machine.advance_all()
+
+
+_Side = Literal["empty", "full"]
+
+
+class _Machine:
+    """How far each process is; lives only inside ``_solved` and what calls it."""
+
+    def __init__(self, network: Network, depths: Mapping[str, int]) -> None:
+        self.network, self.depths = network, depths
+        sizes = {stream: len(each.writes[stream]) for stream, each in network.writer.items()}
+        self.written = {stream: np.zeros(size, np.int64) for stream, size in sizes.items()}
+        self.read = {stream: np.zeros(size, np.int64) for stream, size in sizes.items()}
+        self.put = dict.fromkeys(sizes, 0)
+        self.got = dict.fromkeys(sizes, 0)
+        self.lag: dict[str, int] = {}
+        self.ends: dict[str, int] = {}
+        self.stalls: dict[str, dict[Stall, int]] = {each.name: {} for each in network.processes}
+        self.moved = False
+
+    @property
+    def cycles(self) -> int:
+        """When the last process has ended."""
+        return max(self.ends.values(), default=0)
+
+    def settle(self) -> bool:
+        """Solve for all times from below; return whether a sweep came that changed nothing."""
+        total = -1
+        for _ in range(SWEEPS):
+            for process in self.network.processes:
+                self.got.update(dict.fromkeys(process.reads, 0))
+                self.put.update(dict.fromkeys(process.writes, 0))
+                self.stalls[process.name].clear()
+                self._begin(process)
+                self._pass(process, process.steps)
+                self.ends[process.name] = process.steps + self.lag[process.name]
+            times = (self.written, self.read)
+            before, total = total, sum(int(each.sum()) for kind in times for each in kind.values())
+            total += sum(self.ends.values())
+            if total == before:
+                return True
+        return False
+
+    def advance_all(self) -> list[Process]:
+        """Advance every process as far as it goes; return those that cannot end."""
+        waiting = list(self.network.processes)
+        while waiting:
+            waiting = [process for process in waiting if not self._advance(process)]
+            if not self.moved:
+                break
+            self.moved = False
+        return waiting
+
+    def blocks(self, process: Process) -> tuple[int, list[Stall]]:
+        """Return the step that a process cannot reach yet, and for which streams."""
+        limit, causes = process.steps, list[Stall]()
+        for stream, steps, known, side in self._ends(process):
+            if known < len(steps) and steps[known] <= limit:
+                if steps[known] < limit:
+                    limit, causes = int(steps[known]), []
+                causes.append((stream, side))
+        return limit, causes
+
+    def _ends(self, process: Process) -> list[tuple[str, Steps, int, _Side]]:
+        """Return for each end of a stream the tokens that may be passed now."""
+        found: list[tuple[str, Steps, int, _Side]] = [
+            (stream, steps, self.put[stream], "empty") for stream, steps in process.reads.items()
+        ]
+        for stream, steps in process.writes.items():
+            if stream in self.depths:
+                found.append((stream, steps, self.got[stream] + self.depths[stream], "full"))
+        return found
+
+    def _advance(self, process: Process) -> bool:
+        """Let a process run as far as it can; return whether it has ended."""
+        if process.name not in self.lag:
+            if any(other not in self.ends for other in process.after):
+                return False
+            self._begin(process)
+        limit, causes = self.blocks(process)
+        self._pass(process, limit)
+        if causes:
+            return False
+        self.ends[process.name] = process.steps + self.lag[process.name]
+        self.moved = True
+        return True
+
+    def _begin(self, process: Process) -> None:
+        over = [self.ends.get(other, 0) + HAND_OVER_CYCLES for other in process.after]
+        self.lag[process.name] = max(over, default=0) + START_CYCLES
+        self.moved = True
+
+    def _pass(self, process: Process, limit: int) -> None:
+        """Give every token before a step its cycle."""
+        parts = list[tuple[Steps, Steps, Steps, Stall]]()
+        for stream, steps in process.reads.items():
+            start, stop = self.got[stream], int(np.searchsorted(steps, limit))
+            if stop > start:
+                here = steps[start:stop]
+                needs = self.written[stream][start:stop] + 1 - here
+                parts.append((here, needs, self.read[stream][start:stop], (stream, "empty")))
+                self.got[stream] = stop
+        for stream, steps in process.writes.items():
+            start, stop = self.put[stream], int(np.searchsorted(steps, limit))
+            if stop > start:
+                here = steps[start:stop]
+                needs = self._room(stream, start, stop) - here
+                parts.append((here, needs, self.written[stream][start:stop], (stream, "full")))
+                self.put[stream] = stop
+        if parts:
+            self._time(process.name, parts)
+            self.moved = True
+
+    def _room(self, stream: str, start: int, stop: int) -> Steps:
+        """Return the first cycle in which each token finds room."""
+        room = np.zeros(stop - start, np.int64)
+        depth = self.depths.get(stream, stop)
+        first = min(max(start, depth), stop)
+        room[first - start :] = self.read[stream][first - depth : stop - depth] + 1
+        return room
+
+    def _time(self, name: str, parts: list[tuple[Steps, Steps, Steps, Stall]]) -> None:
+        """Set the cycles of tokens: their steps, and what the process was held up until then."""
+        steps = np.concatenate([here for here, _, _, _ in parts])
+        order = np.argsort(steps, kind="stable")
+        lags = np.concatenate([needs for _, needs, _, _ in parts])[order]
+        before = self.lag[name]
+        lags = np.maximum(np.maximum.accumulate(lags), before)
+        self.lag[name] = int(lags[-1])
+        ranked = steps[order]
+        for here, _, cycles, _ in parts:
+            cycles[:] = here + lags[np.searchsorted(ranked, here, side="right") - 1]
+        if self.lag[name] > before:
+            self._blame(name, np.diff(lags, prepend=before), order, parts)
+
+    def _blame(
+        self,
+        name: str,
+        waits: Steps,
+        order: NDArray[np.intp],
+        parts: list[tuple[Steps, Steps, Steps, Stall]],
+    ) -> None:
+        """Add what a process waited to the streams that it waited for."""
+        labels = np.repeat(np.arange(len(parts)), [len(here) for here, _, _, _ in parts])[order]
+        sums = np.bincount(labels, weights=waits, minlength=len(parts))
+        mine = self.stalls[name]
+        for (_, _, _, stall), cycles in zip(parts, sums.tolist(), strict=True):
+            if cycles:
+                mine[stall] = mine.get(stall, 0) + int(cycles)
+
+
+def _deadlock(machine: _Machine, left: list[Process]) -> MappingError:
+    """Name the streams of a circle of waiting processes."""
+    network = machine.network
+    process, path = left[0], list[tuple[Process, str]]()
+    while process not in [each for each, _ in path]:
+        path.append((process, ""))
+        unended = [name for name in process.after if name not in machine.ends]
+        if process.name not in machine.lag and unended:
+            other = next(each for each in network.processes if each.name == unended[0])
+            text = f"{process.name} starts after {other.name}"
+        else:
+            stream, side = machine.blocks(process)[1][0]
+            other = (network.writer if side == "empty" else network.reader)[stream]
+            held = f"full ({machine.depths[stream]})" if side == "full" else "empty"
+            text = f"{process.name} waits for {other.name}: {stream} is {held}"
+        path[-1] = (process, text)
+        process = other
+    first = [each for each, _ in path].index(process)
+    full = "make a full one deeper" if any("full" in text for _, text in path[first:]) else ""
+    return MappingError(
+        "the task pipeline deadlocks: " + "; ".join(text for _, text in path[first:]),
+        fix=full or "let one of them write before it reads",
+    )

@@ -11,7 +11,7 @@ user wrote something) take no part in equality, so text and Python build equal o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
@@ -34,6 +34,7 @@ __all__ = [
     "accesses",
     "check_depth",
     "next_variable",
+    "rebuilt",
     "resolve_scalars",
     "substitute",
     "variables",
@@ -197,30 +198,29 @@ def accesses(*exprs: Expr) -> tuple[Access, ...]:
     return tuple(node for expr in exprs for node in walk(expr) if isinstance(node, Access))
 
 
+def rebuilt(expr: Expr, part: Callable[[Expr], Expr]) -> Expr:
+    """Return the same node over what `part` makes of each of its operands; spans are kept."""
+    match expr:
+        case Access(_, indices):
+            return replace(expr, indices=tuple(part(each) for each in indices))
+        case Apply(_, args):
+            return replace(expr, args=tuple(part(each) for each in args))
+        case Num() | Var() | Sym():
+            return expr
+
+
 def substitute(expr: Expr, values: dict[str, Expr]) -> Expr:
     """Replace rank variables by expressions; spans are kept."""
-    match expr:
-        case Var(name):
-            return values.get(name, expr)
-        case Access(_, indices):
-            return replace(expr, indices=tuple(substitute(each, values) for each in indices))
-        case Apply(_, args):
-            return replace(expr, args=tuple(substitute(each, values) for each in args))
-        case Num() | Sym():
-            return expr
+    if isinstance(expr, Var):
+        return values.get(expr.name, expr)
+    return rebuilt(expr, lambda each: substitute(each, values))
 
 
 def resolve_scalars(expr: Expr, scalars: AbstractSet[str]) -> Expr:
     """Replace a scalar by the tensor of no ranks with its name, if there is one."""
-    match expr:
-        case Sym(name, span):
-            return Access(name, (), span=span) if name in scalars else expr
-        case Access(_, indices):
-            return replace(expr, indices=tuple(resolve_scalars(i, scalars) for i in indices))
-        case Apply(_, args):
-            return replace(expr, args=tuple(resolve_scalars(each, scalars) for each in args))
-        case Num() | Var():
-            return expr
+    if isinstance(expr, Sym):
+        return Access(expr.name, (), span=expr.span) if expr.name in scalars else expr
+    return rebuilt(expr, lambda each: resolve_scalars(each, scalars))
 
 
 def check_depth(expr: Expr, span: Span | None = None) -> None:

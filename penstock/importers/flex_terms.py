@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.einsum_ir.frontend.terms import here
-from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Sym, Var
+from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Sym, Var, rebuilt
 from penstock.einsum_ir.regions.algebra import NumpyAlgebra
 from penstock.einsum_ir.regions.bounds import interval
 from penstock.errors import CascadeError
@@ -290,13 +290,9 @@ def _at_least_zero(expr: Expr, store: Store) -> bool:
 
 
 def _without_accesses(expr: Expr) -> Expr:
-    match expr:
-        case Access(tensor):
-            return Var(tensor.lower())
-        case Apply(op, args):
-            return Apply(op, tuple(_without_accesses(each) for each in args))
-        case Num() | Var() | Sym():
-            return expr
+    if isinstance(expr, Access):
+        return Var(expr.tensor.lower())
+    return rebuilt(expr, _without_accesses)
 
 
 # --- calls --------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from penstock.einsum_ir.nodes import (
     Reduce,
     Var,
     next_variable,
+    rebuilt,
     variables,
 )
 from penstock.einsum_ir.ops import NORMALISATIONS, REDUCTIONS, SELECTIONS
@@ -473,12 +474,8 @@ def _before(expr: Expr, name: str) -> Expr:
             return Num(-1, span=expr.span)
         case Apply("+", (Var(found), Num(1))) if found == name:
             return Num(0, span=expr.span)
-        case Access(_, indices):
-            return replace(expr, indices=tuple(_before(each, name) for each in indices))
-        case Apply(_, args):
-            return replace(expr, args=tuple(_before(each, name) for each in args))
         case _:
-            return expr
+            return rebuilt(expr, lambda each: _before(each, name))
 
 
 def _build(

@@ -15,7 +15,17 @@ from typing import TypeGuard
 import numpy as np
 
 from penstock.einsum_ir.frontend.notation import parse_expr
-from penstock.einsum_ir.nodes import Apply, Expr, Num, Var, accesses, substitute, variables, walk
+from penstock.einsum_ir.nodes import (
+    Apply,
+    Expr,
+    Num,
+    Var,
+    accesses,
+    rebuilt,
+    substitute,
+    variables,
+    walk,
+)
 from penstock.einsum_ir.ops import OPERATORS
 from penstock.einsum_ir.regions.algebra import NumpyAlgebra
 from penstock.einsum_ir.regions.bounds import interval
@@ -416,8 +426,4 @@ def _resolved(expr: Expr) -> Expr | None:
 def _swapped(expr: Expr, node: Expr, value: Expr) -> Expr:
     if expr == node:
         return value
-    match expr:
-        case Apply(op, args):
-            return Apply(op, tuple(_swapped(arg, node, value) for arg in args))
-        case _:
-            return expr
+    return rebuilt(expr, lambda each: _swapped(each, node, value))

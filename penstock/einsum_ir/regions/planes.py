@@ -15,7 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Var, substitute, variables, walk
+from penstock.einsum_ir.nodes import (
+    Access,
+    Apply,
+    Expr,
+    Num,
+    Var,
+    rebuilt,
+    substitute,
+    variables,
+    walk,
+)
 from penstock.einsum_ir.ops import OPERATORS
 from penstock.einsum_ir.regions.bounds import box_status, may_be_absent
 from penstock.einsum_ir.regions.cells import (
@@ -207,15 +217,9 @@ def _starts(tables: list[NDArray[Any]], extent: int) -> Ints:
 
 
 def _replaced(expr: Expr, known: Mapping[Expr, Any]) -> Expr:
-    match expr:
-        case Access() | Apply() if expr in known:
-            return Var(str(expr))
-        case Access(tensor, indices):
-            return Access(tensor, tuple(_replaced(index, known) for index in indices))
-        case Apply(op, args):
-            return Apply(op, tuple(_replaced(arg, known) for arg in args))
-        case _:
-            return expr
+    if isinstance(expr, Access | Apply) and expr in known:
+        return Var(str(expr))
+    return rebuilt(expr, lambda each: _replaced(each, known))
 
 
 # --- groups -------------------------------------------------------------------------------------

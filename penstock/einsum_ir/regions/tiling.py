@@ -21,7 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.einsum_ir.frontend.notation import parse_expr
-from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Sym, substitute, variables, walk
+from penstock.einsum_ir.nodes import (
+    Access,
+    Apply,
+    Expr,
+    Num,
+    Sym,
+    rebuilt,
+    substitute,
+    variables,
+    walk,
+)
 from penstock.einsum_ir.regions.bounds import may_be_absent
 from penstock.einsum_ir.regions.counting import values_of
 from penstock.einsum_ir.regions.enumerated import WHOLE, Part, Space, by_boxes, dense
@@ -325,36 +335,24 @@ def with_numbers(expr: Expr, symbols: Mapping[str, float]) -> Expr:
     Raises:
         CascadeError: one has no value.
     """
-    match expr:
-        case Sym(name):
-            if name not in symbols:
-                raise CascadeError(
-                    f"the predicate reads {name}, which has no value",
-                    span=expr.span,
-                    fix=f"give symbols={{'{name}': ...}}",
-                )
-            return Num(symbols[name])
-        case Apply(op, args):
-            return Apply(op, tuple(with_numbers(arg, symbols) for arg in args))
-        case Access(tensor, indices):
-            return Access(tensor, tuple(with_numbers(each, symbols) for each in indices))
-        case _:
-            return expr
+    if not isinstance(expr, Sym):
+        return rebuilt(expr, lambda each: with_numbers(each, symbols))
+    if expr.name not in symbols:
+        raise CascadeError(
+            f"the predicate reads {expr.name}, which has no value",
+            span=expr.span,
+            fix=f"give symbols={{'{expr.name}': ...}}",
+        )
+    return Num(symbols[expr.name])
 
 
 def _folded(expr: Expr, tables: Tables) -> Expr:
     """Put in the elements of tables at places that are known and in range."""
-    match expr:
-        case Access(tensor, indices):
-            inner = Access(tensor, tuple(_folded(each, tables) for each in indices))
-            if variables(inner):
-                return inner
-            data, present = values_of(inner, {}, tables)
-            return Num(data.item()) if present is None or bool(np.all(present)) else inner
-        case Apply(op, args):
-            return Apply(op, tuple(_folded(arg, tables) for arg in args))
-        case _:
-            return expr
+    inner = rebuilt(expr, lambda each: _folded(each, tables))
+    if not isinstance(inner, Access) or variables(inner):
+        return inner
+    data, present = values_of(inner, {}, tables)
+    return Num(data.item()) if present is None or bool(np.all(present)) else inner
 
 
 def _check_sizes(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import MappingError
@@ -76,6 +76,7 @@ def networks(draw):
 
 
 @pytest.mark.parametrize("sweeps", [0, 2, 32])
+@settings(deadline=None)
 @given(case=networks())
 def test_every_token_in_the_stepped_cycle(case, sweeps):
     network, depths = case
@@ -97,6 +98,7 @@ def test_every_token_in_the_stepped_cycle(case, sweeps):
         assert end - start - each.steps == sum(run.stalls[name].values())
 
 
+@settings(deadline=None)
 @given(case=networks())
 def test_depths_of_the_peaks_change_nothing_and_minimal_ones_are(case):
     network, _ = case

@@ -1,13 +1,16 @@
-"""`Metric`, one number that says what it is, and `Check`, one comparison. Computes nothing."""
+"""`Metric`, a number that says what it is; `Check`, a comparison; how numbers are written."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Check", "Evidence", "Metric"]
+__all__ = ["Check", "Evidence", "Metric", "number", "quantity"]
 
 Evidence = Literal["bound", "model", "simulation", "synthesis", "measurement", "published"]
+
+_PREFIXES = {12: "T", 9: "G", 6: "M", 3: "k", 0: "", -3: "m", -6: "µ", -9: "n", -12: "p"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +81,19 @@ class Check:
             "detail": self.detail,
             "verdict": self.verdict,
         }
+
+
+def number(value: float) -> str:
+    """Return a number for people: thousands apart, four digits, powers of ten when far out."""
+    if not math.isfinite(value):
+        return str(value)
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
+def quantity(value: float, unit: str) -> str:
+    """Return a number with an SI prefix: ``2.013 ms``, ``402.7 MB``."""
+    power = 3 * math.floor(math.log10(value) / 3) if 0 < value < math.inf else 0
+    power = min(max(power, min(_PREFIXES)), max(_PREFIXES))
+    return f"{value / 10**power:.4g} {_PREFIXES[power]}{unit}"

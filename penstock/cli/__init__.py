@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for add in (_show, _run, _passes, _explore, _simulate, _generate, _verify, _report):
         add(subparsers)
+    _compare(subparsers)
     _rewrite(subparsers)
     _reproduce(subparsers)
     _tiles(subparsers)
@@ -250,6 +251,9 @@ def _report(subparsers: Subparsers) -> None:
     parser.add_argument("--mapping", metavar="FILE", help="use this mapping")
     parser.add_argument("-o", "--out", metavar="HTML", default="report.html")
     parser.add_argument(
+        "--markdown", action="store_true", help="print Markdown, for a pull request; write nothing"
+    )
+    parser.add_argument(
         "--verify", metavar="B", nargs="+", default=[], help="run this code too: loops, tvm, hls"
     )
     parser.add_argument(
@@ -259,6 +263,12 @@ def _report(subparsers: Subparsers) -> None:
         default=[],
         help="simulate the design with these extents, for the timeline",
     )
+
+
+def _compare(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "compare", "print several designs side by side")
+    parser.add_argument("files", metavar="FILE", nargs="+", help=DESIGN)
+    parser.add_argument("-o", "--out", metavar="HTML", help="write a report of all of them here")
 
 
 def _rewrite(subparsers: Subparsers) -> None:

@@ -309,7 +309,7 @@ def verify(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """Write the report of a design: HTML, with JSON and text beside it."""
     from penstock import design
-    from penstock.report import save_report
+    from penstock.report import markdown, save_report
 
     made = design_of(options)
     checks = [design.verify(made, name) for name in options.verify]
@@ -322,12 +322,22 @@ def report(options: argparse.Namespace) -> None:
         small = (tiny, result)
     command = f"penstock report {options.file}"
     page = design.page(made, checks=tuple(checks), simulated=small, commands=(command,))
+    if options.markdown:
+        print(markdown([page], command), end="")
+        return
     paths = save_report([page], options.out, command)
     if options.json:
         output.print_json({"files": [str(path) for path in paths]})
     else:
         for path in paths:
             print(path)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print several designs side by side."""
+    from penstock.cli.compare import compare
+
+    compare(options)
 
 
 def targets(options: argparse.Namespace) -> None:
@@ -412,6 +422,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "generate": generate,
     "verify": verify,
     "report": report,
+    "compare": compare,
     "rewrite": rewrite,
     "reproduce": reproduce,
     "tiles": tiles,

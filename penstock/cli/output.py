@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from penstock.metrics import Check, Metric
+from penstock.metrics import Check, Metric, number
 
 __all__ = ["WIDTH", "number", "print_checks", "print_json", "print_metrics", "progress", "table"]
 
@@ -19,15 +19,6 @@ def print_json(data: Any) -> None:
     """Print a JSON object to stdout."""
     json.dump(data, sys.stdout, indent=2, default=float)
     sys.stdout.write("\n")
-
-
-def number(value: float) -> str:
-    """Return a number as people read it: 4 digits, thousands apart, powers of ten when far out."""
-    if value != value or value in (float("inf"), float("-inf")):
-        return str(value)
-    if float(value).is_integer() and abs(value) < 1e15:
-        return f"{int(value):,}"
-    return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:

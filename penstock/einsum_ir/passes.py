@@ -65,6 +65,11 @@ class PassRow:
     chain: str
     waits: tuple[str, ...] = ()
 
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The Einsums of each pass, in the order of the chain."""
+        return tuple(tuple(each.split(" -> ")) for each in self.chain.split(" | ") if each)
+
     def to_json(self) -> dict[str, str | int | list[str]]:
         """Return the row as JSON values."""
         return {

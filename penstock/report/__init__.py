@@ -9,7 +9,19 @@ from pathlib import Path
 from penstock.report.data import Page, Section
 from penstock.sweep.result import Sweep
 
-__all__ = ["save_report"]
+__all__ = ["markdown", "save_report"]
+
+
+def markdown(pages: Sequence[Page], command: str) -> str:
+    """Return the designs as Markdown, for a pull request.
+
+    Args:
+        pages: one for each design.
+        command: the command line that made it.
+    """
+    from penstock.report import render
+
+    return render.markdown(pages, command)
 
 
 def save_report(

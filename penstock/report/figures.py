@@ -1,17 +1,26 @@
-"""The report's figures, as plotly HTML fragments without the library itself.
+"""The report's figures, as plotly's JSON; the page draws them.
 
 Excluded: numbers. Each function draws what it is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.sim.engine import Event
 
-__all__ = ["Cloud", "Figure", "bars", "roofline_figure", "scatter", "waterfall"]
+__all__ = [
+    "Cloud",
+    "Colours",
+    "Figure",
+    "bars",
+    "palette",
+    "roofline_figure",
+    "scatter",
+    "waterfall",
+]
 
 COLOURS = (
     "#0b6e8f", "#e07a3f", "#4b9b58", "#b5508c", "#8c7a2f", "#5a67c8",
@@ -19,17 +28,33 @@ COLOURS = (
 )  # fmt: skip
 MAX_EVENTS = 6000
 
+Colours = Mapping[str, str]
+"""Name → colour: one Einsum or tensor has one colour in all figures of a page."""
+
+
+def palette(names: Iterable[str]) -> dict[str, str]:
+    """Give each name a colour, in order, over and over."""
+    return {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(dict.fromkeys(names))}
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawn figure and what it shows."""
+    """A figure and what it shows.
 
-    html: str
+    Args:
+        spec: plotly's JSON, ``{"data": [...], "layout": {...}}``, safe inside a ``<script>``.
+        height: in CSS pixels.
+        caption: what the reader should see.
+    """
+
+    spec: str
+    height: int
     caption: str
 
 
-def _html(figure: Any, height: int) -> str:
+def _figure(figure: Any, height: int, caption: str) -> Figure:
     figure.update_layout(
+        template=None,
         height=height,
         margin={"l": 60, "r": 20, "t": 16, "b": 46},
         paper_bgcolor="rgba(0,0,0,0)",
@@ -40,29 +65,30 @@ def _html(figure: Any, height: int) -> str:
     grid = {"gridcolor": "rgba(128,128,128,.22)", "zerolinecolor": "rgba(128,128,128,.4)"}
     figure.update_xaxes(**grid)
     figure.update_yaxes(**grid)
-    config = {"displayModeBar": False, "responsive": True}
-    text: str = figure.to_html(full_html=False, include_plotlyjs=False, config=config)
-    return text
+    return Figure(figure.to_json().replace("</", "<\\/"), height, caption)
 
 
-def bars(values: Mapping[str, Mapping[str, float]], unit: str, caption: str) -> Figure:
-    """Draw stacked horizontal bars: row → (part → value)."""
+def bars(
+    values: Mapping[str, Mapping[str, float]], unit: str, colours: Colours, caption: str
+) -> Figure:
+    """Draw stacked horizontal bars: row → (part → value), parts in the order of `colours`."""
     import plotly.graph_objects as go
 
-    parts = list({part: None for row in values.values() for part in row})
+    present = {part for row in values.values() for part in row}
+    parts = [part for part in colours if part in present]
     figure = go.Figure()
-    for number, part in enumerate(parts):
+    for part in parts:
         figure.add_bar(
             y=list(values),
             x=[row.get(part, 0.0) for row in values.values()],
             name=part,
             orientation="h",
-            marker_color=COLOURS[number % len(COLOURS)],
+            marker_color=colours[part],
             hovertemplate=f"%{{y}}, {part}: %{{x:.4s}} {unit}<extra></extra>",
         )
     figure.update_layout(barmode="stack", xaxis_title=unit, showlegend=len(parts) > 1)
     figure.update_yaxes(autorange="reversed")
-    return Figure(_html(figure, 110 + 30 * len(values)), caption)
+    return _figure(figure, 110 + 30 * len(values), caption)
 
 
 def roofline_figure(
@@ -103,8 +129,8 @@ def roofline_figure(
         hovertemplate="%{x:.3g} op/B: %{y:.3s}op/s<extra>this design</extra>",
     )
     figure.update_xaxes(type="log", title="arithmetic intensity, operations per byte of DRAM")
-    figure.update_yaxes(type="log", title="operations per second")
-    return Figure(_html(figure, 330), caption)
+    figure.update_yaxes(type="log", title="operations per second", exponentformat="SI")
+    return _figure(figure, 330, caption)
 
 
 @dataclass(frozen=True)
@@ -141,17 +167,19 @@ def scatter(clouds: Sequence[Cloud], x_title: str, y_title: str, caption: str) -
         )
     figure.update_xaxes(type="log", title=x_title)
     figure.update_yaxes(type="log", title=y_title)
-    return Figure(_html(figure, 420), caption)
+    return _figure(figure, 420, caption)
 
 
-def waterfall(events: Sequence[Event], units: Sequence[str], caption: str) -> Figure:
+def waterfall(
+    events: Sequence[Event], units: Sequence[str], colours: Colours, caption: str
+) -> Figure:
     """Draw what each unit does in each cycle, a colour for each Einsum or transfer."""
     import plotly.graph_objects as go
 
     shown = [event for event in events if event.task.cycles > 0][:MAX_EVENTS]
     figure = go.Figure()
-    names = list({event.task.name: None for event in shown})
-    for number, name in enumerate(names):
+    present = {event.task.name for event in shown}
+    for name in (each for each in colours if each in present):
         mine = [event for event in shown if event.task.name == name]
         figure.add_bar(
             y=[event.task.unit for event in mine],
@@ -159,7 +187,7 @@ def waterfall(events: Sequence[Event], units: Sequence[str], caption: str) -> Fi
             base=[event.start for event in mine],
             name=name,
             orientation="h",
-            marker={"color": COLOURS[number % len(COLOURS)], "line": {"width": 0}},
+            marker={"color": colours[name], "line": {"width": 0}},
             customdata=[
                 [event.start, event.end, event.cause or "ready at once", _box(event)]
                 for event in mine
@@ -173,7 +201,7 @@ def waterfall(events: Sequence[Event], units: Sequence[str], caption: str) -> Fi
     figure.update_yaxes(categoryorder="array", categoryarray=list(units)[::-1])
     left_out = len([event for event in events if event.task.cycles > 0]) - len(shown)
     more = f" The first {MAX_EVENTS:,} events; {left_out:,} more are left out." if left_out else ""
-    return Figure(_html(figure, 150 + 48 * len(units)), caption + more)
+    return _figure(figure, 150 + 48 * len(units), caption + more)
 
 
 def _box(event: Event) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import re
 from collections.abc import Sequence
 from html import escape
@@ -11,22 +13,15 @@ from typing import Any
 from penstock import __version__
 from penstock.einsum_ir.passes import pass_table, taxonomy, worth_showing
 from penstock.mapper.roofline import roofline_point
-from penstock.metrics import Check, Metric
+from penstock.metrics import Check, Metric, number, quantity
+from penstock.report.chain import chain_svg, telling_row
 from penstock.report.data import Page, Section
-from penstock.report.figures import Figure, bars, roofline_figure, waterfall
+from penstock.report.figures import Colours, Figure, bars, palette, roofline_figure, waterfall
+from penstock.report.headline import Headline, headline
 from penstock.report.sweeps import sweep_text, sweep_view
 from penstock.sweep.result import Sweep
 
-__all__ = ["html", "number", "plain", "text"]
-
-
-def number(value: float) -> str:
-    """Return a number for people: thousands apart, four digits, powers of ten when far out."""
-    if value != value or value in (float("inf"), float("-inf")):
-        return str(value)
-    if float(value).is_integer() and abs(value) < 1e15:
-        return f"{int(value):,}"
-    return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
+__all__ = ["html", "markdown", "plain", "text"]
 
 
 # -- JSON and text ---------------------------------------------------------------------------
@@ -100,6 +95,27 @@ def _line(metric: Metric) -> str:
     return f"{metric.name:28} {number(metric.value):>16} {metric.unit:14} {metric.evidence}"
 
 
+def markdown(pages: Sequence[Page], command: str) -> str:
+    """Return the designs as Markdown, for a pull request."""
+    said = [headline(page) for page in pages]
+    lines = [*_markdown_table(Headline.COLUMNS, [each.row() for each in said]), ""]
+    for page, each in zip(pages, said, strict=True):
+        lines += [f"### {each.design}", "", each.problem, "", "```", str(page.mapping), "```", ""]
+        metrics = (*page.evaluation.metrics(), *page.bounds, *page.published)
+        rows = [(m.name, number(m.value), m.unit, m.evidence) for m in metrics]
+        lines += [*_markdown_table(("metric", "value", "unit", "evidence"), rows), ""]
+        checks = [(c.verdict, c.subject, c.oracle, f"{c.error:.2g}", c.detail) for c in page.checks]
+        if checks:
+            columns = ("verdict", "what", "against", "error", "detail")
+            lines += [*_markdown_table(columns, checks), ""]
+    return "\n".join([*lines, f"Made by penstock {__version__}: `{command}`", ""])
+
+
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [columns, ["---"] * len(columns), *rows]
+    return [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in cells]
+
+
 # -- HTML ------------------------------------------------------------------------------------
 
 
@@ -120,18 +136,38 @@ def html(
     names = ", ".join(dict.fromkeys(subjects))
     counted = [(len(sections), "study"), (len(sweeps), "sweep"), (len(pages), "design")]
     said = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in counted if n)
-    every = [check for page in pages for check in page.checks]
     return environment.from_string(source).render(
         version=__version__,
         title=f"penstock: {escape(names)}",
         subtitle=f"{said}, made by <code>{escape(command)}</code>",
         command=escape(command),
-        plotly_js=get_plotlyjs(),
-        macro_checks=_checks(every) or "<p>Nothing was compiled or simulated for this report.</p>",
+        plotly=_packed(get_plotlyjs()),
+        headlines=_headlines(pages),
         pages=[_view(page) for page in pages],
         sections=[_section(each) for each in sections],
         sweeps=[sweep_view(each, number, _table) for each in sweeps],
     )
+
+
+def _packed(text: str) -> str:
+    """Return a script as base64 of gzip: a third of its size, unpacked by the page itself."""
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+
+def _headlines(pages: Sequence[Page]) -> str:
+    """Return the table that a reader sees first: one row for each design."""
+    rows = []
+    for page in pages:
+        said = headline(page)
+        link = f'<a href="#{_anchor(page)}">{escape(said.design)}</a>'
+        rows.append(
+            [f"{link}<br><small>{escape(said.problem)}</small>", *map(escape, said.row()[1:])]
+        )
+    return _raw_table(Headline.COLUMNS, rows, numeric=set()) if rows else ""
+
+
+def _anchor(page: Page) -> str:
+    return re.sub(r"\W+", "-", f"{_title(page)}-{page.digest}")
 
 
 def _section(section: Section) -> dict[str, Any]:
@@ -163,15 +199,17 @@ def _view(page: Page) -> dict[str, Any]:
     cascade = page.bound.cascade
     extents = ", ".join(f"{name} = {extent:,}" for name, extent in page.bound.extents.items())
     inputs = [each.tensor for each in cascade.inputs]
-    passes = worth_showing(pass_table(cascade), inputs)
+    rows = pass_table(cascade)
+    passes, telling = worth_showing(rows, inputs), telling_row(cascade, rows)
     return {
-        "anchor": re.sub(r"\W+", "-", f"{_title(page)}-{page.digest}"),
+        "anchor": _anchor(page),
         "title": escape(_title(page)),
         "subtitle": escape(f"{extents}; {page.format}; design {page.digest}"),
         "tiles": _tiles(page),
         "verdict": escape(_verdict(page)),
         "cascade": escape(str(cascade)),
         "mapping": escape(str(page.mapping)),
+        "chain": chain_svg(cascade, telling) if telling else "",
         "passes": f"<p>{escape(cascade.name)} is a {taxonomy(cascade)} cascade.</p>"
         + _table(
             ["tensor", "rank", "passes", "chain"],
@@ -198,14 +236,20 @@ def _tiles(page: Page) -> list[dict[str, str]]:
     return [_tile(metric) for metric in first]
 
 
+_SCALES = {"s": (1.0, "s"), "pJ": (1e-12, "J"), "bytes": (1.0, "B")}
+
+
 def _tile(metric: Metric) -> dict[str, str]:
-    share = metric.unit.startswith("of ")
-    return {
-        "name": metric.name.replace("_", " "),
-        "value": f"{100 * metric.value:.1f} %" if share else number(metric.value),
-        "evidence": metric.evidence,
-        "note": escape(metric.unit),
-    }
+    note = metric.unit
+    if metric.unit.startswith("of "):
+        value = f"{100 * metric.value:.1f} %"
+    elif metric.unit in _SCALES:
+        scale, unit = _SCALES[metric.unit]
+        value, note = quantity(metric.value * scale, unit), ""
+    else:
+        value = number(metric.value)
+    name = metric.name.replace("_", " ").removesuffix(" s").removesuffix(" bytes")
+    return {"name": name, "value": value, "evidence": metric.evidence, "note": escape(note)}
 
 
 def _verdict(page: Page) -> str:
@@ -238,6 +282,11 @@ def _figures(page: Page) -> list[Figure]:
     point = roofline_point(page.bound, page.target, page.format)
     clock = page.target.clock_hz
     seconds = page.evaluation.latency_cycles / clock
+    cascade = page.bound.cascade
+    inputs, defined = (each.tensor for each in cascade.inputs), (e.name for e in cascade.einsums)
+    tensors = palette([*inputs, *defined])
+    energy = _energy(page)
+    parts = palette([*tensors, *(part for row in energy.values() for part in row)])
     drawn = [
         roofline_figure(
             point.intensity_ops_per_byte,
@@ -247,14 +296,21 @@ def _figures(page: Page) -> list[Figure]:
             f"Roofline of {page.target.name} for this cascade's mix of operators (bound), and "
             "where the design lies (model).",
         ),
-        bars(_traffic(page), "bytes", "Bytes read and written, by memory and tensor (model)."),
-        bars(_busy(page), "cycles", "Cycles in which each array works, by Einsum (model)."),
+        bars(
+            _traffic(page),
+            "bytes",
+            tensors,
+            "Bytes read and written, by memory and tensor (model).",
+        ),
+        bars(
+            _busy(page), "cycles", tensors, "Cycles in which each array works, by Einsum (model)."
+        ),
     ]
     if page.evaluation.energy:
         caption = "Energy (model): of each array by operator, of each memory by tensor."
-        drawn.insert(2, bars(_energy(page), "pJ", caption))
+        drawn.insert(2, bars(energy, "pJ", parts, caption))
     if page.simulated:
-        drawn.append(_timeline(page))
+        drawn.append(_timeline(page, tensors))
     return drawn
 
 
@@ -291,13 +347,14 @@ def _busy(page: Page) -> dict[str, dict[str, float]]:
     return {array: row for array, row in found.items() if row}
 
 
-def _timeline(page: Page) -> Figure:
+def _timeline(page: Page, colours: Colours) -> Figure:
     assert page.simulated is not None
     simulation = page.simulated.simulation
     extents = ", ".join(f"{n} = {x}" for n, x in page.simulated.bound.extents.items())
     return waterfall(
         simulation.events,
         [each.unit for each in simulation.units],
+        colours,
         f"What each unit of {page.simulated.target.name} does in each cycle (simulation of a "
         f"small instance: {extents}; {simulation.cycles:,.0f} cycles).",
     )

@@ -4,13 +4,18 @@ import json
 import re
 import shutil
 import subprocess
+from xml.etree import ElementTree
 
 import pytest
 
 from penstock import zoo
 from penstock.design import page, remap, resized, sample, simulate, verify, verify_simulation
+from penstock.einsum_ir.frontend.notation import parse
+from penstock.einsum_ir.passes import pass_table
 from penstock.errors import FileError
-from penstock.report import save_report
+from penstock.metrics import quantity
+from penstock.report import markdown, save_report
+from penstock.report.chain import chain_svg, telling_row
 
 SHAPES = {"h": 1, "p": 8, "m": 8, "e": 4, "f": 4}
 CHROMIUM = next(
@@ -48,10 +53,65 @@ def test_three_files(report):
 def test_html_is_self_contained_and_escaped(report):
     text = report[0][0].read_text()
     assert "penstock &lt;test&gt;" in text
-    body = text[text.index("</script>") :]  # after plotly itself
-    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", body)
+    assert len(text) < 3_000_000
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", text)
     for word in ("Cascade", "Mapping", "Roofline", "What each unit", "GM | SN -&gt; SD | A"):
-        assert word in body
+        assert word in text
+
+
+def test_the_first_screen_answers(report):
+    paths, design = report
+    evaluation = design.evaluate()
+    text = paths[0].read_text()
+    head = text[text.index("<main>") : text.index("<section")]
+    cells = re.findall(r"<td>(.*?)</td>", head)
+    assert len(cells) == 5
+    _, fast, big, limit, known = cells
+    assert f"{evaluation.latency_cycles:,.0f} cycles (model)" in fast
+    fullest = max(evaluation.occupancy, key=lambda each: each.needed_bytes / each.capacity_bytes)
+    assert big.startswith(fullest.memory)
+    busy = evaluation.busy()
+    assert limit.startswith(max(busy, key=busy.get))
+    assert known == "2 ok: loops, simulated values"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(2.013e-3, "2.013 ms"), (0, "0 s"), (999, "999 s"), (4e15, "4000 Ts"), (1e-15, "0.001 ps")],
+)
+def test_quantity(value, said):
+    assert quantity(value, "s") == said
+
+
+def test_the_chain_is_drawn_in_the_order_of_its_passes():
+    cascade = zoo.load("attention")
+    row = telling_row(cascade, pass_table(cascade))
+    drawn = ElementTree.fromstring(chain_svg(cascade, row))
+    bands = [float(each.get("x")) for each in drawn.iter("rect") if each.get("class") == "band"]
+    boxes = {
+        group.find("title").text.partition("[")[0]: float(group.find("rect").get("x"))
+        for group in drawn.iter("g")
+    }
+    assert len(bands) == row.passes == 3
+    assert bands == sorted(bands)
+    for left, right, group in zip(bands, [*bands[1:], float("inf")], row.groups, strict=True):
+        assert all(left < boxes[name] < right for name in group)
+    assert len(list(drawn.iter("path"))) - 1 == 7  # the arrow head, and what reads what
+
+
+def test_an_input_that_is_read_once_has_one_band():
+    cascade = parse("cascade c(A[m]) -> B[m]\n  B[m] = A[m] * 2")
+    drawn = chain_svg(cascade, telling_row(cascade, pass_table(cascade)))
+    assert drawn.count('class="band"') == 1
+
+
+def test_markdown(report):
+    text = markdown([page(report[1])], "penstock report x")
+    assert (
+        text.splitlines()[0] == "| design | how fast | how big | what limits it | how do we know |"
+    )
+    assert "| latency | 134 | cycles | model |" in text
+    assert str(report[1].mapping) in text
 
 
 def test_energy_adds_up(report):

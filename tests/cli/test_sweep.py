@@ -55,7 +55,7 @@ def test_json_file_and_report_say_the_same(folder, capsys):
     assert found["complete"] is True
     assert sum(each["best"] for each in found["points"]) == 2
     page = (folder / "r.html").read_text()
-    assert page.count('class="plotly-graph-div"') == 2
+    assert page.count('class="plot"') == 2
     assert "Pareto front" in page
     assert "Mapping of the best point" in page
     assert not list(folder.glob("*.journal"))

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command line: ``penstock COMMAND ...``. Parses, calls public functions, prints.
 
 stdout is the result, stderr the progress and the errors. Exit code 0, 1 (a clear error), 2
@@ -7,11 +8,13 @@ stdout is the result, stderr the progress and the errors. Exit code 0, 1 (a clea
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import TypeAlias
 
 from penstock import __version__
+from penstock.cli.completion import cascades, complete, completes, machines, published
 from penstock.errors import PenstockError
 
 __all__ = ["main"]
@@ -20,6 +23,8 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what may come next
+        complete(parser)
     options = parser.parse_args(_spread(list(sys.argv[1:] if argv is None else argv)))
     if options.command is None:
         parser.print_help()
@@ -64,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     _tiles(subparsers)
     _targets(subparsers)
     _zoo(subparsers)
+    _command(subparsers, "models", "list the published models whose sizes --model gives")
+    _completion(subparsers)
     _demo(subparsers)
     return parser
 
@@ -105,14 +112,38 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _command(subparsers: Subparsers, name: str, help_text: str) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(name, help=help_text, description=help_text)
+    epilog = f"example: penstock {name} {EXAMPLES[name]}".rstrip()
+    parser = subparsers.add_parser(name, help=help_text, description=help_text, epilog=epilog)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS)
     return parser
 
 
+EXAMPLES = {
+    "show": "sliding_window",
+    "run": "attention --inputs in.npz --out out.npz",
+    "passes": "attention --json",
+    "explore": "gqa_causal --target fusemax --model llama3-8b --shape p=2048 m=2048 -o design.json",
+    "simulate": "attention --target mesh4x4 --shape h=1 p=8 m=8 e=4 f=4",
+    "generate": "design.json --backend hls -o project",
+    "verify": "design.json --backend loops tvm hls",
+    "report": "design.json --verify tvm -o report.html",
+    "compare": "a.json b.json -o both.html",
+    "rewrite": "attention --passes 1",
+    "reproduce": "fusemax -o fusemax.html",
+    "tiles": "sliding_window --shape h=1 p=4096 m=4096 --tile p=128 m=128",
+    "targets": "fusemax --json",
+    "models": "--json",
+    "completion": "bash >> ~/.bashrc",
+    "zoo": "attention",
+    "demo": "--out build",
+}
+
+
 def _source(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("file", metavar="FILE", help=what)
+    completes(parser.add_argument("file", metavar="FILE", help=what), cascades)
+    sizes = "heads and widths of a published model (see 'penstock models')"
+    completes(parser.add_argument("--model", metavar="M", help=sizes), published)
     parser.add_argument(
         "--shape",
         metavar="RANK=N",
@@ -134,12 +165,8 @@ DESIGN = "a design.json, as 'penstock explore' writes it"
 
 
 def _machine(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument(
-        "--target",
-        metavar="T",
-        required=required,
-        help="a machine by name (see 'penstock targets') or a JSON file of one",
-    )
+    told = "a machine by name (see 'penstock targets') or a JSON file of one"
+    completes(parser.add_argument("--target", metavar="T", required=required, help=told), machines)
     parser.add_argument(
         "--set",
         metavar="PATH=X",
@@ -300,12 +327,17 @@ def _tiles(subparsers: Subparsers) -> None:
 
 def _targets(subparsers: Subparsers) -> None:
     parser = _command(subparsers, "targets", "list the machines, or print one")
-    parser.add_argument("name", nargs="?", metavar="T", help="one machine")
+    completes(parser.add_argument("name", nargs="?", metavar="T", help="one machine"), machines)
 
 
 def _zoo(subparsers: Subparsers) -> None:
     parser = _command(subparsers, "zoo", "list the stock cascades, or print one")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="one cascade")
+    completes(parser.add_argument("name", nargs="?", metavar="NAME", help="one cascade"), cascades)
+
+
+def _completion(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "completion", "print what makes a shell complete penstock")
+    parser.add_argument("shell", choices=["bash", "zsh", "fish"], help="which shell")
 
 
 def _demo(subparsers: Subparsers) -> None:

@@ -369,6 +369,39 @@ def targets(options: argparse.Namespace) -> None:
     output.table(["name", "family", "clock", "arrays", "memories", "format"], rows)
 
 
+def completion(options: argparse.Namespace) -> None:
+    """Print the lines that make a shell complete penstock's commands, options and names."""
+    from penstock.cli.completion import shell_code
+
+    code = shell_code(options.shell)
+    if options.json:
+        output.print_json({"shell": options.shell, "code": code})
+    else:
+        print(code)
+
+
+def models(options: argparse.Namespace) -> None:
+    """List the models whose sizes --model gives."""
+    from penstock.zoo.models import MODELS
+
+    if options.json:
+        output.print_json([vars(each) for each in MODELS.values()])
+        return
+    columns = ["model", "heads", "kv heads", "width", "also", "source"]
+    rows = []
+    for each in MODELS.values():
+        also: dict[str, float] = {
+            "values": each.value_dim,
+            "rotated": each.rope_dim,
+            "latent": each.latent_dim,
+        }
+        also |= {"window": each.window, "cap": each.soft_cap}
+        told = ", ".join(f"{name} {value:g}" for name, value in also.items() if value)
+        sizes = (each.heads, each.kv_heads, each.head_dim)
+        rows.append([each.name, *map(str, sizes), told, each.source])
+    output.table(columns, rows)
+
+
 def zoo(options: argparse.Namespace) -> None:
     """List the stock cascades, or print one."""
     from penstock import zoo as stock
@@ -428,5 +461,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "tiles": tiles,
     "targets": targets,
     "zoo": zoo,
+    "models": models,
+    "completion": completion,
     "demo": demo,
 }

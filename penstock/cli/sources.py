@@ -19,6 +19,7 @@ from penstock.mapper.nodes import Mapping
 from penstock.mapper.notation import parse_mapping
 from penstock.targets.base import Target
 from penstock.targets.serial import from_json
+from penstock.zoo import models
 
 __all__ = [
     "Source",
@@ -43,19 +44,23 @@ class Source:
 
 
 def source_of(options: argparse.Namespace) -> Source:
-    """Read FILE with --shape and --const.
+    """Read FILE with --model, --shape and --const; what --shape and --const say wins.
 
     Raises:
         FileError: there is no such file and no stock cascade of that name.
         PenstockError: the file is wrong, or an option is.
     """
-    shapes = shapes_of(options.shape)
-    constants = pairs(options.const, "--const")
     path = Path(options.file)
+    design = None
     if path.suffix == ".json":
         design = Design.from_json(read_text(path), str(path))
-        return Source(design.cascade, design, shapes, constants)
-    return Source(_cascade(path, options.file), None, shapes, constants)
+    cascade = design.cascade if design else _cascade(path, options.file)
+    shapes, constants = shapes_of(options.shape), pairs(options.const, "--const")
+    if options.model:
+        model = models.get(options.model)
+        shapes = model.shapes(cascade) | shapes
+        constants = model.constants(cascade) | constants
+    return Source(cascade, design, shapes, constants)
 
 
 def variants_of(options: argparse.Namespace) -> tuple[Cascade, ...] | None:

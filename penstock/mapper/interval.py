@@ -4,7 +4,8 @@ In an interval every array takes its tasks in a fixed order: older iterations (h
 first, then program order. A task waits for the one before it on its array, for its operands, and,
 in the next interval, for the last task of this one. The interval is the largest ratio of
 cycles to intervals over all circles of such waits. One circle is an array's own list: its work is
-a lower bound that nothing else need reach. Excluded: filling, draining and finite buffers.
+a lower bound that nothing else need reach. `heaviest_circle` is also what the loops of generated
+code are scheduled with (`codegen/schedule.py`). Excluded: filling, draining and finite buffers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-__all__ = ["Interval", "Task", "Wait", "initiation_interval", "phased_interval"]
+__all__ = [
+    "Edge",
+    "Interval",
+    "Task",
+    "Wait",
+    "heaviest_circle",
+    "initiation_interval",
+    "phased_interval",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +58,13 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class _Edge:
+class Edge:
+    """`end` starts at the earliest `cycles` after `start` of `intervals` intervals before."""
+
     start: int
     end: int
+    cycles: float
     intervals: int
-    drain: float = 0.0
 
 
 def phased_interval(tasks: Sequence[Task], phases: int) -> Interval:
@@ -78,28 +89,39 @@ def initiation_interval(tasks: Sequence[Task], waits: Sequence[Wait]) -> Interva
     for task in tasks:
         loads[task.array] = loads.get(task.array, 0.0) + task.cycles
     busiest = max(loads, key=lambda name: loads[name])
-    best, binding = loads[busiest], f"array {busiest}"
-    edges = _edges(tasks, waits)
+    best, circle = heaviest_circle(len(tasks), _edges(tasks, waits), loads[busiest])
+    if not circle:
+        return Interval(best, f"array {busiest}", loads)
+    names = [tasks[edge.start].name for edge in circle]
+    return Interval(best, f"recurrence {' -> '.join([*names, names[0]])}", loads)
+
+
+def heaviest_circle(
+    nodes: int, edges: Sequence[Edge], at_least: float
+) -> tuple[float, tuple[Edge, ...]]:
+    """Return the largest ratio of cycles to intervals over all circles, and such a circle.
+
+    Args:
+        nodes: how many there are; edges name them by number.
+        edges: what waits for what.
+        at_least: what the ratio is without any circle, which is then empty.
+    """
+    best, worst = at_least, tuple[Edge, ...]()
     while True:
-        circle = _heavier(tasks, edges, best)
-        if circle is None:
-            return Interval(best, binding, loads)
-        cycles = sum(tasks[edge.start].cycles + edge.drain for edge in circle)
+        circle = _heavier(nodes, edges, best)
         laps = sum(edge.intervals for edge in circle)
-        if laps <= 0:  # cannot be met in this order: tasks wait across intervals instead
-            return Interval(best, binding, loads)
-        best = cycles / laps
-        names = [tasks[edge.start].name for edge in circle]
-        binding = f"recurrence {' -> '.join([*names, names[0]])}"
+        if laps <= 0:  # none, or one that waits across intervals instead
+            return best, worst
+        best, worst = sum(edge.cycles for edge in circle) / laps, tuple(circle)
 
 
-def _edges(tasks: Sequence[Task], waits: Sequence[Wait]) -> tuple[_Edge, ...]:
+def _edges(tasks: Sequence[Task], waits: Sequence[Wait]) -> tuple[Edge, ...]:
     edges = [
-        _Edge(
+        Edge(
             wait.earlier,
             wait.later,
+            tasks[wait.earlier].cycles + tasks[wait.earlier].drain,
             wait.iterations + tasks[wait.later].stage - tasks[wait.earlier].stage,
-            tasks[wait.earlier].drain,
         )
         for wait in waits
     ]
@@ -108,37 +130,36 @@ def _edges(tasks: Sequence[Task], waits: Sequence[Wait]) -> tuple[_Edge, ...]:
         lists.setdefault(task.array, []).append(number)
     for mine in lists.values():
         mine.sort(key=lambda number: (-tasks[number].stage, number))
-        edges += [_Edge(a, b, 0) for a, b in pairwise(mine)]
-        edges.append(_Edge(mine[-1], mine[0], 1))
+        edges += [Edge(a, b, tasks[a].cycles, 0) for a, b in pairwise(mine)]
+        edges.append(Edge(mine[-1], mine[0], tasks[mine[-1]].cycles, 1))
     return tuple(edge for edge in edges if edge.intervals >= 0)
 
 
-def _heavier(tasks: Sequence[Task], edges: Sequence[_Edge], interval: float) -> list[_Edge] | None:
-    """Return a circle that needs more than `interval` cycles for each interval, or None."""
+def _heavier(nodes: int, edges: Sequence[Edge], interval: float) -> list[Edge]:
+    """Return a circle that needs more than `interval` cycles for each interval, if there is one."""
     slack = 1e-9 * max(1.0, interval)
-    far = [0.0] * len(tasks)
-    via: list[_Edge | None] = [None] * len(tasks)
+    far = [0.0] * nodes
+    via: list[Edge | None] = [None] * nodes
     changed = -1
-    for _ in range(len(tasks) + 1):
+    for _ in range(nodes + 1):
         changed = -1
         for edge in edges:
-            cycles = tasks[edge.start].cycles + edge.drain
-            reached = far[edge.start] + cycles - interval * edge.intervals
+            reached = far[edge.start] + edge.cycles - interval * edge.intervals
             if reached > far[edge.end] + slack:
                 far[edge.end], via[edge.end], changed = reached, edge, edge.end
         if changed < 0:
-            return None
+            return []
     return _circle(changed, via)
 
 
-def _circle(start: int, via: Sequence[_Edge | None]) -> list[_Edge]:
+def _circle(start: int, via: Sequence[Edge | None]) -> list[Edge]:
     """Follow the chain of predecessors into its circle."""
     node = start
     for _ in via:
         edge = via[node]
         assert edge is not None
         node = edge.start
-    circle: list[_Edge] = []
+    circle: list[Edge] = []
     first = node
     while True:
         edge = via[node]

@@ -236,7 +236,7 @@ def _sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", metavar="N", type=int, help="processes of a sweep; default all")
     parser.add_argument("--cluster", metavar="URL", help="Dask scheduler that runs the sweep")
     parser.add_argument("--resume", metavar="FILE", help="journal of a sweep to go on with")
-    parser.add_argument("--report", metavar="HTML", help="write the report of a sweep here")
+    parser.add_argument("--report", metavar="HTML", help="write the report here")
 
 
 def _simulate(subparsers: Subparsers) -> None:

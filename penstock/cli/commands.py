@@ -24,6 +24,7 @@ from penstock.cli.sources import (
 from penstock.cli.tiles import tiles
 from penstock.design import Design
 from penstock.errors import PenstockError, UnknownNameError
+from penstock.mapper.search import SearchResult
 
 __all__ = ["COMMANDS"]
 
@@ -140,35 +141,15 @@ def explore(options: argparse.Namespace) -> None:
     from penstock import design
 
     _only_with_sweep(options)
-    source = source_of(options)
-    machine = machine_of(options)
-    if machine is None:
-        raise PenstockError("no machine is given", fix="add --target T")
-    mapping, fmt = mapping_of(options), format_of(options)
-    found = None
-    if mapping is not None:
-        made = design.remap(
-            source.cascade,
-            machine,
-            shapes=source.shapes,
-            constants=source.constants,
-            fmt=fmt,
-            mapping=mapping,
-        )
-    else:
-        with output.progress("exploring") as update:
-            made, found = design.explore(
-                source.cascade,
-                machine,
-                shapes=source.shapes,
-                constants=source.constants,
-                fmt=fmt,
-                objective=options.objective,
-                progress=update,
-                variants=variants_of(options),
-            )
+    made, found = _explored(options)
     if options.out:
         write_bytes(options.out, (json.dumps(made.to_json(), indent=1) + "\n").encode())
+    if options.report:
+        from penstock.report import save_report
+
+        command = f"penstock explore {options.file} --target {options.target}"
+        page = design.page(made, search=found, commands=(command,))
+        save_report([page], options.report, command)
     bounds = design.bounds(made)
     metrics = made.evaluate().metrics()
     if options.json:
@@ -177,11 +158,44 @@ def explore(options: argparse.Namespace) -> None:
         rows = {name: [each.to_json() for each in some] for name, some in numbers.items()}
         said = {"objective": options.objective, **rows, "mapping": str(made.mapping)}
         output.print_json({**_named(made), **said, "search": search, "digest": made.digest})
-        return
-    print(made.mapping, end="\n\n")
-    output.print_metrics((*metrics, *bounds))
-    if found:
-        print(found.summary())
+    else:
+        print(made.mapping, end="\n\n")
+        output.print_metrics((*metrics, *bounds))
+        if found:
+            print(found.summary())
+    if found and found.interrupted:
+        raise KeyboardInterrupt
+
+
+def _explored(options: argparse.Namespace) -> tuple[Design, SearchResult | None]:
+    """Return the best design, and how it was found; without a search if a mapping is given."""
+    from penstock import design
+
+    source = source_of(options)
+    machine = machine_of(options)
+    if machine is None:
+        raise PenstockError("no machine is given", fix="add --target T")
+    mapping, fmt = mapping_of(options), format_of(options)
+    if mapping is not None:
+        return design.remap(
+            source.cascade,
+            machine,
+            shapes=source.shapes,
+            constants=source.constants,
+            fmt=fmt,
+            mapping=mapping,
+        ), None
+    with output.progress("exploring") as update:
+        return design.explore(
+            source.cascade,
+            machine,
+            shapes=source.shapes,
+            constants=source.constants,
+            fmt=fmt,
+            objective=options.objective,
+            progress=update,
+            variants=variants_of(options),
+        )
 
 
 def _named(made: Design) -> dict[str, Any]:
@@ -194,7 +208,7 @@ def _named(made: Design) -> dict[str, Any]:
 
 
 def _only_with_sweep(options: argparse.Namespace) -> None:
-    for name in ("jobs", "cluster", "resume", "report"):
+    for name in ("jobs", "cluster", "resume"):
         if getattr(options, name) is not None:
             raise PenstockError(f"--{name} goes with a sweep", fix="add --sweep NAME=VALUES")
 

@@ -7,6 +7,7 @@ import argparse
 from penstock.cli import output
 from penstock.cli.sources import format_of, machine_of, source_of
 from penstock.errors import PenstockError
+from penstock.mapper.front import Front
 
 __all__ = ["explore_front"]
 
@@ -16,10 +17,11 @@ def explore_front(options: argparse.Namespace) -> None:
 
     Raises:
         PenstockError: an option goes with a single best design only, or nothing fits.
+        KeyboardInterrupt: Ctrl-C was pressed; what was found has been printed.
     """
     from penstock import design
 
-    for name in ("sweep", "mapping", "out", "variants"):
+    for name in ("sweep", "mapping", "out", "variants", "report"):
         if getattr(options, name):
             raise PenstockError(
                 f"--{name} does not go with --objective front", fix=f"leave out --{name}"
@@ -38,7 +40,13 @@ def explore_front(options: argparse.Namespace) -> None:
         )
     if options.json:
         output.print_json(front.to_json())
-        return
+    else:
+        _print_front(front)
+    if front.interrupted:
+        raise KeyboardInterrupt
+
+
+def _print_front(front: Front) -> None:
     rows = []
     for number, each in enumerate(front.members, 1):
         print(f"# {number}\n{each.mapping}\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,8 +59,8 @@ class Front:
 
     Args:
         members: one mapping for each point of the front.
-        points, evaluated, ruled_out, optimal, seconds: as in `SearchResult`; ``optimal`` says
-            that the front is that of the space.
+        points, evaluated, ruled_out, optimal, seconds, interrupted: as in `SearchResult`;
+            ``optimal`` says that the front is that of the space.
     """
 
     members: tuple[FrontPoint, ...]
@@ -69,13 +69,15 @@ class Front:
     ruled_out: int
     optimal: bool
     seconds: float
+    interrupted: bool = False
 
     def summary(self) -> str:
         """Return one sentence on how the front was found."""
         claim = "the front of this space" if self.optimal else "the front of those evaluated"
         rest = "ruled out by bounds or capacity" if self.optimal else "not"
+        early = "interrupted; " if self.interrupted else ""
         return (
-            f"{claim}, {len(self.members)} of {self.points:,} mappings: {self.evaluated:,} "
+            f"{early}{claim}, {len(self.members)} of {self.points:,} mappings: {self.evaluated:,} "
             f"evaluated, {self.ruled_out:,} {rest}"
         )
 
@@ -87,6 +89,7 @@ class Front:
             "ruled_out": self.ruled_out,
             "optimal": self.optimal,
             "seconds": self.seconds,
+            "interrupted": self.interrupted,
             "front": [
                 {
                     "latency_cycles": each.evaluation.latency_cycles,
@@ -114,23 +117,34 @@ def explore_front(
 
     Raises:
         MappingError: an operator exists on no array, or nothing fits the machine.
+        TargetError: the machine has no energies.
+        KeyboardInterrupt: Ctrl-C was pressed before anything was found; later it ends the search.
     """
     started = time.perf_counter()
+    target.check_energies("front")
     space = list(skeletons(bound, target, fmt))
     search = _Search(bound, target, fmt)
     points, covered = 1 + sum(each.size for each in space), 1
-    search.start()
-    floors = [search.tab.floor(each) for each in space]
-    for number in sorted(range(len(space)), key=lambda number: floors[number]):
-        search.cover(space[number], floors[number])
-        covered += space[number].size
-        if progress is not None:
-            progress(covered, points, search.latency[0] if search.latency else math.inf)
-    search.finish()
+    interrupted = False
+    try:
+        for size in search.steps(space):
+            covered += size
+            if progress is not None:
+                progress(covered, points, search.latency[0] if search.latency else math.inf)
+    except KeyboardInterrupt:
+        interrupted = True
+        if not search.found:
+            raise
     members = search.members()
-    seconds = time.perf_counter() - started
-    evaluated = search.evaluated
-    return Front(members, points, evaluated, points - evaluated, search.complete, seconds)
+    return Front(
+        members,
+        points,
+        search.evaluated,
+        points - search.evaluated,
+        search.complete and not interrupted,
+        time.perf_counter() - started,
+        interrupted,
+    )
 
 
 @dataclass(frozen=True)
@@ -181,6 +195,15 @@ class _Search:
         rows.sort(key=lambda row: row[:2])
         self.latency, self.energy, self.found = (list(each) for each in zip(*rows, strict=True))
 
+    def steps(self, space: Sequence[Skeleton]) -> Iterator[int]:
+        """Search the space; yield now and then how many points more are covered."""
+        self.start()
+        floors = [self.tab.floor(each) for each in space]
+        for number in sorted(range(len(space)), key=lambda number: floors[number]):
+            self.cover(space[number], floors[number])
+            yield space[number].size
+        yield from self.finish()
+
     def start(self) -> None:
         """Begin with the default mapping."""
         self.evaluated = 1
@@ -230,8 +253,8 @@ class _Search:
             if self.worth(latency[flat], energy[flat]):
                 self.offer(latency[flat], energy[flat], innermost(combinations, int(flat)))
 
-    def finish(self) -> None:
-        """Search the residencies of what is open, the most promising first."""
+    def finish(self) -> Iterator[int]:
+        """Search the residencies of what is open, the most promising first; yield after each."""
         rows = [
             (float(latency * energy), number, int(flat), float(latency), float(energy))
             for number, each in enumerate(self.open)
@@ -261,6 +284,7 @@ class _Search:
             work += steps + SETUP
             self.evaluated += counted
             self.complete = self.complete and whole
+            yield 0
 
     def members(self) -> tuple[FrontPoint, ...]:
         """Return the front's mappings, evaluated by the model and checked."""

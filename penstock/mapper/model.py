@@ -91,7 +91,7 @@ class Evaluation:
         traffic: what each tensor moves at each memory, in elements.
         pipelines: the pipelined loops.
         occupancy: the fullest moment of each memory.
-        energy: by component and action; empty if the machine has no energies.
+        energy: by component and action; empty if the machine does not have all energies.
         compute_cycles: of the schedule alone.
         memory_cycles: memory → cycles that its port needs.
         places: array → processing elements.
@@ -409,6 +409,8 @@ def _energy(
     size: MappingABC[str, float],
 ) -> tuple[EnergyRow, ...]:
     """Return the energy of all operations and all accesses of all instances."""
+    if not target.has_energies:
+        return ()
     done: dict[tuple[str, str], float] = {}
     for leaf in leaves:
         for op, count in leaf.operators.items():
@@ -423,4 +425,4 @@ def _energy(
         written = sum(row.writes * size[row.tensor] for row in mine)
         rows.append(EnergyRow(memory.name, "read", read, read * memory.read_pj_per_byte))
         rows.append(EnergyRow(memory.name, "write", written, written * memory.write_pj_per_byte))
-    return tuple(row for row in rows if row.count) if any(row.pj for row in rows) else ()
+    return tuple(row for row in rows if row.count)

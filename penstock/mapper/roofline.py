@@ -66,7 +66,7 @@ def roofline(bound: Bound, target: Target, fmt: Format) -> tuple[Metric, ...]:
 
     Latency is at least what the arrays need for the operations if they were shared out without
     loss, and what the outermost memory needs for the bytes. Energy is at least that of the
-    operations on the cheapest arrays and of those bytes.
+    operations on the cheapest arrays and of those bytes; left out if the machine has no energies.
 
     Raises:
         MappingError: an Einsum has an operator that no array of the machine has.
@@ -74,13 +74,15 @@ def roofline(bound: Bound, target: Target, fmt: Format) -> tuple[Metric, ...]:
     compute = compute_bound(bound, target)
     memory = compulsory_bytes(bound, fmt) / target.dram.bytes_per_cycle
     latency = max(compute, memory)
-    return (
+    found = (
         Metric("latency", latency, "cycles", "bound"),
         Metric("latency_s", latency / target.clock_hz, "s", "bound"),
         Metric("compute", compute, "cycles", "bound"),
         Metric("dram", memory, "cycles", "bound"),
-        Metric("energy", energy_bound(bound, target, fmt), "pJ", "bound"),
     )
+    if not target.has_energies:
+        return found
+    return (*found, Metric("energy", energy_bound(bound, target, fmt), "pJ", "bound"))
 
 
 def roofline_point(bound: Bound, target: Target, fmt: Format) -> RooflinePoint:

@@ -81,6 +81,7 @@ class SearchResult:
         seconds: wall time.
         bound: the cascade, with its extents, that it maps: the winner of several variants.
         variants: of how many the space consists.
+        interrupted: whether Ctrl-C ended the search early.
     """
 
     mapping: nodes.Mapping
@@ -92,6 +93,7 @@ class SearchResult:
     seconds: float
     bound: Bound
     variants: int = 1
+    interrupted: bool = False
 
     @property
     def points_per_s(self) -> float:
@@ -103,8 +105,9 @@ class SearchResult:
         claim = "optimal in this space" if self.optimal else "the best of those evaluated"
         rest = "ruled out by bounds or capacity" if self.optimal else "not"
         of = f" of {self.variants} cascades" if self.variants > 1 else ""
+        early = "interrupted; " if self.interrupted else ""
         return (
-            f"{claim}: {self.points:,} mappings{of}, {self.evaluated:,} evaluated, "
+            f"{early}{claim}: {self.points:,} mappings{of}, {self.evaluated:,} evaluated, "
             f"{self.ruled_out:,} {rest}"
         )
 
@@ -118,6 +121,7 @@ class SearchResult:
             "seconds": self.seconds,
             "points_per_s": self.points_per_s,
             "variants": self.variants,
+            "interrupted": self.interrupted,
         }
 
 
@@ -183,7 +187,8 @@ def explore_variants(
     """Find the best mapping of the best of several equivalent cascades.
 
     What one has reached, the others have to beat; the most promising by their rooflines come
-    first. Ties go to the earlier in that order, and then in the order given.
+    first. Ties go to the earlier in that order, and then in the order given. Ctrl-C ends the search
+    with the best so far.
 
     Args:
         bounds: cascades that compute the same of the same inputs, with their extents.
@@ -195,26 +200,28 @@ def explore_variants(
 
     Raises:
         MappingError: no cascade can be mapped to the machine; says why the first cannot.
+        TargetError: the objective needs energies, which the machine does not have.
+        KeyboardInterrupt: Ctrl-C was pressed before anything was found.
     """
     started = time.perf_counter()
+    target.check_energies(objective)
+    target = target if target.has_energies else target.without_energies()
     found = [_Search(each, target, fmt, objective) for each in bounds]
-    done, evaluated = 0, 0
     points = sum(search.points for search in found)
-    winner: _Search | None = None
-    for search in sorted(found, key=lambda each: each.floor):
-        if winner is not None:
-            assert winner.best is not None
-            search.beat = winner.best[0]
-        search.limit = None if limit is None else max(0, limit - evaluated)
-        for _ in search.steps():
-            if progress is not None:
-                progress(done + search.covered, points, search.best_objective)
-        done, evaluated = done + search.points, evaluated + search.evaluated
-        winner = search if search.best is not None else winner
+    ordered = sorted(found, key=lambda each: each.floor)
+    interrupted = False
+    try:
+        _search_all(ordered, points, progress, limit)
+    except KeyboardInterrupt:
+        interrupted = True
+        if all(search.best is None for search in found):
+            raise
+    winner = next((each for each in reversed(ordered) if each.best is not None), None)
     if winner is None:
         raise next(each.broken for each in found if each.broken is not None)
     mapping, evaluation = winner.result()
-    if progress is not None:
+    evaluated = sum(search.evaluated for search in found)
+    if progress is not None and not interrupted:
         progress(points, points, winner.best_objective)
     return SearchResult(
         mapping,
@@ -222,11 +229,26 @@ def explore_variants(
         points,
         evaluated,
         points - evaluated,
-        all(each.complete for each in found),
+        not interrupted and all(each.complete for each in found),
         time.perf_counter() - started,
         winner.bound,
         len(bounds),
+        interrupted,
     )
+
+
+def _search_all(
+    ordered: Sequence[_Search], points: int, progress: Progress | None, limit: int | None
+) -> None:
+    """Search one space after the other; what one has reached, the next have to beat."""
+    done, evaluated, best = 0, 0, None
+    for search in ordered:
+        search.beat = best
+        search.limit = None if limit is None else max(0, limit - evaluated)
+        for _ in search.steps():
+            if progress is not None:
+                progress(done + search.covered, points, search.best_objective)
+        done, evaluated, best = done + search.points, evaluated + search.evaluated, search.to_beat
 
 
 @dataclass
@@ -259,7 +281,7 @@ class _Search:
         except MappingError as error:  # an operator that no array has
             self.broken = error
         else:
-            self.floor = self.cost(least["latency"], least["energy"])
+            self.floor = self.cost(least["latency"], least.get("energy", 0.0))
         self.points = 1 + sum(each.size for each in self.space)
 
     def cost(self, latency: float, energy: float) -> float:
@@ -293,7 +315,7 @@ class _Search:
         for number in np.argsort(floors, kind="stable"):
             self.cover(self.space[number], floors[number])
             yield
-        self.finish()
+        yield from self.finish()
 
     def hopeless(self, floor: float) -> bool:
         """Whether nothing that costs at least `floor` can win, not even by a tie."""
@@ -355,8 +377,8 @@ class _Search:
 
     # -- one combination after the other ---------------------------------------------------
 
-    def finish(self) -> None:
-        """Search the residencies of what is open, the most promising first."""
+    def finish(self) -> Iterator[None]:
+        """Search the residencies of what is open, the most promising first; yield after each."""
         work = 0
         for floor, dram_bytes, each, flat in self._queue():
             beat = self.to_beat
@@ -376,6 +398,7 @@ class _Search:
             if found.found is not None:
                 key, kept = found.found
                 self.offer(key, point_of(each.costs, picks, kept))
+            yield
 
     def _queue(self) -> Iterator[tuple[float, float, _Open, int]]:
         if not self.open:

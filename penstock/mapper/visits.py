@@ -1,6 +1,7 @@
 """How often a leaf is visited with which tile sizes, empty tiles of its guard left out.
 
-A visit computes a full tile: hardware does not skip single absent points inside one.
+Which tiles are empty is exact (`regions.occupied`). A visit computes a full tile: hardware does not
+skip single absent points inside one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.einsum_ir.regions.bounds import box_status
+from penstock.einsum_ir.regions.occupied import occupied
 from penstock.mapper.facts import Facts, Step
 from penstock.mapper.tiles import Grid, Pace, sizes
 
@@ -51,7 +52,7 @@ class Visits:
 
 
 def active_tiles(step: Step, grid: Grid, facts: Facts) -> Flags | None:
-    """Return which boxes of a grid have a point with an effect; None if all do.
+    """Return which boxes of a grid have a point with an effect, exactly; None if all do.
 
     The guard's variables must be placed.
     """
@@ -61,7 +62,7 @@ def active_tiles(step: Step, grid: Grid, facts: Facts) -> Flags | None:
     for name in step.guarded:
         low[name] = grid.start_of(name)
         high[name] = low[name] + grid.size_of(name) - 1
-    return box_status(step.guard, low, high, facts.symbols) >= 0
+    return occupied(step.guard, low, high, facts.symbols)
 
 
 def visits_of(step: Step, paces: tuple[Pace, ...], facts: Facts) -> Visits:

@@ -15,7 +15,7 @@ import numpy as np
 
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.nodes import Access, Einsum, Expr, Var, variables
-from penstock.einsum_ir.regions.bounds import box_status
+from penstock.einsum_ir.regions.occupied import occupied
 from penstock.einsum_ir.shapes import Bound
 from penstock.errors import MappingError
 from penstock.mapper.facts import Facts, Use, facts_of
@@ -52,10 +52,9 @@ class Guard:
         ends = np.array(boxes, dtype=np.int64).reshape(len(boxes), len(self.names), 2)
         low = {name: ends[:, place, 0] for place, name in enumerate(self.names)}
         high = {name: ends[:, place, 1] - 1 for place, name in enumerate(self.names)}
-        status = np.broadcast_to(
-            box_status(self.expr, low, high, self.bound.symbols).reshape(-1), (len(boxes),)
-        )
-        self.table.update(zip(boxes, (status < 0).tolist(), strict=True))
+        some = occupied(self.expr, low, high, self.bound.symbols).reshape(-1)
+        some = np.broadcast_to(some, (len(boxes),))
+        self.table.update(zip(boxes, (~some).tolist(), strict=True))
 
     def empty(self, box: Boxes) -> bool:
         """Whether no point of a box can have any effect; the box was prepared."""

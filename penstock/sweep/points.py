@@ -231,6 +231,7 @@ def evaluate(task: Task) -> Outcome:
     Raises:
         PenstockError: this worker's penstock is another version, or the format is none. Of the
             base class, since others do not survive the way from one process to another.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     if task.version != __version__:
         raise PenstockError(
@@ -241,6 +242,8 @@ def evaluate(task: Task) -> Outcome:
     try:
         fmt = run_format(parse_format(task.options.format or task.target.format))
         found = explore(bound, task.target, fmt, objective=task.options.objective)
+        if found.interrupted:
+            raise KeyboardInterrupt
     except MappingError as error:
         return Outcome(failure=error.what)
     except PenstockError as error:

@@ -158,6 +158,37 @@ class Target:
         """The outermost memory."""
         return self.memories[0]
 
+    @property
+    def has_energies(self) -> bool:
+        """Whether energies are known: of every array's operations, and of the outermost memory."""
+        return self.dram.read_pj_per_byte > 0 and all(array.energy_pj for array in self.arrays)
+
+    def check_energies(self, objective: str) -> None:
+        """Check that an objective can be had.
+
+        Raises:
+            TargetError: it needs energies, which the machine does not have.
+        """
+        if objective != "latency" and not self.has_energies:
+            lacking = [each.name for each in self.arrays if not each.energy_pj]
+            raise TargetError(
+                f"{self.name} has no energies of {', '.join(lacking) or self.dram.name}, "
+                f"which the objective {objective} needs",
+                fix="take the objective latency, or a copy of the machine with energy_pj and "
+                "read_pj_per_byte",
+            )
+
+    def without_energies(self) -> Target:
+        """Return the machine with no energies at all: a sum of some of them would say nothing."""
+        memories = tuple(
+            replace(each, read_pj_per_byte=0.0, write_pj_per_byte=0.0) for each in self.memories
+        )
+        return replace(
+            self,
+            memories=memories,
+            arrays=tuple(replace(each, energy_pj=()) for each in self.arrays),
+        )
+
     def memory(self, name: str) -> Memory:
         """Return the memory with this name.
 

@@ -1,6 +1,12 @@
 """Each command on good input: text, JSON, files."""
 
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -162,3 +168,54 @@ def test_demo(folder, capsys):
     said_by_paper = {each["name"]: each["value"] for each in published["published"]}
     assert metrics["latency_s"] <= said_by_paper["latency_s"] * (1 + 1e-9)
     assert (folder / "build" / "report.html").exists()
+
+
+LONG = ["attention_2pass", "--variants", "--target", "fusemax", "--objective", "edp"]
+LONG += ["--shape", "h=16", "p=3000", "m=3000", "e=64", "f=64"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_best_mapping(folder):
+    terminal, slave = pty.openpty()
+    command = [sys.executable, "-m", "penstock", "explore", *LONG, "-o", "d.json"]
+    process = subprocess.Popen(
+        [*command, "--report", "r.html"], stdout=subprocess.PIPE, stderr=slave, text=True
+    )
+    os.close(slave)
+    shown = b""
+    while b"best" not in shown or b"/s" not in shown:  # the bar says both
+        shown += os.read(terminal, 4096)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    err = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert process.returncode == 130, err
+    assert "penstock: interrupted" in err
+    assert "mapping explored for attention_2pass on fusemax" in out
+    assert "interrupted; the best of those evaluated" in out
+    assert main(["show", "d.json"]) == 0
+    assert "interrupted; the best of those evaluated" in (folder / "r.html").read_text()
+
+
+@pytest.mark.parametrize("objective", ["latency", "front"])
+def test_ctrl_c_at_any_step(folder, capsys, monkeypatch, objective):
+    """The key is pressed at the second report; nothing before that is lost."""
+
+    @contextmanager
+    def pressed(title):
+        reports = []
+
+        def update(done, total, best):
+            reports.append(best)
+            if len(reports) == 2:
+                raise KeyboardInterrupt
+
+        yield update
+
+    monkeypatch.setattr("penstock.cli.output.progress", pressed)
+    command = ["explore", "attention", "--target", "mesh4x4", *SMALL, "--objective", objective]
+    assert main(command) == 130
+    said = capsys.readouterr()
+    assert "mapping " in said.out
+    assert "interrupted; the " in said.out
+    assert said.err == "penstock: interrupted\n"

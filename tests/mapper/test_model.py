@@ -43,7 +43,7 @@ TOY = Target(
             COSTS,
             (("mac", 3.0), ("max", 1.0)),
         ),
-        Array("lanes", (Axis("lanes", 4, "pe"),), COSTS),
+        Array("lanes", (Axis("lanes", 4, "pe"),), COSTS, (("mac", 3.0),)),
     ),
     "fp16",
     "made up",

@@ -269,6 +269,7 @@ def test_a_limit_is_kept_and_admitted():
         "seconds": full.seconds,
         "points_per_s": full.points / full.seconds,
         "variants": 1,
+        "interrupted": False,
     }
 
 

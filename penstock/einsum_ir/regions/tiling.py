@@ -11,7 +11,7 @@ Excluded: machines, loops and what tiles cost.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
@@ -36,6 +36,7 @@ from penstock.einsum_ir.regions.bounds import may_be_absent
 from penstock.einsum_ir.regions.counting import values_of
 from penstock.einsum_ir.regions.enumerated import WHOLE, Part, Space, by_boxes, dense
 from penstock.einsum_ir.regions.lines import BeyondError
+from penstock.einsum_ir.regions.occupied import apart, conjuncts
 from penstock.einsum_ir.regions.planes import in_cells, looped_in
 from penstock.errors import CascadeError, DataError, UnknownNameError
 
@@ -377,7 +378,7 @@ def _node(pred: Expr, space: Space, small: int) -> _Node:
     for op in ("and", "or"):
         if op == "or" and may_be_absent(pred, {}):
             continue
-        groups = _apart(list(_flat(pred, op)), op)
+        groups = apart(list(conjuncts(pred, op)), op)
         if len(groups) > 1:
             return _Joint(op == "and", tuple(_node(each, space, small) for each in groups))
     return _part(pred, space, small)
@@ -393,31 +394,6 @@ def _positive(pred: Expr, *, holds: bool = True) -> Expr:
             return Apply(op, tuple(_positive(arg, holds=holds) for arg in args))
         case _:
             return pred if holds else Apply("not", (pred,))
-
-
-def _flat(pred: Expr, op: str) -> Iterator[Expr]:
-    if isinstance(pred, Apply) and pred.op == op:
-        for arg in pred.args:
-            yield from _flat(arg, op)
-    else:
-        yield pred
-
-
-def _apart(exprs: list[Expr], op: str) -> list[Expr]:
-    """Join the expressions that share variables."""
-    found: list[Expr] = []
-    for each in exprs:
-        mine = set(variables(each))
-        joined = each
-        kept = []
-        for other in found:
-            if mine & set(variables(other)):
-                joined = Apply(op, (other, joined))
-                mine |= set(variables(other))
-            else:
-                kept.append(other)
-        found = [*kept, joined]
-    return found
 
 
 def _part(pred: Expr, space: Space, small: int) -> Part:

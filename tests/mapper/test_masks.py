@@ -6,6 +6,7 @@ guard holds are visited, and the others skipped.
 """
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -51,7 +52,7 @@ FAMILIES = ("fusemax", "u280", "h200")
 def uniform(nests, name, extent):
     """Return the tile of the innermost loop over a variable; outer ones must be multiples of it."""
     chain = [nest.loop.tile for nest in nests if nest.loop.variable == name]
-    assert all(outer % inner == 0 for outer, inner in zip(chain, chain[1:], strict=False))
+    assert all(outer % inner == 0 for outer, inner in pairwise(chain))
     return chain[-1] if chain else extent
 
 

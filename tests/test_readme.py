@@ -1,4 +1,4 @@
-"""The README tells the truth: its console blocks run and print what they show."""
+"""README and tutorial tell the truth: their console blocks run and print what they show."""
 
 import re
 import shlex
@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-BLOCKS = re.findall(r"```(console|python)\n(.*?)```", README.read_text(), flags=re.DOTALL)
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/tutorial.md")}
+
+
+def blocks(page, kind):
+    return re.findall(rf"^```{kind}\n(.*?)^```", PAGES[page], flags=re.DOTALL | re.MULTILINE)
 
 
 def commands(block):
@@ -23,34 +27,24 @@ def commands(block):
     return found
 
 
-CONSOLE = [each for kind, text in BLOCKS if kind == "console" for each in commands(text)]
-PYTHON = [text for kind, text in BLOCKS if kind == "python"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with the files that the README shows."""
-    made = tmp_path_factory.mktemp("readme")
-    for command, shown in CONSOLE:
-        if command.startswith("cat "):
-            (made / command.removeprefix("cat ")).write_text("\n".join(shown) + "\n")
-    return made
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("command", "expected"), CONSOLE, ids=[each[0][:40] for each in CONSOLE])
-def test_console(command, expected, folder):
-    words = shlex.split(command)
-    if words[0] == "make":
-        pytest.skip("CI itself is this command, or a test of its own (tests/cli/test_cli.py)")
-    if words[0] == "cat":
-        assert (folder / words[1]).exists()
-        return
+@pytest.mark.parametrize("page", PAGES)
+def test_console(page, tmp_path):
+    """The commands of a page, in order, in one folder with the files that it shows."""
+    for command, expected in [each for text in blocks(page, "console") for each in commands(text)]:
+        words = shlex.split(command)
+        if words[0] == "cat":
+            (tmp_path / words[1]).write_text("\n".join(expected) + "\n")
+        elif words[0] != "make":  # CI itself is `make test`; test_cli.py has a test of the demo
+            check(command, words, expected, tmp_path)
+
+
+def check(command, words, expected, folder):
     assert words[0] == "penstock"
     done = subprocess.run(
         [sys.executable, "-m", *words], cwd=folder, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"$ {command}\n{done.stderr}"
     printed = [line.rstrip() for line in done.stdout.splitlines()]
     for line in expected:
         if line.strip() not in {"", "..."}:
@@ -58,9 +52,9 @@ def test_console(command, expected, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", PYTHON)
-def test_python(code, folder):
+@pytest.mark.parametrize("code", blocks("README.md", "python"))
+def test_python(code, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr

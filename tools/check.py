@@ -1,4 +1,4 @@
-"""Run what CI checks: lint, types, the built wheel elsewhere, and the tests.
+"""Run what CI checks: lint, types, the documentation, the built wheel elsewhere, and the tests.
 
 With ``--coverage`` the tests also print what they do not reach, and take longer.
 """
@@ -45,6 +45,7 @@ def main() -> None:
     run("lint", BIN / "ruff", "check", *folders)
     run("format", BIN / "ruff", "format", "--check", *folders)
     run("types", BIN / "mypy")
+    run("docs", BIN / "mkdocs", "build", "--strict", "--quiet")
     wheel()
     workers = str(os.cpu_count() or 1)
     coverage = "--coverage" in sys.argv[1:]

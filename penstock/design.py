@@ -105,6 +105,12 @@ class Design:
         """Twelve hex digits that name the design: same design, same digits."""
         return digest(*self._texts())
 
+    def _repr_html_(self) -> str:
+        """Show the design in a notebook: what the model says, and the loop nest."""
+        from penstock.report import fragment
+
+        return fragment(page(self))
+
     def evaluate(self) -> Evaluation:
         """Return what the analytical model says of the design."""
         return evaluate(self.mapping, self.bound, self.target, self.format)

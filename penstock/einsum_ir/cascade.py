@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
+from html import escape
 
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.legality import (
@@ -100,6 +101,10 @@ class Cascade:
             for statement in self.statements
             for einsum in (statement.einsums if isinstance(statement, Group) else (statement,))
         )
+
+    def _repr_html_(self) -> str:
+        """Show the cascade in a notebook as it prints."""
+        return f"<pre>{escape(str(self))}</pre>"
 
     def einsum(self, tensor: str) -> Einsum:
         """Return the (not ``init``) Einsum that defines `tensor`.

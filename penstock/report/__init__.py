@@ -9,7 +9,14 @@ from pathlib import Path
 from penstock.report.data import Page, Section
 from penstock.sweep.result import Sweep
 
-__all__ = ["markdown", "save_report"]
+__all__ = ["fragment", "markdown", "save_report"]
+
+
+def fragment(page: Page) -> str:
+    """Return a design as HTML without scripts or styles, for a notebook."""
+    from penstock.report import render
+
+    return render.fragment(page)
 
 
 def markdown(pages: Sequence[Page], command: str) -> str:

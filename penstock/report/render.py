@@ -21,7 +21,7 @@ from penstock.report.headline import Headline, headline
 from penstock.report.sweeps import sweep_text, sweep_view
 from penstock.sweep.result import Sweep
 
-__all__ = ["html", "markdown", "plain", "text"]
+__all__ = ["fragment", "html", "markdown", "plain", "text"]
 
 
 # -- JSON and text ---------------------------------------------------------------------------
@@ -168,6 +168,14 @@ def _headlines(pages: Sequence[Page]) -> str:
 
 def _anchor(page: Page) -> str:
     return re.sub(r"\W+", "-", f"{_title(page)}-{page.digest}")
+
+
+def fragment(page: Page) -> str:
+    """Return a design as HTML without scripts or styles, for a notebook."""
+    said = headline(page)
+    answers = _table(Headline.COLUMNS, [said.row()], numeric=set())
+    mapping = f"<pre>{escape(str(page.mapping))}</pre>"
+    return f"{answers}<p>{escape(said.problem)}</p>{mapping}{_metrics(page)}"
 
 
 def _section(section: Section) -> dict[str, Any]:

@@ -105,6 +105,14 @@ def test_an_input_that_is_read_once_has_one_band():
     assert drawn.count('class="band"') == 1
 
 
+def test_in_a_notebook(report):
+    shown = ElementTree.fromstring(f"<div>{report[1]._repr_html_()}</div>")
+    assert shown.find("pre").text == str(report[1].mapping)
+    assert {"latency", "134", "cycles", "model"} <= {cell.text for cell in shown.iter("td")}
+    cascade = report[1].cascade
+    assert ElementTree.fromstring(cascade._repr_html_()).text == str(cascade)
+
+
 def test_markdown(report):
     text = markdown([page(report[1])], "penstock report x")
     assert (

@@ -3,17 +3,27 @@
 import math
 from itertools import product
 
+import numpy as np
+import pytest
+
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import MappingError
 from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
+from penstock.mapper.front import explore_front
 from penstock.mapper.model import evaluate
+from penstock.mapper.search import explore
 from penstock.mapper.space import arrays_of, in_time, mapping_at, skeletons, stages_of
 from penstock.targets.base import Array, Axis, Memory, Target
 
 FP16 = parse_format("fp16")
+COST = {
+    "latency": lambda latency, energy: latency,
+    "energy": lambda latency, energy: energy,
+    "edp": lambda latency, energy: latency * energy,
+}
 OPS = ("mac", "+", "-", "*", "max", "exp")
 
 
@@ -145,3 +155,19 @@ def front_of(costs):
         if not found or energy < found[-1][1] * (1 - 1e-9):
             found.append((latency, energy))
     return found
+
+
+def compare(bound, target):
+    """Hold the search for each objective, and for the front, against every mapping."""
+    costs = costs_of_all(bound, target)
+    for objective, cost in COST.items():
+        found = explore(bound, target, FP16, objective=objective)
+        said = cost(found.evaluation.latency_cycles, found.evaluation.energy_pj)
+        assert said == pytest.approx(min(cost(*each) for each in costs), rel=1e-9), objective
+        assert found.optimal
+    front = explore_front(bound, target, FP16)
+    assert front.optimal
+    got = [(e.evaluation.latency_cycles, e.evaluation.energy_pj) for e in front.members]
+    want = front_of(costs)
+    assert len(got) == len(want)
+    np.testing.assert_allclose(got, want, rtol=1e-9)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as MappingABC
+from contextlib import suppress
 from dataclasses import replace
 
 from penstock.einsum_ir.formats import Format
@@ -53,7 +54,8 @@ def default_mapping(bound: Bound, target: Target, fmt: Format) -> Mapping:
     """Return a legal mapping, good enough to generate code from.
 
     Tiles become smaller until intermediates fit on the chip. If they never do, or if what Einsums
-    share leaves most of the machine idle, the model decides between the candidates.
+    share leaves most of the machine idle, the model decides between the candidates. Where a part
+    has not the operators, half of an array is used, and half of that.
 
     Args:
         bound: any cascade with its extents.
@@ -81,12 +83,22 @@ def default_mapping(bound: Bound, target: Target, fmt: Format) -> Mapping:
             break
     if not legal:
         assert broken is not None
-        raise broken
+        return _on_less(bound, target, fmt, broken)
     fewest = min(legal, key=lambda each: each[0])
     candidates = list(dict.fromkeys((legal[0][1], fewest[1])))
     if len(candidates) == 1:
         return candidates[0]
     return min(candidates, key=lambda each: evaluate(each, bound, target, fmt).latency_cycles)
+
+
+def _on_less(bound: Bound, target: Target, fmt: Format, broken: MappingError) -> Mapping:
+    """Return the default mapping to a machine with half of its largest array."""
+    sizes = [(axis.size, array.name, axis.name) for array in target.arrays for axis in array.axes]
+    size, array, axis = max(sizes, key=lambda each: each[0])
+    if target.resources and size > 1:
+        with suppress(MappingError):
+            return default_mapping(bound, target.override(f"{array}.{axis}", size // 2), fmt)
+    raise broken
 
 
 def _recipes(idle: bool) -> Iterator[Recipe]:

@@ -1,7 +1,7 @@
 """Whether a mapping is legal: `check` says which rule a bad one breaks, where, and by how much.
 
 In this order: names and loops of every node (here), what depends on what (`order.py`), where
-tensors are kept, and room in the memories. What it costs is in `model.py`.
+tensors are kept, room in the memories, operators of a part. What it costs is in `model.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from penstock.mapper.facts import Facts, facts_of
 from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest, Node, leaves, untimed
 from penstock.mapper.occupancy import Occupancy, occupancies
 from penstock.mapper.order import check_order, check_stages
+from penstock.mapper.resources import check_parts
 from penstock.mapper.scopes import Leaf, Scope, Tree, tree_of
 from penstock.targets.base import Array, Target
 
@@ -50,6 +51,7 @@ def check(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> None:
         _check_reach(leaf, facts, target)
     for each in occupancies(tree, facts, target, fmt):
         _check_room(each, target)
+    check_parts(tree.leaves, facts.extents, target, fmt)
 
 
 def check_timed(mapping: Mapping) -> None:

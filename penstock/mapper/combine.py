@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from penstock.mapper.costs import Costs, Moves, Tabulator
 from penstock.mapper.interval import Task, Wait, initiation_interval
 from penstock.mapper.residency import Home, Where
+from penstock.mapper.resources import LIMITED
 from penstock.mapper.space import Place, in_time, stages_of
 
 __all__ = ["Choice", "Combinations", "Totals", "reaches", "restricted", "sliced"]
@@ -97,6 +98,7 @@ def sliced(costs: Costs, parts: Sequence[NDArray[np.int64]]) -> Costs:
                 energy_pj=site.energy_pj[part],
                 moves=moves,
                 shares={key: each[part] for key, each in site.shares.items()},
+                parts=site.parts[part],
             )
         )
     return replace(costs, sites=tuple(sites))
@@ -151,7 +153,20 @@ class Combinations:
     @cached_property
     def legal(self) -> Flags:
         """Which combinations are points of the space."""
-        return in_time([costs.site for costs in self.costs.sites], self.arrays, self.stages)
+        sites = [costs.site for costs in self.costs.sites]
+        return in_time(sites, self.arrays, self.stages) & self._fits_part()
+
+    def _fits_part(self) -> Flags:
+        """Return where a part has the operators of all sites."""
+        fits = np.ones(1, dtype=bool)
+        has = dict(self.target.resources)
+        for column, name in enumerate(LIMITED):
+            if name in has:
+                needed = np.zeros(1)
+                for number, site in enumerate(self.costs.sites):
+                    needed = needed + self.along(number, site.parts[:, column])
+                fits = fits & (needed <= has[name])
+        return fits
 
     @cached_property
     def schedule(self) -> Floats:

@@ -22,6 +22,7 @@ from penstock.mapper.facts import Facts, facts_of
 from penstock.mapper.loads import Least, Loads
 from penstock.mapper.nodes import Compute, Keep
 from penstock.mapper.occupancy import box_at, bytes_held
+from penstock.mapper.resources import LIMITED, parts_of
 from penstock.mapper.scopes import Leaf, Scope, Tree, paces_of
 from penstock.mapper.space import Option, Place, Resident, Site, Skeleton
 from penstock.mapper.tiles import Pace
@@ -53,6 +54,7 @@ class SiteCosts:
         energy_pj: of the operations.
         moves: (tensor, memory) → traffic if the tensor lives there.
         shares: (tensor, memory) → bytes in one place, for memories that the option's array owns.
+        parts: LUT, FF and DSP of the operators; a row for each option.
     """
 
     site: Site
@@ -63,6 +65,7 @@ class SiteCosts:
     energy_pj: Floats
     moves: Mapping[tuple[str, str], Moves]
     shares: Mapping[tuple[str, str], Floats]
+    parts: Floats
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Tabulator:
         self._counts: dict[tuple[Any, ...], LeafCount] = {}
         self._traffic: dict[tuple[Any, ...], tuple[Traffic, ...]] = {}
         self._shares: dict[tuple[Any, ...], float] = {}
+        self._parts: dict[tuple[Any, ...], tuple[float, ...]] = {}
         self._least: dict[tuple[Any, ...], tuple[Site, Least]] = {}
         self._leaves: dict[int, tuple[Site, tuple[Leaf, ...]]] = {}
         self._alike: dict[int, tuple[Leaf, tuple[Any, ...]]] = {}
@@ -106,8 +110,9 @@ class Tabulator:
     def costs(self, skeleton: Skeleton, most: float = math.inf) -> Costs:
         """Count a skeleton, options aside that belong to no schedule of at most so many cycles."""
         limits = self.slack(skeleton, most)
+        tight = self.tight(skeleton)
         sites = tuple(
-            _Counter(self, site, skeleton.residents, limit).counted()
+            _Counter(self, site, skeleton.residents, limit, tight=tight).counted()
             for site, limit in zip(skeleton.sites, limits, strict=True)
         )
         leaves = [self.leaves(site)[0] for site in skeleton.sites]
@@ -215,6 +220,23 @@ class Tabulator:
         costs = dict(leaf.array.energy_pj)
         return sum(n * costs.get(op, 0.0) for op, n in self.count(leaf).operators.items())
 
+    def parts(self, leaf: Leaf) -> tuple[float, ...]:
+        """Return LUT, FF and DSP of a leaf's operators, zeros where no part limits them."""
+        if not self.target.resources:
+            return (0.0, 0.0, 0.0)
+        key = (self.alike(leaf), tuple(nest.loop for nest in leaf.nests if nest.loop.spatial))
+        if key not in self._parts:
+            self._parts[key] = parts_of(leaf, self.facts.extents, self.fmt)
+        return self._parts[key]
+
+    def tight(self, skeleton: Skeleton) -> bool:
+        """Whether some choice of options has more operators than the part."""
+        has = dict(self.target.resources)
+        most = np.zeros(len(LIMITED))
+        for site in skeleton.sites if has else ():
+            most += np.max([self.parts(leaf) for leaf in self.leaves(site)], axis=0)
+        return any(most[n] > has.get(name, math.inf) for n, name in enumerate(LIMITED))
+
     def floor(self, skeleton: Skeleton) -> tuple[float, float]:
         """Return cycles and picojoules that every point of a skeleton takes: of its leaves alone.
 
@@ -311,8 +333,10 @@ class _Counter:
         site: Site,
         residents: Sequence[Resident],
         limit: Mapping[str, float],
+        *,
+        tight: bool,
     ) -> None:
-        self.tab, self.site = tab, site
+        self.tab, self.site, self.tight = tab, site, tight
         self.leaves = tab.leaves(site)
         self.tensors = sorted(_touched(self.leaves[0]))
         self.residents = {each.tensor: each for each in residents if each.tensor in self.tensors}
@@ -322,6 +346,7 @@ class _Counter:
         self.cycles = np.array([count.cycles for count in counts], dtype=np.float64)
         self.starts = np.array([count.init_cycles for count in counts], dtype=np.float64)
         self.energy = np.array([tab.operations_pj(leaf) for leaf in self.leaves], dtype=np.float64)
+        self.parts = np.array([tab.parts(leaf) for leaf in self.leaves])
         fast = [each.cycles <= limit[each.array] for each in counts]
         self.alive = np.flatnonzero(fast) if any(fast) else np.arange(1)
 
@@ -347,6 +372,7 @@ class _Counter:
                 for key, each in moves.items()
             },
             {key: each[self.alive] for key, each in shares.items()},
+            self.parts[self.alive],
         )
 
     def _shares(self) -> dict[tuple[str, str], Floats]:
@@ -391,6 +417,8 @@ class _Counter:
         positions, among the options before, of those that are left.
         """
         columns = [each[self.alive] for each in shares.values()]
+        if self.tight:
+            columns += list(self.parts[self.alive].T)
         if self.tab.objective != "energy":
             columns += [self.cycles[self.alive], self.starts[self.alive]]
             columns += [

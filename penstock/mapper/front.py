@@ -225,7 +225,7 @@ class _Search:
         """Cost all combinations of a skeleton; leave open what may be better than it looks."""
         if not self.worth(*floor):
             return
-        costs, whole = capped(self.tab.costs(skeleton))
+        costs, whole = capped(self.tab.costs(skeleton), self.target)
         self.complete = self.complete and whole
         combinations = Combinations(costs, self.tab)
         inner, least = combinations.innermost(), combinations.least()

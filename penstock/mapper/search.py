@@ -29,6 +29,7 @@ from penstock.mapper.costs import Costs, Tabulator
 from penstock.mapper.housing import Key, better, house, promising
 from penstock.mapper.model import Evaluation, evaluate
 from penstock.mapper.occupancy import occupancies
+from penstock.mapper.resources import LIMITED
 from penstock.mapper.roofline import roofline
 from penstock.mapper.scopes import tree_of
 from penstock.mapper.space import Place, Skeleton, mapping_at, skeletons
@@ -348,7 +349,7 @@ class _Search:
             self.complete = False
             return
         most = self.best_objective * (1 + SAME) if self.objective == "latency" else math.inf
-        costs, whole = capped(self.tab.costs(skeleton, most))
+        costs, whole = capped(self.tab.costs(skeleton, most), self.target)
         self.complete = self.complete and whole
         combinations = Combinations(costs, self.tab)
         inner, least = combinations.innermost(), combinations.least()
@@ -462,16 +463,43 @@ def point_of(costs: Costs, picks: Sequence[int], kept: Mapping[str, Place]) -> P
     return Point(costs.skeleton, own, inside)
 
 
-def capped(costs: Costs) -> tuple[Costs, bool]:
+def capped(costs: Costs, target: Target) -> tuple[Costs, bool]:
     """Leave one option to the sites that matter least, until all combinations fit in memory."""
     counts = [len(site.picks) for site in costs.sites]
     least = sorted(range(len(counts)), key=lambda number: float(costs.sites[number].cycles.min()))
+    picks = affordable(costs, target)
     keep = [np.arange(count) for count in counts]
     whole = True
     for number in least:
         if math.prod(counts) <= MAX_COMBINATIONS:
             break
         if counts[number] > 1:
-            pick = int(costs.sites[number].cycles.argmin())
-            keep[number], counts[number], whole = np.array([pick]), 1, False
+            keep[number], counts[number], whole = np.array([picks[number]]), 1, False
     return (costs if whole else sliced(costs, keep)), whole
+
+
+def affordable(costs: Costs, target: Target) -> list[int]:
+    """Return the fastest option of each site, or slower ones where a part has no room for these.
+
+    The option that frees most of what is missing for each cycle lost is exchanged first.
+    """
+    picks = [int(site.cycles.argmin()) for site in costs.sites]
+    limits = np.array([dict(target.resources).get(name, math.inf) for name in LIMITED])
+    total = np.sum(
+        [site.parts[pick] for site, pick in zip(costs.sites, picks, strict=True)], axis=0
+    )
+    while any(total > limits):
+        missing = np.maximum(total / limits - 1, 0).sum()
+        best = (0.0, 0, 0)
+        for number, site in enumerate(costs.sites):
+            others = total - site.parts[picks[number]] + site.parts
+            freed = missing - np.maximum(others / limits - 1, 0).sum(axis=1)
+            lost = np.maximum(site.cycles - site.cycles[picks[number]], 0) + 1
+            pick = int((freed / lost).argmax())
+            best = max(best, (float(freed[pick] / lost[pick]), number, pick))
+        gain, number, pick = best
+        if gain <= 0:
+            break
+        total = total + costs.sites[number].parts[pick] - costs.sites[number].parts[picks[number]]
+        picks[number] = pick
+    return picks

@@ -2,20 +2,14 @@
 
 import numpy as np
 import pytest
-from tiny_spaces import FP16, costs_of_all, front_of, random_problem, tiny_target
+from tiny_spaces import FP16, compare, random_problem, tiny_target
 
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
-from penstock.mapper.front import explore_front
 from penstock.mapper.search import explore
 from penstock.mapper.space import skeletons
 from penstock.targets import TARGETS
 
-COST = {
-    "latency": lambda latency, energy: latency,
-    "energy": lambda latency, energy: energy,
-    "edp": lambda latency, energy: latency * energy,
-}
 SPACES, QUICK = 200, 40
 SEEDS = [
     seed if seed < QUICK else pytest.param(seed, marks=pytest.mark.slow) for seed in range(200)
@@ -54,22 +48,6 @@ def test_nothing_is_better_than_the_best_blocks(seed):
 def test_many_have_blocks():
     spaces = [skeletons(*single_problem(seed)) for seed in range(30)]
     assert sum(any(each.recipe.blocks for each in space) for space in spaces) >= 15
-
-
-def compare(bound, target):
-    """Hold the search for each objective, and for the front, against every mapping."""
-    costs = costs_of_all(bound, target)
-    for objective, cost in COST.items():
-        found = explore(bound, target, FP16, objective=objective)
-        said = cost(found.evaluation.latency_cycles, found.evaluation.energy_pj)
-        assert said == pytest.approx(min(cost(*each) for each in costs), rel=1e-9), objective
-        assert found.optimal
-    front = explore_front(bound, target, FP16)
-    assert front.optimal
-    got = [(e.evaluation.latency_cycles, e.evaluation.energy_pj) for e in front.members]
-    want = front_of(costs)
-    assert len(got) == len(want)
-    np.testing.assert_allclose(got, want, rtol=1e-9)
 
 
 def test_the_spaces_are_of_all_kinds():

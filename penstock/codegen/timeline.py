@@ -41,7 +41,7 @@ from penstock.codegen.lower_index import has_load
 from penstock.codegen.schedule import Hardware, Pipelined, pipelined
 from penstock.errors import MappingError
 
-__all__ = ["LoopTime", "Timeline", "timeline"]
+__all__ = ["LoopTime", "Timeline", "perfect", "timeline"]
 
 SWITCH_CYCLES = 1
 
@@ -169,7 +169,7 @@ class _Timer:
                 raise AssertionError("a store contains no loop")
 
     def _loop(self, loop: For, at: Values) -> Timeline:
-        chain = _perfect(loop)
+        chain = perfect(loop)
         extents = [int(evaluate(each.extent, at)) for each in chain]
         body = chain[-1].body
         if not _has_serial(body):
@@ -283,7 +283,7 @@ def _normal(stmt: LoopStmt) -> LoopStmt:
             return stmt
 
 
-def _perfect(loop: For) -> list[For]:
+def perfect(loop: For) -> list[For]:
     """Return a loop and those inside that it contains and nothing else: they become one."""
     chain = [loop]
     while is_serial(inner := _only(chain[-1].body)) and isinstance(inner, For):

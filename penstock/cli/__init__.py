@@ -214,6 +214,11 @@ def _explore(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--mapping", metavar="FILE", help="evaluate this mapping, do not search")
     parser.add_argument(
+        "--formats",
+        metavar="F,G",
+        help="word lengths side by side, e.g. 'fixed<16,6>,fixed<12,4>,fp32': error, cycles, parts",
+    )
+    parser.add_argument(
         "--variants",
         metavar="FILE",
         nargs="*",

@@ -11,6 +11,7 @@ from typing import Any
 
 from penstock.cli import output
 from penstock.cli.files import read_arrays, write_arrays, write_bytes
+from penstock.cli.formats import explore_formats
 from penstock.cli.front import explore_front
 from penstock.cli.sources import (
     design_of,
@@ -127,8 +128,9 @@ def passes(options: argparse.Namespace) -> None:
 
 def explore(options: argparse.Namespace) -> None:
     """Find the best mapping, or evaluate a given one; with --sweep, for many machines."""
-    if options.objective == "front":
-        explore_front(options)
+    if options.formats or options.objective == "front":
+        several = explore_formats if options.formats else explore_front
+        several(options)
         return
     for name in ("sweep", "mapping"):
         if options.variants is not None and getattr(options, name):

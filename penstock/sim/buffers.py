@@ -26,38 +26,57 @@ Label = tuple[object, ...] | None
 class Writers:
     """For each element of each tensor, the task that wrote it last.
 
-    A tile that is read as it was written is found in a table; others element by element.
+    Args:
+        dims: tensor → its extents.
+        grains: tensor → for each dimension a length that divides every coordinate at which what
+            is written begins or ends, the end of the dimension aside. A block of that size has
+            one writer, and so takes one cell. 1 in the dimension of an iterative rank.
     """
 
-    def __init__(self, dims: Mapping[str, tuple[int, ...]]) -> None:
-        self._dims = dims
-        self._elements: dict[str, NDArray[np.int64]] = {}
-        self._tiles: dict[str, dict[tuple[Span, ...], int]] = {}
+    def __init__(
+        self, dims: Mapping[str, tuple[int, ...]], grains: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        self._dims, self._grains = dims, grains
+        self._cells: dict[str, NDArray[np.int64]] = {}
+        self._places: dict[tuple[str, tuple[Span, ...]], tuple[slice, ...] | int] = {}
 
     def _of(self, tensor: str) -> NDArray[np.int64]:
-        if tensor not in self._elements:
-            self._elements[tensor] = np.full(self._dims[tensor], NOBODY, dtype=np.int64)
-            self._tiles[tensor] = {}
-        return self._elements[tensor]
+        if tensor not in self._cells:
+            pairs = zip(self._dims[tensor], self._grains[tensor], strict=True)
+            shape = [-(-extent // grain) for extent, grain in pairs]
+            self._cells[tensor] = np.full(shape, NOBODY, dtype=np.int64)
+        return self._cells[tensor]
+
+    def _place(self, tensor: str, block: Block) -> tuple[slice, ...] | int:
+        """Return the cells of a block: one, by its number, or slices."""
+        found = self._places.get((tensor, block.bounds))
+        if found is None:
+            pairs = zip(block.bounds, self._grains[tensor], strict=True)
+            spans = [(start // grain, -(-stop // grain)) for (start, stop), grain in pairs]
+            found = tuple(slice(*span) for span in spans)
+            if all(stop == start + 1 for start, stop in spans):
+                shape = self._of(tensor).shape
+                found = int(np.ravel_multi_index(tuple(start for start, _ in spans), shape))
+            self._places[tensor, block.bounds] = found
+        return found
 
     def put(self, tensor: str, block: Block, number: int) -> None:
-        """Note that a visit writes a block; blocks of visits are equal or disjoint."""
-        self._of(tensor)[block.slices] = number
-        self._tiles[tensor][block.bounds] = number
-
-    def cover(self, tensor: str, block: Block, number: int) -> None:
-        """Note that a transfer moves a block, of any shape."""
-        self._of(tensor)[block.slices] = number
-        self._tiles[tensor].clear()
+        """Note that a task writes or moves a block."""
+        cells, place = self._of(tensor), self._place(tensor, block)
+        if isinstance(place, int):
+            cells.flat[place] = number
+        else:
+            cells[place] = number
 
     def of(self, tensor: str, block: Block) -> tuple[int, ...]:
         """Return the tasks that wrote the elements of a block last."""
-        elements = self._of(tensor)
-        number = self._tiles[tensor].get(block.bounds)
-        if number is not None:
-            return (number,)
-        found = np.unique(elements[block.slices]).tolist()
-        return tuple(found[1:] if found and found[0] == NOBODY else found)
+        cells, place = self._of(tensor), self._place(tensor, block)
+        if isinstance(place, int):
+            number = cells.item(place)
+            return () if number == NOBODY else (number,)
+        found = set(cells[place].ravel().tolist())
+        found.discard(NOBODY)
+        return tuple(sorted(found))
 
     def carry(self, tensor: str, block: Block, place: int) -> int:
         """Note that a block has the writers of the one before it along a dimension.
@@ -65,17 +84,23 @@ class Writers:
         Returns:
             The last of them, -1 if nothing wrote it.
         """
-        elements = self._of(tensor)
-        here = list(block.slices)
-        there = list(here)
-        there[place] = slice(here[place].start - 1, here[place].stop - 1)
-        elements[tuple(here)] = elements[tuple(there)]
-        self._tiles[tensor].pop(block.bounds, None)
-        return int(elements[tuple(here)].max(initial=NOBODY))
+        found = self._place(tensor, block)
+        cells = self._of(tensor)
+        if isinstance(found, int):
+            corner = np.unravel_index(found, cells.shape)
+            found = tuple(slice(int(at), int(at) + 1) for at in corner)
+        there = list(found)
+        there[place] = slice(found[place].start - 1, found[place].stop - 1)
+        cells[found] = cells[tuple(there)]
+        return int(cells[found].max(initial=NOBODY))
 
     def unwritten(self, tensor: str) -> int:
         """Return how many elements of a tensor nothing wrote."""
-        return int((self._of(tensor) == NOBODY).sum())
+        found = (self._of(tensor) == NOBODY).astype(np.int64)
+        for extent, grain in zip(self._dims[tensor], self._grains[tensor], strict=True):
+            sizes = np.minimum(grain, extent - np.arange(0, extent, grain))
+            found = np.tensordot(found, sizes, axes=(0, 0))
+        return int(found)
 
 
 @dataclass

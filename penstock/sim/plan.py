@@ -142,7 +142,10 @@ class Leaf:
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """A loop: `flows` if its iterations overlap, ``inits`` run before it."""
+    """A loop: `flows` if its iterations overlap, ``inits`` run before it.
+
+    ``number`` counts the loops that no other over the same variable is around; others have -1.
+    """
 
     loop: Loop
     pipelined: bool
@@ -150,12 +153,14 @@ class Shared:
     holds: tuple[Hold, ...]
     body: tuple[Shared | Leaf, ...]
     inits: tuple[Leaf, ...]
+    number: int = -1
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """The whole forest; `visits` is the number of tiles, empty ones included."""
 
+    mapping: Mapping
     bound: Bound
     target: Target
     format: Format
@@ -172,7 +177,7 @@ def planned(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> Plan
     """
     planner = _Planner(bound, target, facts_of(bound))
     holds, body = planner.body(mapping.body, (), {})
-    return Plan(bound, target, fmt, holds, body, planner.visits)
+    return Plan(mapping, bound, target, fmt, holds, body, planner.visits)
 
 
 class _Planner:
@@ -185,7 +190,7 @@ class _Planner:
             name: Guard(step.guard, bound, step.guarded) for name, step in facts.steps.items()
         }
         self.reaches: dict[tuple[str, ...], Reach] = {}
-        self.visits = 0
+        self.visits = self.loops = 0
 
     def body(
         self, nodes: Sequence[Node], nests: tuple[Nest, ...], kept: MappingABC[str, Hold]
@@ -223,7 +228,10 @@ class _Planner:
             if entered and leaf.init and leaf.einsum.iterative == nest.loop.variable
         ]
         flows = nest.pipelined or _reaches_pipelined(nest)
-        return Shared(nest.loop, nest.pipelined, flows, holds, body, tuple(inits))
+        number = -1
+        if entered:
+            number, self.loops = self.loops, self.loops + 1
+        return Shared(nest.loop, nest.pipelined, flows, holds, body, tuple(inits), number)
 
     # --- kept tiles -----------------------------------------------------------------------------
 

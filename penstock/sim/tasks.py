@@ -15,6 +15,7 @@ __all__ = [
     "Box",
     "Direction",
     "Kind",
+    "Lap",
     "Row",
     "Skip",
     "Task",
@@ -92,6 +93,16 @@ class Skip(NamedTuple):
     after: int
 
 
+class Lap(NamedTuple):
+    """One run of loop `number` of the plan, which no other over its variable is around.
+
+    ``starts`` has the number of the first task of each step, and of the first one after the loop.
+    """
+
+    number: int
+    starts: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Trace:
     """The tasks of one run, in program order.
@@ -100,11 +111,17 @@ class Trace:
         tasks: all of them; ``tasks[n].number == n``.
         skips: tiles that predicates make empty.
         traffic: (memory, tensor, direction) → bytes through the memory's port.
+        laps: every run of a loop.
+        loads: kinds of tasks by what they add to `traffic`.
+        moved: for each task its number in `loads`.
     """
 
     tasks: tuple[Task, ...]
     skips: tuple[Skip, ...]
     traffic: Traffic
+    laps: tuple[Lap, ...] = ()
+    loads: tuple[tuple[tuple[Row, float], ...], ...] = ()
+    moved: tuple[int, ...] = ()
 
 
 @contextmanager

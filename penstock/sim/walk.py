@@ -8,7 +8,8 @@ time (`engine.py`) and values (`values.py`).
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,11 +19,12 @@ from penstock.errors import MappingError
 from penstock.mapper.nodes import Mapping
 from penstock.sim.buffers import Slots, Writers
 from penstock.sim.geometry import Block, Boxes, Span
+from penstock.sim.grains import grains
 from penstock.sim.plan import Hold, Leaf, Plan, Read, Shared, init_box, planned
-from penstock.sim.tasks import Box, Direction, Row, Skip, Task, Trace, collection_paused
+from penstock.sim.tasks import Box, Direction, Lap, Row, Skip, Task, Trace, collection_paused
 from penstock.targets.base import Memory, Target
 
-__all__ = ["MAX_TASKS", "trace"]
+__all__ = ["MAX_TASKS", "trace", "walked"]
 
 MAX_TASKS = 2_000_000
 
@@ -34,7 +36,15 @@ def trace(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> Trace:
         MappingError: a spatial loop is shared by several Einsums (GPU and CPU mappings), or there
             are more than `MAX_TASKS` tiles.
     """
-    plan = planned(mapping, bound, target, fmt)
+    return walked(planned(mapping, bound, target, fmt))
+
+
+def walked(plan: Plan) -> Trace:
+    """Walk a plan, as `trace` does.
+
+    Raises:
+        MappingError: there are more than `MAX_TASKS` tiles.
+    """
     if plan.visits > MAX_TASKS:
         raise MappingError(
             f"the design has {plan.visits:,} tile tasks, the simulator takes {MAX_TASKS:,}",
@@ -43,7 +53,14 @@ def trace(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> Trace:
     walker = _Walker(plan)
     with collection_paused():
         walker.run()
-    return Trace(tuple(walker.tasks), tuple(walker.skips), dict(walker.traffic))
+    return Trace(
+        tuple(walker.tasks),
+        tuple(walker.skips),
+        walker.traffic(),
+        tuple(walker.laps),
+        tuple(walker.loads),
+        tuple(walker.moved),
+    )
 
 
 Turn = tuple[int, int, int, int]
@@ -54,12 +71,12 @@ _FIRST: Turn = (-1, 0, 0, 0)
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Visit:
-    """The costs of a visit of one size; `rows` are (memory, tensor, direction, bytes)."""
+    """The costs of a visit of one size; `kind` is the number of what it moves."""
 
     cycles: float
     latency: int
     ports: tuple[tuple[str, float], ...]
-    rows: tuple[tuple[Row, float], ...]
+    kind: int
 
 
 class _Walker:
@@ -74,11 +91,12 @@ class _Walker:
         self.tasks: list[Task] = []
         self.turns: list[Turn] = []
         self.skips: list[Skip] = []
-        self.traffic: dict[Row, float] = defaultdict(float)
-        self.writers = Writers(plan.bound.dims)
+        self.laps: list[Lap] = []
+        self.loads: dict[tuple[tuple[Row, float], ...], int] = {(): 0}  # what tasks move → a number
+        self.moved: list[int] = []
+        self.writers = Writers(plan.bound.dims, grains(plan))
         self.slots = Slots()
         self.visits: dict[tuple[Leaf, tuple[int, ...], bool], _Visit] = {}
-        self.times: dict[_Visit, int] = defaultdict(int)
         self.begun: dict[str, set[tuple[Span, ...]]] = defaultdict(set)
         self.phase = self.iteration = self.flows = 0
         self.flow = -1  # the one that the last computing task belongs to
@@ -90,9 +108,15 @@ class _Walker:
         for hold in self.slots.outermost():
             self.drain(hold)
         self.zeros()
-        for visit, times in self.times.items():
-            for row, size in visit.rows:
-                self.traffic[row] += times * size
+
+    def traffic(self) -> dict[Row, float]:
+        """Return the bytes that all tasks together move."""
+        found: dict[Row, float] = defaultdict(float)
+        kinds = list(self.loads)
+        for kind, times in Counter(self.moved).items():
+            for row, size in kinds[kind]:
+                found[row] += times * size
+        return dict(found)
 
     def walk(
         self,
@@ -120,12 +144,16 @@ class _Walker:
             flow = self.flows
         name, tile = node.loop.variable, node.loop.tile
         start, stop = box[name]
+        starts = []
         for low in range(start, stop, tile):
+            starts.append(len(self.tasks))
             self.iteration += node.pipelined
             inner = {**box, name: (low, min(low + tile, stop))}
             self.walk(node.holds, node.body, inner, flow)
+        if node.number >= 0:
+            self.laps.append(Lap(node.number, (*starts, len(self.tasks))))
 
-    def add(self, task: Task) -> None:
+    def add(self, task: Task, kind: int) -> None:
         """Append a task, with its turn: that of the last computing task that it has to follow."""
         if task.computes:
             turn = (task.phase, task.epoch, -task.stage, task.number)
@@ -133,6 +161,11 @@ class _Walker:
             turn = self.last_turn((*task.needs, *task.frees))
         self.tasks.append(task)
         self.turns.append(turn)
+        self.moved.append(kind)
+
+    def kind(self, rows: Iterable[tuple[Row, float]]) -> int:
+        """Return the number of what tasks of a kind move."""
+        return self.loads.setdefault(tuple(rows), len(self.loads))
 
     def last_turn(self, numbers: tuple[int, ...]) -> Turn:
         """Return the turn of the task among these that comes last, as arrays order them."""
@@ -168,7 +201,7 @@ class _Walker:
         self.slots.touch(hold, (outer.name, "load"), number)
         self.slots.loaded(hold, number)
         if hold.role == "drain":
-            self.writers.cover(hold.tensor, block, number)
+            self.writers.put(hold.tensor, block, number)
         inner = block.elements * hold.replicas
         self.transfer("load", hold, outer, hold.memory, (block.elements, inner), needs, frees)
 
@@ -186,7 +219,7 @@ class _Walker:
         frees = self.slots.claim(hold.outer, outer.name) if hold.outer else ()
         if hold.outer:
             self.slots.touch(hold.outer, (outer.name, "store"), number)
-        self.writers.cover(hold.tensor, block, number)
+        self.writers.put(hold.tensor, block, number)
         sizes = (block.elements, block.elements)
         self.transfer("store", hold, outer, hold.memory, sizes, needs, frees)
 
@@ -205,8 +238,10 @@ class _Walker:
         moved = (sizes[0] * size, sizes[1] * size)
         out: Direction = "read" if kind == "load" else "write"
         into: Direction = "write" if kind == "load" else "read"
-        self.traffic[outer.name, hold.tensor, out] += moved[0]
-        self.traffic[inner.name, hold.tensor, into] += moved[1]
+        rows: list[tuple[Row, float]] = [
+            ((outer.name, hold.tensor, out), moved[0]),
+            ((inner.name, hold.tensor, into), moved[1]),
+        ]
         cycles = _port_cycles(inner, moved[1])
         self.add(
             Task(
@@ -221,7 +256,8 @@ class _Walker:
                 epoch=self.iteration,
                 bytes=moved[0],
                 ports=((inner.name, cycles),) if cycles and inner is not outer else (),
-            )
+            ),
+            self.kind(rows),
         )
 
     def sources(self, hold: Hold | None, tensor: str, block: Block) -> tuple[int, ...]:
@@ -268,7 +304,8 @@ class _Walker:
                 epoch,
                 stage,
                 ports=visit.ports,
-            )
+            ),
+            visit.kind,
         )
         self.writers.put(name, block, number)
 
@@ -326,8 +363,6 @@ class _Walker:
         sizes = {name: stop - start for name, (start, stop) in here.items()}
         reads = [(read, float(read.reach.block(here).elements)) for read in init.reads]
         rows = self.rows(reads, leaf, 0.0, float(block.elements))
-        for row, size in rows:
-            self.traffic[row] += size
         self.phase += 1
         self.flow = -1
         self.add(
@@ -343,7 +378,8 @@ class _Walker:
                 frees,
                 self.phase,
                 ports=self.ports(rows),
-            )
+            ),
+            self.kind(rows),
         )
         self.touch_all(leaf, init.reads, number)
         self.writers.put(leaf.einsum.name, block, number)
@@ -376,9 +412,8 @@ class _Walker:
                 leaf.cost.cycles(sizes, opens=opens),
                 leaf.cost.latency(sizes),
                 self.ports(rows),
-                tuple(rows),
+                self.kind(rows),
             )
-        self.times[found] += 1
         return found
 
     def rows(
@@ -408,9 +443,11 @@ class _Walker:
             if not missing:
                 continue
             dram, size = self.plan.target.dram, missing * self.bytes[tensor]
-            self.traffic[dram.name, tensor, "write"] += size
             cycles = _port_cycles(dram, size)
-            self.add(Task(len(self.tasks), "store", dram.name, tensor, cycles=cycles, bytes=size))
+            self.add(
+                Task(len(self.tasks), "store", dram.name, tensor, cycles=cycles, bytes=size),
+                self.kind([((dram.name, tensor, "write"), size)]),
+            )
 
 
 def _port_cycles(memory: Memory, size: float) -> float:

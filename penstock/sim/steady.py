@@ -26,7 +26,9 @@ from penstock.sim.walk import walked
 __all__ = ["Longer", "Run", "steady"]
 
 KEPT = 3
-"""Steps of each loop that are kept at first: one to begin, one that may repeat, the last."""
+"""Steps of a loop that are kept at first: one to begin, one that may repeat, the last."""
+INNERMOST = 8
+"""The same for loops that no other such loop is inside of."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,8 @@ def steady(plan: Plan, progress: Progress | None = None) -> Run:
 
 def _few(every: Sequence[Stretch], groups: Sequence[Chain]) -> dict[Stretch, int]:
     """Return how many steps of the loops of each stretch are kept at first."""
-    last = {name for chain in groups for name in chain.variables[-1:]}
-    return {each: KEPT if last & set(each.takes) else 2 for each in every}
+    last = {chain.variables[-1]: KEPT if chain.inside else INNERMOST for chain in groups}
+    return {each: max(last.get(name, 2) for name in each.takes) for each in every}
 
 
 def _removed(stretch: Stretch, kept: int, plan: Plan) -> int:

@@ -371,11 +371,22 @@ def simulate(
     design: Design,
     inputs: MappingABC[str, NDArray[Any]] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    timing: bool = False,
+    full: bool = False,
 ) -> Simulation:
-    """Simulate a design cycle by cycle, with values; random inputs if none are given."""
-    arrays = inputs or random_inputs(design.bound, design.format)
+    """Simulate a design cycle by cycle, with values; random inputs if none are given.
+
+    Args:
+        design: keep its extents small if values are computed.
+        inputs: tensor → array.
+        progress: called with (tasks done, tasks in all).
+        timing: no values; what repeats is simulated once, and multiplied.
+        full: without values too, simulate what repeats again and again.
+    """
+    arrays = None if timing else inputs or random_inputs(design.bound, design.format)
     return run_simulation(
-        design.mapping, design.bound, design.target, design.format, arrays, progress
+        design.mapping, design.bound, design.target, design.format, arrays, progress, full=full
     )
 
 

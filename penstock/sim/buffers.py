@@ -5,14 +5,16 @@ Excluded: time.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.sim.geometry import Block, Span
+from penstock.sim.geometry import Block, Boxes, Reach, Span
 from penstock.sim.plan import Hold
 
 __all__ = ["Slots", "Writers"]
@@ -21,6 +23,31 @@ NOBODY = -1
 
 Label = tuple[object, ...] | None
 """Equal for equal tiles."""
+
+
+class _Spots:
+    """The cells of one reach, dimension by dimension."""
+
+    def __init__(self, reach: Reach, grains: tuple[int, ...], shape: tuple[int, ...]) -> None:
+        strides = [math.prod(shape[place + 1 :]) for place in range(len(shape))]
+        known: list[dict[Any, int]] = [{} for _ in shape]
+        self.columns = tuple(zip(reach.dims, grains, strides, known, strict=True))
+
+    def of(self, box: Boxes) -> int:
+        """Return the number of the cell over a box, -1 if there is more than one."""
+        total = 0
+        for dim, grain, stride, known in self.columns:
+            names = dim.names
+            key = box[names[0]] if len(names) == 1 else tuple([box[name] for name in names])
+            cell = known.get(key)
+            if cell is None:
+                (start, stop), *_ = dim.part(box)
+                one = start // grain == (stop - 1) // grain and start < stop
+                cell = known[key] = start // grain * stride if one else -1
+            if cell < 0:
+                return -1
+            total += cell
+        return total
 
 
 class Writers:
@@ -39,6 +66,7 @@ class Writers:
         self._dims, self._grains = dims, grains
         self._cells: dict[str, NDArray[np.int64]] = {}
         self._places: dict[tuple[str, tuple[Span, ...]], tuple[slice, ...] | int] = {}
+        self._spots: dict[Reach, _Spots] = {}
 
     def _of(self, tensor: str) -> NDArray[np.int64]:
         if tensor not in self._cells:
@@ -77,6 +105,49 @@ class Writers:
         found = set(cells[place].ravel().tolist())
         found.discard(NOBODY)
         return tuple(sorted(found))
+
+    def spot(self, reach: Reach, box: Boxes) -> int:
+        """Return the number of the cell that a reach is over a box, -1 if it is several."""
+        spots = self._spots.get(reach)
+        if spots is None:
+            shape, grain = self._of(reach.tensor).shape, self._grains[reach.tensor]
+            spots = self._spots[reach] = _Spots(reach, grain, shape)
+        return spots.of(box)
+
+    def wrote(self, reach: Reach, box: Boxes) -> tuple[int, ...]:
+        """Return the tasks that wrote what a reach is over a box last."""
+        spot = self.spot(reach, box)
+        if spot < 0:
+            return self.of(reach.tensor, reach.block(box))
+        number = self._cells[reach.tensor].item(spot)
+        return () if number == NOBODY else (number,)
+
+    def write(self, reach: Reach, box: Boxes, number: int) -> None:
+        """Note that a task writes what a reach is over a box."""
+        spot = self.spot(reach, box)
+        if spot < 0:
+            self.put(reach.tensor, reach.block(box), number)
+        else:
+            self._cells[reach.tensor].flat[spot] = number
+
+    def before(self, reach: Reach, box: Boxes, variable: str, place: int) -> tuple[int, ...]:
+        """Return the tasks that wrote the coordinates from which an iterative step starts.
+
+        Args:
+            reach: what the step writes.
+            box: its coordinates.
+            variable: the iterative rank's.
+            place: its dimension.
+        """
+        span, spot = box[variable], self.spot(reach, box)
+        if spot >= 0 and span[1] - span[0] == 1:
+            cells = self._cells[reach.tensor]
+            number = cells.item(spot - math.prod(cells.shape[place + 1 :]))
+            return () if number == NOBODY else (number,)
+        block = reach.block(box)
+        bounds = (*block.bounds[:place], span, *block.bounds[place + 1 :])
+        slices = (*block.slices[:place], slice(*span), *block.slices[place + 1 :])
+        return self.of(reach.tensor, Block(bounds, block.elements, bounds, slices))
 
     def carry(self, tensor: str, block: Block, place: int) -> int:
         """Note that a block has the writers of the one before it along a dimension.

@@ -62,7 +62,7 @@ class Reach:
         self.names = variables(*(index for access in touched for index in access.indices))
         columns = zip(*(access.indices for access in touched), strict=True)
         extents = bound.dims[self.tensor]
-        self._dims = tuple(
+        self.dims = tuple(
             _Dim(tuple({str(index): index for index in column}.values()), extent, bound)
             for column, extent in zip(columns, extents, strict=True)
         )
@@ -73,7 +73,7 @@ class Reach:
         key = tuple([box[name] for name in self.names])
         found = self._known.get(key)
         if found is None:
-            parts = [each.part(box) for each in self._dims]
+            parts = [each.part(box) for each in self.dims]
             found = self._known[key] = Block(
                 tuple([part[0] for part in parts]),
                 math.prod([part[1] for part in parts]),

@@ -72,8 +72,15 @@ class Recorder:
         self.began = self.start[self.uses[:, 1].astype(np.int64)]  # of the task, for each use
 
 
-def period(seen: Recorder, lap: Lap) -> Period | None:
-    """Return the first period of a run of a loop, None if it never repeats."""
+def period(seen: Recorder, lap: Lap, *, uniform: bool = False) -> Period | None:
+    """Return the first period of a run of a loop, None if it never repeats.
+
+    Args:
+        seen: the schedule.
+        lap: the run.
+        uniform: every step has to ask for the same as the one before it, however many of them
+            it takes until the state is the same again.
+    """
     count = len(lap.starts) - 1
     cuts = [_cut(seen, lap, step) for step in range(count)]
     for apart in range(1, max(1, count // 2)):
@@ -81,7 +88,8 @@ def period(seen: Recorder, lap: Lap) -> Period | None:
             begin, end = cuts[step], cuts[step + apart]
             if begin is None or end is None or not begin < end:
                 continue
-            if _same(seen, lap, step, apart, begin, end):
+            oldest = _same(seen, lap, step, apart, begin, end)
+            if oldest and _alike(seen, lap, oldest, 1 if uniform else apart):
                 return Period(begin, end, apart)
     return None
 
@@ -93,24 +101,23 @@ def _cut(seen: Recorder, lap: Lap, step: int) -> float | None:
     return float(seen.start[low + places[0]]) if len(places) else None
 
 
-def _same(seen: Recorder, lap: Lap, step: int, apart: int, begin: float, end: float) -> bool:
-    """Whether the state at two moments is one, and what comes after them asks for the same."""
+def _same(seen: Recorder, lap: Lap, step: int, apart: int, begin: float, end: float) -> int:
+    """Return the first step that matters for the states at two moments, 0 if they differ."""
     first = _state(seen, lap, lap.starts[step], begin)
     other = _state(seen, lap, lap.starts[step + apart], end)
     if first is None or other is None:
-        return False
+        return 0
     if not np.array_equal(first.ahead, other.ahead) or first.later != other.later:
-        return False
+        return 0
     if not _close(first.left, other.left):
-        return False
+        return 0
     if not _close(*(_taken(seen, at, begin, end) for at in (begin, end))):
-        return False
+        return 0
     reached = int(other.ahead.max(initial=0)) + lap.starts[step + apart]
     if reached >= lap.starts[-2]:
-        return False
+        return 0
     lowest = int(min(first.ahead.min(initial=0), 0)) + lap.starts[step]
-    oldest = next(n for n in range(len(lap.starts) - 1, -1, -1) if lap.starts[n] <= lowest)
-    return oldest >= 1 and _alike(seen, lap, oldest, apart)
+    return max(n for n, start in enumerate(lap.starts) if start <= lowest)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from penstock.einsum_ir.affine import affine
 from penstock.einsum_ir.nodes import Access, variables
-from penstock.einsum_ir.regions.bounds import box_status
+from penstock.einsum_ir.regions.occupied import occupied
 from penstock.einsum_ir.shapes import Bound, bind
 from penstock.errors import CascadeError
 from penstock.mapper.facts import facts_of
@@ -252,7 +252,7 @@ def _guarded(plan: Plan) -> set[str]:
         grid = [np.meshgrid(*(each[side] for each in ends), indexing="ij") for side in (0, 1)]
         low = dict(zip(step.guarded, grid[0], strict=True))
         high = {each: stop - 1 for each, stop in zip(step.guarded, grid[1], strict=True)}
-        if (box_status(step.guard, low, high, bound.symbols) < 0).any():
+        if not occupied(step.guard, low, high, bound.symbols).all():
             found |= set(step.guarded)
     return found
 

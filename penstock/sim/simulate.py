@@ -20,10 +20,12 @@ from penstock.einsum_ir.shapes import Bound
 from penstock.mapper.check import check_timed
 from penstock.mapper.nodes import Mapping
 from penstock.metrics import Metric
-from penstock.sim.engine import Event, Progress, schedule
+from penstock.sim.engine import Event, Progress
+from penstock.sim.plan import planned
+from penstock.sim.steady import Run, steady, whole
 from penstock.sim.tasks import Traffic, collection_paused
 from penstock.sim.values import values
-from penstock.sim.walk import MAX_TASKS, trace
+from penstock.sim.walk import MAX_TASKS
 from penstock.targets.base import Target
 
 __all__ = ["MAX_TASKS", "Simulation", "UnitUse", "simulate"]
@@ -55,6 +57,10 @@ class Simulation:
         skipped: tiles that predicates made empty.
         clock_hz: of the arrays.
         traffic: (memory, tensor, direction) → bytes through the memory's port.
+        first_output, last_output: the cycles in which the first and the last tile of an output
+            of the cascade is ready.
+        simulated_cycles: those of them that were simulated; the others repeat these, and
+            `events` does not have them.
     """
 
     cycles: float
@@ -64,6 +70,9 @@ class Simulation:
     skipped: int
     clock_hz: float
     traffic: Traffic = field(default_factory=dict)
+    first_output: float = 0.0
+    last_output: float = 0.0
+    simulated_cycles: float = 0.0
 
     def bytes_at(self, memory: str) -> float:
         """Return the bytes read from and written to a memory."""
@@ -74,6 +83,8 @@ class Simulation:
         rows = [
             Metric("latency", self.cycles, "cycles", "simulation"),
             Metric("latency_s", self.cycles / self.clock_hz, "s", "simulation"),
+            Metric("first_output", self.first_output, "cycles", "simulation"),
+            Metric("output_span", self.last_output - self.first_output, "cycles", "simulation"),
         ]
         rows += [
             Metric(f"busy_{each.unit}", each.busy_cycles / self.cycles, "of cycles", "simulation")
@@ -88,18 +99,21 @@ def simulate(
     bound: Bound,
     target: Target,
     fmt: Format,
-    inputs: MappingABC[str, NDArray[Any]],
+    inputs: MappingABC[str, NDArray[Any]] | None,
     progress: Progress | None = None,
+    *,
+    full: bool = False,
 ) -> Simulation:
     """Run a design cycle by cycle and compute its values.
 
     Args:
         mapping: legal for `bound` on `target` (`mapper.check`).
-        bound: the cascade with its extents; keep them small, each tile is one event.
+        bound: the cascade with its extents; with values keep them small, each tile is one event.
         target: the machine.
         fmt: the number format of all tensors.
-        inputs: tensor → array.
+        inputs: tensor → array; None for time alone, where what repeats is simulated once.
         progress: called with (tasks done, tasks in all).
+        full: simulate what repeats again and again all the same.
 
     Raises:
         MappingError: a mapping with shared spatial loops or with what only the model has, a
@@ -108,36 +122,50 @@ def simulate(
     """
     check_timed(mapping)
     with collection_paused():
-        traced = trace(mapping, bound, target, fmt)
-        timed = schedule(traced, progress)
-    outputs = values(bound, fmt, inputs, timed.events, traced.skips)
+        plan = planned(mapping, bound, target, fmt)
+        run = (whole if full or inputs is not None else steady)(plan, progress)
+    events, skips = run.timed.events, run.trace.skips
+    outputs = {} if inputs is None else values(bound, fmt, inputs, events, skips)
+    first, last = _outputs(run, bound)
     return Simulation(
-        timed.cycles,
-        _use(timed.events, timed.cycles),
-        timed.events,
+        run.cycles,
+        _use(run),
+        events,
         outputs,
-        len(traced.skips),
+        len(skips),
         target.clock_hz,
-        traced.traffic,
+        run.traffic(),
+        first,
+        last,
+        run.timed.cycles,
     )
 
 
-def _use(events: tuple[Event, ...], cycles: float) -> tuple[UnitUse, ...]:
-    by_unit: dict[str, list[Event]] = defaultdict(list)
-    for event in events:
-        by_unit[event.task.unit].append(event)
-    return tuple(_unit(unit, mine, cycles) for unit, mine in by_unit.items())
+def _outputs(run: Run, bound: Bound) -> tuple[float, float]:
+    """Return when the first and the last tile of an output is ready."""
+    names = {each.tensor for each in bound.cascade.outputs}
+    ready = [each.ready for each in run.timed.events if each.task.name in names]
+    return (run.at(min(ready)), run.at(max(ready))) if ready else (0.0, 0.0)
 
 
-def _unit(unit: str, events: list[Event], cycles: float) -> UnitUse:
+def _use(run: Run) -> tuple[UnitUse, ...]:
+    by_unit: dict[str, list[tuple[Event, int]]] = defaultdict(list)
+    events = run.timed.events
+    for event, times in zip(events, run.times(), strict=True):
+        by_unit[event.task.unit].append((event, times))
+    return tuple(_unit(unit, mine, run) for unit, mine in by_unit.items())
+
+
+def _unit(unit: str, events: list[tuple[Event, int]], run: Run) -> UnitUse:
     stalls: dict[str, float] = defaultdict(float)
     work: dict[str, float] = defaultdict(float)
-    for event in events:
-        work[event.task.name] += event.task.cycles
-        if event.stall_cycles:
-            stalls[event.cause] += event.stall_cycles
+    for event, times in events:
+        work[event.task.name] += times * event.task.cycles
+        stall = event.stall_cycles
+        if stall:
+            stalls[event.cause] += times * run.between(event.start - stall, event.start)
         if event.held and event.task.computes:
             late = event.end - event.start - event.task.cycles
-            stalls[f"bandwidth of {event.held}"] += late
-    last = max(event.end for event in events)
-    return UnitUse(unit, sum(work.values()), dict(stalls), cycles - last, dict(work))
+            stalls[f"bandwidth of {event.held}"] += times * late
+    last = run.at(max(event.end for event, _ in events))
+    return UnitUse(unit, sum(work.values()), dict(stalls), run.cycles - last, dict(work))

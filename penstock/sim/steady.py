@@ -8,7 +8,7 @@ result is that of the whole run, not an estimate. Excluded: values.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from penstock.sim.shorten import Chain, Stretch, chains, shortened, stretches
 from penstock.sim.tasks import Lap, Row, Trace
 from penstock.sim.walk import walked
 
-__all__ = ["Longer", "Run", "steady"]
+__all__ = ["Longer", "Run", "steady", "whole"]
 
 KEPT = 3
 """Steps of a loop that are kept at first: one to begin, one that may repeat, the last."""
@@ -67,8 +67,21 @@ class Run:
         span = Period(begin, end, 0)
         return end - begin + sum(e.cycles for e in self.longer if _holds(span, e.period))
 
-    def weights(self, starts: NDArray[Any]) -> NDArray[Any]:
-        """Return how often what begins at some moments happens in the whole run."""
+    def times(self) -> list[int]:
+        """Return how often each event happens in the whole run."""
+        began = self._starts()
+        numbers = [event.task.number for event in self.timed.events]
+        return [int(times) for times in self._weights(began)[numbers]]
+
+    def _starts(self) -> NDArray[Any]:
+        """Return when each task begins; what streams for it belongs to it."""
+        found = np.zeros(len(self.trace.tasks))
+        for event in self.timed.events:
+            if event.task.kind != "stream":
+                found[event.task.number] = event.start
+        return found
+
+    def _weights(self, starts: NDArray[Any]) -> NDArray[Any]:
         found = np.ones(len(starts), dtype=np.int64)
         for each in self.longer:
             inside = (starts >= each.period.begin - EPSILON) & (starts < each.period.end - EPSILON)
@@ -77,18 +90,24 @@ class Run:
 
     def traffic(self) -> dict[Row, float]:
         """Return the bytes through each memory's port, by tensor and direction."""
-        starts = np.zeros(len(self.trace.tasks))
-        for event in self.timed.events:
-            if event.task.kind != "stream":
-                starts[event.task.number] = event.start
+        kinds = np.array(self.trace.moved, dtype=np.int64)
+        times = np.zeros(len(self.trace.loads), dtype=np.int64)
+        np.add.at(times, kinds, self._weights(self._starts()))
         found: dict[Row, float] = defaultdict(float)
-        times: Counter[int] = Counter()
-        for kind, weight in zip(self.trace.moved, self.weights(starts).tolist(), strict=True):
-            times[kind] += weight
-        for kind, count in times.items():
-            for row, size in self.trace.loads[kind]:
+        for rows, count in zip(self.trace.loads, times.tolist(), strict=True):
+            for row, size in rows if count else ():
                 found[row] += count * size
         return dict(found)
+
+
+def whole(plan: Plan, progress: Progress | None = None) -> Run:
+    """Run a plan in full.
+
+    Raises:
+        MappingError: units wait for each other in a circle, or there is too much to do.
+    """
+    traced = walked(plan)
+    return Run(traced, schedule(traced, progress))
 
 
 def steady(plan: Plan, progress: Progress | None = None) -> Run:
@@ -107,10 +126,10 @@ def steady(plan: Plan, progress: Progress | None = None) -> Run:
         if units:
             bound = shortened(plan.bound, units)
             short = planned(plan.mapping, bound, plan.target, plan.format)
+        if not units:
+            return whole(plan, progress)
         trace = walked(short)
         timed = schedule(trace, progress)
-        if not units:
-            return Run(trace, timed)
         seen, extents = Recorder(trace, timed), (plan.bound.extents, short.bound.extents)
         found: list[tuple[Period, int]] = []
         wanting: dict[Chain, int] = {}
@@ -154,8 +173,9 @@ def _repeats(
     if steps == kept:
         return None
     for lap in _runs(laps, chain):
-        here = period(seen, lap)
-        if here is None:
+        chained = len(chain.numbers) > 1
+        here = period(seen, lap, uniform=chained)
+        if here is None or (chained and len(lap.starts) != kept + 1):
             return 0
         runs, rest = divmod(steps - kept, here.steps)
         if rest:

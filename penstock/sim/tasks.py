@@ -110,15 +110,13 @@ class Trace:
     Args:
         tasks: all of them; ``tasks[n].number == n``.
         skips: tiles that predicates make empty.
-        traffic: (memory, tensor, direction) → bytes through the memory's port.
         laps: every run of a loop.
-        loads: kinds of tasks by what they add to `traffic`.
+        loads: kinds of tasks by the bytes that they move through which memory's port.
         moved: for each task its number in `loads`.
     """
 
     tasks: tuple[Task, ...]
     skips: tuple[Skip, ...]
-    traffic: Traffic
     laps: tuple[Lap, ...] = ()
     loads: tuple[tuple[tuple[Row, float], ...], ...] = ()
     moved: tuple[int, ...] = ()

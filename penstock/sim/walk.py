@@ -8,7 +8,7 @@ time (`engine.py`) and values (`values.py`).
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +18,7 @@ from penstock.einsum_ir.shapes import Bound
 from penstock.errors import MappingError
 from penstock.mapper.nodes import Mapping
 from penstock.sim.buffers import Slots, Writers
-from penstock.sim.geometry import Block, Boxes, Span
+from penstock.sim.geometry import Block, Boxes, Reach, Span
 from penstock.sim.grains import grains
 from penstock.sim.plan import Hold, Leaf, Plan, Read, Shared, init_box, planned
 from penstock.sim.tasks import Box, Direction, Lap, Row, Skip, Task, Trace, collection_paused
@@ -56,7 +56,6 @@ def walked(plan: Plan) -> Trace:
     return Trace(
         tuple(walker.tasks),
         tuple(walker.skips),
-        walker.traffic(),
         tuple(walker.laps),
         tuple(walker.loads),
         tuple(walker.moved),
@@ -97,7 +96,7 @@ class _Walker:
         self.writers = Writers(plan.bound.dims, grains(plan))
         self.slots = Slots()
         self.visits: dict[tuple[Leaf, tuple[int, ...], bool], _Visit] = {}
-        self.begun: dict[str, set[tuple[Span, ...]]] = defaultdict(set)
+        self.begun: dict[str, set[int | tuple[Span, ...]]] = defaultdict(set)
         self.phase = self.iteration = self.flows = 0
         self.flow = -1  # the one that the last computing task belongs to
 
@@ -108,15 +107,6 @@ class _Walker:
         for hold in self.slots.outermost():
             self.drain(hold)
         self.zeros()
-
-    def traffic(self) -> dict[Row, float]:
-        """Return the bytes that all tasks together move."""
-        found: dict[Row, float] = defaultdict(float)
-        kinds = list(self.loads)
-        for kind, times in Counter(self.moved).items():
-            for row, size in kinds[kind]:
-                found[row] += times * size
-        return dict(found)
 
     def walk(
         self,
@@ -188,12 +178,12 @@ class _Walker:
             self.drain(hold)
         seen = self.slots.turn(hold, block.label, block)
         if hold.role == "fill" or seen:
-            self.load(hold, block)
+            self.load(hold, block, box)
 
-    def load(self, hold: Hold, block: Block) -> None:
+    def load(self, hold: Hold, block: Block, box: Boxes) -> None:
         """Copy a tile in from the memory outside."""
         outer = hold.outer.memory if hold.outer else self.plan.target.dram
-        needs = self.sources(hold.outer, hold.tensor, block)
+        needs = self.sources(hold.outer, hold.reach, box)
         number = len(self.tasks)
         frees = self.slots.claim(hold, outer.name)
         if hold.outer:
@@ -260,12 +250,12 @@ class _Walker:
             self.kind(rows),
         )
 
-    def sources(self, hold: Hold | None, tensor: str, block: Block) -> tuple[int, ...]:
+    def sources(self, hold: Hold | None, reach: Reach, box: Boxes) -> tuple[int, ...]:
         """Return the tasks that put a block where it is read from."""
         if hold is not None and hold.role == "fill":
             number = self.slots.load_of(hold)
             return (number,) if number >= 0 else ()
-        return () if tensor in self.inputs else self.writers.of(tensor, block)
+        return () if reach.tensor in self.inputs else self.writers.wrote(reach, box)
 
     # --- leaves ---------------------------------------------------------------------------------
 
@@ -275,16 +265,15 @@ class _Walker:
             self.init(leaf, box)
         name = leaf.einsum.name
         mine = tuple([(each, box[each]) for each in leaf.names])
-        block = leaf.write.block(box)
         if leaf.guard.empty(box):
             self.skip(leaf, mine, box)
             return
         if flow < 0 or flow != self.flow:
             self.phase += 1
         self.flow = flow
-        visit = self.visit(leaf, mine, block)
+        visit = self.visit(leaf, mine, box)
         number, stage = len(self.tasks), leaf.compute.stage
-        needs = self.needs(leaf, box, block)
+        needs = self.needs(leaf, box)
         frees = self.buffers(leaf, number)
         epoch = self.iteration + stage if flow >= 0 else 0
         if self.last_turn((*needs, *frees)) > (self.phase, epoch, -stage, number):
@@ -307,9 +296,9 @@ class _Walker:
             ),
             visit.kind,
         )
-        self.writers.put(name, block, number)
+        self.writers.write(leaf.write, box, number)
 
-    def needs(self, leaf: Leaf, box: Boxes, block: Block) -> tuple[int, ...]:
+    def needs(self, leaf: Leaf, box: Boxes) -> tuple[int, ...]:
         """Return the tasks whose results a visit reads.
 
         Partial sums that the array's own memory holds stay in its last pipeline stage: the next
@@ -317,13 +306,13 @@ class _Walker:
         """
         found: set[int] = set()
         for read in leaf.reads:
-            found.update(self.sources(read.hold, read.reach.tensor, read.reach.block(box)))
+            found.update(self.sources(read.hold, read.reach, box))
         if leaf.einsum.reduce is not None:
-            for number in self.writers.of(leaf.einsum.name, block):
+            for number in self.writers.wrote(leaf.write, box):
                 if not leaf.accumulates or self.tasks[number].kind == "load":
                     found.add(number)
         if leaf.stepped is not None:  # an absent step carries the old state over
-            found.update(self.writers.of(leaf.einsum.name, _previous(leaf, box, block)))
+            found.update(self.writers.before(leaf.write, box, *leaf.stepped))
         return tuple(sorted(found))
 
     def buffers(self, leaf: Leaf, number: int) -> tuple[int, ...]:
@@ -354,9 +343,7 @@ class _Walker:
         here = init_box(init, box, self.plan.bound.extents)
         block = init.write.block(here)
         needs = {
-            number
-            for read in init.reads
-            for number in self.sources(read.hold, read.reach.tensor, read.reach.block(here))
+            number for read in init.reads for number in self.sources(read.hold, read.reach, here)
         }
         number = len(self.tasks)
         frees = self.slots.claim(leaf.hold, leaf.compute.array) if leaf.hold else ()
@@ -391,21 +378,23 @@ class _Walker:
 
     # --- costs ----------------------------------------------------------------------------------
 
-    def visit(self, leaf: Leaf, mine: Box, block: Block) -> _Visit:
+    def visit(self, leaf: Leaf, mine: Box, box: Boxes) -> _Visit:
         """Count a visit and return its costs.
 
         They depend on its sizes, and on whether it is the first to its output elements.
         """
         begun = self.begun[leaf.einsum.name]
-        opens = block.bounds not in begun
+        spot = self.writers.spot(leaf.write, box)
+        mark = spot if spot >= 0 else leaf.write.block(box).bounds
+        opens = mark not in begun
         if opens:
-            begun.add(block.bounds)
+            begun.add(mark)
         key = (leaf, tuple([stop - start for _, (start, stop) in mine]), opens)
         found = self.visits.get(key)
         if found is None:
             sizes = {name: stop - start for name, (start, stop) in mine}
             written = leaf.cost.written(leaf.use, sizes)
-            back = max(0, written - (block.elements if opens else 0))
+            back = max(0, written - (leaf.write.block(box).elements if opens else 0))
             reads = [(read, leaf.cost.read(read.use, read.memory, sizes)) for read in leaf.reads]
             rows = self.rows(reads, leaf, float(back), float(written))
             found = self.visits[key] = _Visit(
@@ -452,13 +441,3 @@ class _Walker:
 
 def _port_cycles(memory: Memory, size: float) -> float:
     return size / (memory.bytes_per_cycle * memory.instances)
-
-
-def _previous(leaf: Leaf, box: Boxes, block: Block) -> Block:
-    """Return the coordinates from which a step of an iterative tensor starts."""
-    assert leaf.stepped is not None
-    variable, place = leaf.stepped
-    span = box[variable]
-    bounds = (*block.bounds[:place], span, *block.bounds[place + 1 :])
-    slices = (*block.slices[:place], slice(*span), *block.slices[place + 1 :])
-    return Block(bounds, block.elements, bounds, slices)

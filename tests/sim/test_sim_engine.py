@@ -14,7 +14,7 @@ def task(number, unit, name, cycles=1.0, kind="compute", **more):
 
 
 def rows(*tasks):
-    timed = schedule(Trace(tasks, (), {}))
+    timed = schedule(Trace(tasks, ()))
     return [
         (event.task.name, event.start, event.end, event.stall_cycles, event.cause)
         for event in timed.events
@@ -70,7 +70,7 @@ def test_streams_share_a_port_and_hold_the_array_up():
         task(0, "a", "A", 4, ports=(("gb", 3.0),)),
         task(1, "b", "B", 4, ports=(("gb", 3.0),)),
     )
-    timed = schedule(Trace(tasks, (), {}))
+    timed = schedule(Trace(tasks, ()))
     spans = {
         (event.task.kind, event.task.name): (event.start, event.end, event.held)
         for event in timed.events
@@ -88,12 +88,12 @@ def test_a_transfer_passes_the_ports_of_both_memories():
         task(0, "dram", "K", 2, "load", ports=(("gb", 8.0),)),
         task(1, "dram", "V", 2, "load", ports=(("gb", 8.0),)),
     )
-    timed = schedule(Trace(tasks, (), {}))
+    timed = schedule(Trace(tasks, ()))
     assert timed.cycles == 16
 
 
 def test_nothing_takes_no_time():
-    assert schedule(Trace((), (), {})).cycles == 0
+    assert schedule(Trace((), ())).cycles == 0
 
 
 @pytest.mark.parametrize(
@@ -118,4 +118,4 @@ def test_deadlock(more, reason, fix):
         f"fix: {fix}"
     )
     with pytest.raises(MappingError, match=f"^{re.escape(message)}$"):
-        schedule(Trace(tasks, (), {}))
+        schedule(Trace(tasks, ()))

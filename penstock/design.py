@@ -41,6 +41,7 @@ from penstock.mapper.search import Objective, SearchResult, explore_variants
 from penstock.mapper.search import explore as search
 from penstock.mapper.variants import bind_variants
 from penstock.metrics import Check, Metric
+from penstock.pipelines import kernel_timing
 from penstock.report.data import Page, Simulated
 from penstock.samples import random_inputs
 from penstock.sim.simulate import Simulation
@@ -401,10 +402,14 @@ def generate(design: Design, backend: str, command: str = "") -> Artifact:
     Raises:
         PenstockError: the backend cannot express the design.
     """
+    generator, program = BACKENDS.get(backend), design.program()
     source = Provenance(design.cascade.name, design.digest, command)
-    program = design.program()
-    golden = _golden(design) if BACKENDS.get(backend).wants_golden else None
-    return BACKENDS.get(backend).generate(program, design.target, source, golden)
+    golden = None
+    if generator.wants_golden:  # a project that describes itself
+        golden = _golden(design)
+        timing = kernel_timing(program, design.target.clock_hz)
+        source = replace(source, metrics=design.evaluate().metrics(), timing=timing)
+    return generator.generate(program, design.target, source, golden)
 
 
 def _golden(design: Design) -> tuple[Arrays, Arrays]:

@@ -25,7 +25,8 @@ ALLOWED = {
     "reproduce": MAPPER | {"zoo"},
     "report": MAPPER | {"sim", "sweep"},
     "samples": IR,
-    "design": MAPPER | {"sim", "codegen", "report", "samples", "zoo"},
+    "pipelines": MAPPER | {"sim", "codegen"},
+    "design": MAPPER | {"sim", "codegen", "report", "samples", "zoo", "pipelines"},
 }
 
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from penstock.codegen.base import Artifact
 from penstock.codegen.loops import Program
 from penstock.errors import ToolError
+from penstock.metrics import Metric
 from penstock.registry import Registry
 from penstock.targets.base import Target
 
-__all__ = ["BACKENDS", "Arrays", "Backend", "Golden", "Provenance"]
+__all__ = ["BACKENDS", "Arrays", "Backend", "Golden", "Provenance", "Timing"]
 
 Arrays = Mapping[str, NDArray[Any]]
 Golden = tuple[Arrays, Arrays]
@@ -26,12 +27,39 @@ Golden = tuple[Arrays, Arrays]
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """What the model of task pipelines says of a program's tasks (`penstock.pipelines`).
+
+    Args:
+        cycles: of one run, with these depths.
+        depths: stream → tokens that it holds: the least for full speed, or a tile where the
+            mapping keeps two.
+        minimal: stream → the least depth without a deadlock.
+        ends: task → the cycle in which it ends.
+        stalls: (task, stream, empty or full, cycles) for each wait.
+        loops: (task, loop, interval in cycles, why, steps) for each pipelined loop.
+    """
+
+    cycles: int
+    depths: Mapping[str, int]
+    minimal: Mapping[str, int]
+    ends: Mapping[str, int]
+    stalls: tuple[tuple[str, str, str, int], ...]
+    loops: tuple[tuple[str, str, int, str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
-    """What every generated file names: the cascade, the design's digest, the command."""
+    """What every generated file names: the cascade, the design's digest, the command.
+
+    ``metrics`` and ``timing`` are what models say of the design, for the files that describe it.
+    """
 
     name: str
     digest: str
     command: str = ""
+    metrics: tuple[Metric, ...] = ()
+    timing: Timing | None = None
 
 
 class Backend(Protocol):

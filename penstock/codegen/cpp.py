@@ -39,7 +39,17 @@ from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.interpreter.rounding import quantise, unsupported
 from penstock.einsum_ir.ops import OPERATORS
 
-__all__ = ["CppText", "Notes", "identifiers", "literal", "print_cpp", "top_name", "workspace"]
+__all__ = [
+    "CppText",
+    "Notes",
+    "Printer",
+    "comment_lines",
+    "identifiers",
+    "literal",
+    "print_cpp",
+    "top_name",
+    "workspace",
+]
 
 WIDTH = 100
 
@@ -95,7 +105,7 @@ _KEYWORDS = frozenset(
         union unsigned using virtual void volatile wchar_t while xor xor_eq
         main std pk data half ap_int ap_uint ap_fixed ap_ufixed
         NULL INLINE EOF WEOF BIAS BUFSIZ NAN SNAN SNANF SNANL INFINITY MAXFLOAT errno assert alloca
-        stdin stdout stderr data_t acc_t compute_t mask_t index_t
+        stdin stdout stderr data_t acc_t compute_t mask_t index_t hls compute
         """,
     )
 )
@@ -140,7 +150,7 @@ def print_cpp(program: Program, notes: Notes | None = None) -> CppText:
         program: any program.
         notes: adds lines to loops and buffers; none by default.
     """
-    printer = _Printer(program, notes or Notes())
+    printer = Printer(program, notes or Notes())
     body = tuple(printer.statement(program.body, 1))
     unused = tuple(printer.unused())
     return CppText(printer.constants(), printer.parameters(), unused + body, dict(printer.names))
@@ -179,7 +189,7 @@ def _dims(buffer: Buffer) -> str:
     return "".join(f"[{extent}]" for extent in buffer.shape)
 
 
-class _Printer:
+class Printer:
     """Prints one program; collects the constants that it meets."""
 
     def __init__(self, program: Program, notes: Notes) -> None:
@@ -203,18 +213,23 @@ class _Printer:
                 yield each.buffer
 
     def constants(self) -> tuple[str, ...]:
+        """Return the definitions of the constants that the text uses."""
         return tuple(
             f"const compute_t {name} = {literal(value, self.program.format)};"
             for value, name in self.literals.items()
         )
 
     def parameters(self) -> tuple[str, ...]:
+        """Return the declarations of the parameters, in order."""
         inputs = {each.name for each in self.program.inputs}
         return tuple(
-            f"{'const ' if each.name in inputs else ''}{each.kind}_t "
-            f"{self.names[each.name]}{_dims(each) or '[1]'}"
-            for each in self._parameters()
+            self.pointer(each, constant=each.name in inputs) for each in self._parameters()
         )
+
+    def pointer(self, buffer: Buffer, *, constant: bool) -> str:
+        """Return the declaration of an array that is a parameter."""
+        name = f"{self.names[buffer.name]}{_dims(buffer) or '[1]'}"
+        return f"{'const ' if constant else ''}{buffer.kind}_t {name}"
 
     def unused(self) -> Iterator[str]:
         """Yield a line for each parameter that nothing touches: compilers ask for it."""
@@ -234,30 +249,30 @@ class _Printer:
     def _(self, stmt: Block, depth: int) -> Iterator[str]:
         if stmt.comment and stmt.comment != self.heading:
             self.heading = stmt.comment  # nested blocks of the same Einsum say it once
-            yield from _comment(stmt.comment, depth)
+            yield from comment_lines(stmt.comment, depth)
         for each in stmt.body:
             yield from self.statement(each, depth)
 
     @statement.register
     def _(self, stmt: For, depth: int) -> Iterator[str]:
-        pad, name = "  " * depth, self.names[stmt.variable]
+        pad = "  " * depth
         if stmt.comment or stmt.axis:
             beside = f"side by side on {stmt.axis}" if stmt.axis else ""
-            yield from _comment("; ".join(filter(None, (stmt.comment, beside))), depth)
-        extent = self.index(stmt.extent, 5)
-        yield f"{pad}{self.label(stmt)}: for (index_t {name} = 0; {name} < {extent}; ++{name}) {{"
+            yield from comment_lines("; ".join(filter(None, (stmt.comment, beside))), depth)
+        yield f"{pad}{self.head(stmt)} {{"
         yield from (f"{pad}  {line}" for line in self.notes.loop(stmt))
         yield from self.statement(stmt.body, depth + 1)
         yield f"{pad}}}"
 
-    def label(self, stmt: For) -> str:
-        """Return the label of a loop: what reports of the HLS tool call it."""
-        return f"L_{self.names[stmt.variable]}"
+    def head(self, stmt: For) -> str:
+        """Return the label of a loop, which reports of the HLS tool call it, and its head."""
+        name, extent = self.names[stmt.variable], self.index(stmt.extent, 5)
+        return f"L_{name}: for (index_t {name} = 0; {name} < {extent}; ++{name})"
 
     @statement.register
     def _(self, stmt: If, depth: int) -> Iterator[str]:
         pad = "  " * depth
-        yield from _wrapped(f"if ({self.value(stmt.condition, 0)}) {{", depth)
+        yield from wrapped(f"if ({self.value(stmt.condition, 0)}) {{", depth)
         yield from self.statement(stmt.body, depth + 1)
         yield f"{pad}}}"
 
@@ -282,7 +297,7 @@ class _Printer:
     @statement.register
     def _(self, stmt: Store, depth: int) -> Iterator[str]:
         target = self.element(stmt.buffer, stmt.indices)
-        yield from _wrapped(f"{target} = {self.stored(stmt)};", depth)
+        yield from wrapped(f"{target} = {self.stored(stmt)};", depth)
 
     def stored(self, stmt: Store) -> str:
         """Return the text of the value; an infinity is the end of the buffer's own range."""
@@ -424,7 +439,8 @@ class _Printer:
                 return self.is_truth(expr)
 
 
-def _comment(text: str, depth: int) -> Iterator[str]:
+def comment_lines(text: str, depth: int) -> Iterator[str]:
+    """Yield a comment in lines of at most `WIDTH` columns."""
     pad = "  " * depth + "// "
     for line in text.splitlines():
         yield from textwrap.wrap(
@@ -432,7 +448,7 @@ def _comment(text: str, depth: int) -> Iterator[str]:
         )
 
 
-def _wrapped(text: str, depth: int) -> Iterator[str]:
+def wrapped(text: str, depth: int) -> Iterator[str]:
     """Yield one statement in lines of at most `WIDTH` columns, where spaces allow."""
     pad = "  " * depth
     yield from textwrap.wrap(
@@ -472,5 +488,5 @@ def _legal(name: str) -> str:
     text = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_") or "x"
     if text[0].isdigit():
         text = f"x{text}"
-    generated = text.startswith(("AP_", "SC_", "PK_", "L_", "const_"))
+    generated = text.startswith(("AP_", "SC_", "PK_", "L_", "const_", "read_", "write_"))
     return f"{text}_" if text in _KEYWORDS or generated else text

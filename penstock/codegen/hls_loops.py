@@ -20,7 +20,7 @@ Excluded on purpose: any other change of order; other backends (they have thread
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from penstock.codegen.loops import (
@@ -40,7 +40,7 @@ from penstock.codegen.loops import (
 )
 from penstock.codegen.loops_walk import elements, names, walk_expression
 
-__all__ = ["UNROLLED", "is_serial", "sink_spatial"]
+__all__ = ["UNROLLED", "Rewrite", "is_serial", "sink_spatial"]
 
 UNROLLED = ("pe", "simd")
 """Kinds of axes whose places are hardware side by side."""
@@ -111,9 +111,10 @@ class _Sink:
             return replace(stmt, body=self.one(stmt.body, around))
         own = stmt.buffer
         extents = tuple(int(_constant(each.extent)) for each in loops)
-        buffer = replace(own, shape=(*extents, *own.shape))
+        memory = own.memory if own.shape else ""  # a register of each place
+        buffer = replace(own, shape=(*extents, *own.shape), memory=memory)
         place = tuple(Name(each.variable) for each in loops)
-        body = _Rewrite({own.name: place}, {}).statement(stmt.body)
+        body = Rewrite({own.name: place}, {}).statement(stmt.body)
         return Alloc(buffer, self.one(body, around))
 
     def wrapped(self, stmt: LoopStmt, around: Around) -> LoopStmt:
@@ -123,7 +124,7 @@ class _Sink:
             for each in around
             if isinstance(each, For)
         }
-        rename = _Rewrite({}, fresh)
+        rename = Rewrite({}, fresh)
         stmt = rename.statement(stmt)
         for each in reversed(around):
             if isinstance(each, If):
@@ -172,13 +173,14 @@ def _constant(extent: LoopExpr) -> float:
 
 
 @dataclass(frozen=True)
-class _Rewrite:
+class Rewrite:
     """Renames loop variables, and puts indices in front of those of some buffers."""
 
     places: dict[str, tuple[LoopExpr, ...]]
-    renamed: dict[str, Name]
+    renamed: Mapping[str, LoopExpr]
 
     def expression(self, expr: LoopExpr) -> LoopExpr:
+        """Return the expression with both changes."""
         match expr:
             case Name(name):
                 return self.renamed.get(name, expr)
@@ -190,10 +192,12 @@ class _Rewrite:
                 return expr
 
     def indices(self, buffer: str, indices: tuple[LoopExpr, ...]) -> tuple[LoopExpr, ...]:
+        """Return the indices of an element of a buffer."""
         inner = tuple(self.expression(each) for each in indices)
         return (*self.places.get(buffer, ()), *inner)
 
     def statement(self, stmt: LoopStmt) -> LoopStmt:
+        """Return the statement with both changes."""
         match stmt:
             case Store(buffer, indices, value):
                 return Store(buffer, self.indices(buffer, indices), self.expression(value))

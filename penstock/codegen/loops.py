@@ -45,12 +45,14 @@ class Buffer:
             (wide enough that sums are exact in fixed point), ``mask`` is 0 or 1, ``index``
             elements are whole numbers of 32 bits (inputs that only indices and predicates read).
         memory: the target's memory that holds it; the outermost one for parameters.
+        copies: how many of them the mapping has, so that filling one overlaps with using another.
     """
 
     name: str
     shape: tuple[int, ...]
     kind: Literal["data", "acc", "mask", "index"] = "data"
     memory: str = ""
+    copies: int = 1
 
 
 @dataclass(frozen=True, slots=True)

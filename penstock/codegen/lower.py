@@ -227,6 +227,7 @@ class _Emitter(Pointer):
                 continue
             name = tensor if role == "home" else f"{tensor}_{hold.keep.memory}"
             new = self._new(tensor, name, self.plan.region(tensor, hold), hold.keep.memory)
+            new = replace(new, buffer=replace(new.buffer, copies=hold.keep.buffers))
             inner = inner.with_storage(tensor, new)
             made.append((tensor, new))
             if role == "read":

@@ -53,6 +53,8 @@ class Memory:
             arrays may write (drain) into an owned memory but not read it.
         instances: how many there are (register files: one for each processing element).
         area_um2: area of one instance.
+        channels: parts with a port of their own that share its bandwidth (banks of a DRAM).
+        bank: what the vendor's linker calls such a part, e.g. ``HBM``.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Memory:
     array: str = ""
     instances: int = 1
     area_um2: float = 0.0
+    channels: int = 1
+    bank: str = ""
 
     @property
     def total_bytes(self) -> float:

@@ -30,6 +30,8 @@ TARGET = Target(
             bytes_per_cycle=HBM_BYTES_PER_S / CLOCK_HZ,
             read_pj_per_byte=3.9 * 8,  # HBM2 at 3.9 pJ/bit, as FuseMax's artifact
             write_pj_per_byte=3.9 * 8,
+            channels=32,  # AMD DS963: 32 pseudo-channels, an AXI port each
+            bank="HBM",
         ),
         Memory("uram", capacity_bytes=URAM_BYTES),
         Memory("pe2d_regs", 64, array="pe2d", instances=256),  # default: 64 B of LUTRAM per PE

@@ -213,7 +213,7 @@ OVERRIDES = [
         UnknownNameError,
         (
             "unknown number of gb 'size' (known: area_um2, bytes_per_cycle, capacity_bytes, "
-            "instances, read_pj_per_byte, write_pj_per_byte)"
+            "channels, instances, read_pj_per_byte, write_pj_per_byte)"
         ),
     ),
 ]

@@ -184,7 +184,9 @@ class Tabulator:
         """Return what a leaf does."""
         key = self.alike(leaf)
         if key not in self._counts:
-            self._counts[key] = count_leaf(leaf, self.visits(leaf), self.facts)
+            self._counts[key] = count_leaf(
+                leaf, self.visits(leaf), self.facts, self.target, self.fmt
+            )
         return self._counts[key]
 
     def traffic(self, site: Site, pick: int, homes: Mapping[str, Place]) -> tuple[Traffic, ...]:

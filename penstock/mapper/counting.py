@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.einsum_ir.formats import Format
 from penstock.mapper.facts import Facts, Use
 from penstock.mapper.leafcount import elements, steps_in_time
 from penstock.mapper.moves import moved
+from penstock.mapper.recurrence import step_interval
 from penstock.mapper.scopes import Leaf, Scope, Tree
 from penstock.mapper.tiles import Grid, Pace, sizes
 from penstock.mapper.visits import Visits, active_tiles, visits_of
@@ -86,17 +88,20 @@ class _Counter:
         return self.rows[key]
 
 
-def count_leaves(tree: Tree, facts: Facts) -> tuple[tuple[LeafCount, Visits], ...]:
+def count_leaves(
+    tree: Tree, facts: Facts, target: Target, fmt: Format
+) -> tuple[tuple[LeafCount, Visits], ...]:
     """Count what each leaf does."""
     found = [(leaf, visits_of(leaf.step, leaf.paces, facts)) for leaf in tree.leaves]
-    return tuple((count_leaf(leaf, visits, facts), visits) for leaf, visits in found)
+    return tuple((count_leaf(leaf, visits, facts, target, fmt), visits) for leaf, visits in found)
 
 
-def count_leaf(leaf: Leaf, visits: Visits, facts: Facts) -> LeafCount:
+def count_leaf(leaf: Leaf, visits: Visits, facts: Facts, target: Target, fmt: Format) -> LeafCount:
     """Count what a leaf does in its visits."""
     step, einsum = leaf.step, leaf.step.einsum
     costs = dict(leaf.array.cycles)
     point = sum(count * costs[op] for op, count in step.ops.items()) if step.ops else 1.0
+    every = step_interval(leaf.compute, einsum, leaf.nests, facts.extents, target, fmt)
     names = einsum.variables
     steps = sum(
         count * steps_in_time(leaf.inner, dict(kind), names)
@@ -106,7 +111,7 @@ def count_leaf(leaf: Leaf, visits: Visits, facts: Facts) -> LeafCount:
         count * math.prod(size for _, size in kind) for kind, count in visits.kinds.items()
     )
     operators = {op: count * points for op, count in step.ops.items()}
-    cycles, places = steps * point, points * point
+    cycles, places = steps * max(point, every), points * point
     for op, count in step.output_ops.items():
         operators[op] = operators.get(op, 0) + count * visits.started
         kept = [name for name in names if einsum.reduce is None or name not in einsum.reduce.over]

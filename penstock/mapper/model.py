@@ -1,7 +1,8 @@
 """What a mapping costs, by counting its loop nest: cycles, traffic, occupancy, energy.
 
 The rules, in words. A leaf takes its array, for each visit, (steps of its loops in time) x (cycles
-of one point); a plain copy takes one cycle a point. Nodes of a body run one after another; a
+of one point); a plain copy takes one cycle a point, a step on an FPGA that waits for an earlier
+one as long as that takes (`recurrence.py`). Nodes of a body run one after another; a
 pipelined loop takes its initiation interval for each iteration (`interval.py`). Latency is the
 largest of the schedule and, for each memory, bytes moved / bandwidth; where the mapping has a loop
 ``alone``, that of each part by itself, added up. Kept tiles move when they
@@ -236,7 +237,7 @@ def evaluate(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> Eva
     """
     facts = facts_of(bound)
     tree = tree_of(mapping, facts, target)
-    counted = count_leaves(tree, facts)
+    counted = count_leaves(tree, facts, target, fmt)
     leaves = tuple(leaf for leaf, _ in counted)
     visits = tuple(each for _, each in counted)
     traffic = count_traffic(tree, visits, facts, target)

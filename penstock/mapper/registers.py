@@ -61,7 +61,7 @@ def register_traffic(
     rows: list[Registers] = []
     for leaf in tree_of(mapping, facts, target).leaves:
         visits = visits_of(leaf.step, leaf.paces, facts)
-        count = count_leaf(leaf, visits, facts)
+        count = count_leaf(leaf, visits, facts, target, fmt)
         if leaf.array.name in files:
             rows.append(_own(leaf, visits, count, files[leaf.array.name], facts, fmt))
         scope = leaf.kept.get(leaf.name)

@@ -32,12 +32,14 @@ class Cost:
         einsum: what it computes.
         target: the machine.
         paces: its own loops as the counting sees them.
+        every: cycles between two of its steps, at least (`mapper/recurrence.py`).
     """
 
     leaf: Compute
     einsum: Einsum
     target: Target
     paces: tuple[Pace, ...]
+    every: int = 1
 
     @cached_property
     def array(self) -> Array:
@@ -52,7 +54,7 @@ class Cost:
             opens: whether its output elements are new; those have operators of their own.
         """
         steps = steps_in_time(self.paces, sizes, self.einsum.variables)
-        total = steps * self._of(point_ops(self.einsum), least=1.0)
+        total = steps * max(self._of(point_ops(self.einsum), least=1.0), self.every)
         if opens:
             kept = variables(self.einsum.output)
             whole = steps_in_time(self.paces, sizes, kept)

@@ -20,6 +20,7 @@ from penstock.einsum_ir.shapes import Bound
 from penstock.errors import MappingError
 from penstock.mapper.facts import Facts, Use, facts_of
 from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest, Node, leaves
+from penstock.mapper.recurrence import step_interval
 from penstock.mapper.scopes import paces_of
 from penstock.sim.costs import Cost
 from penstock.sim.geometry import Boxes, Reach, Span, steps_of
@@ -325,7 +326,8 @@ class _Planner:
         loops = [*(nest.loop for nest in nests), *leaf.loops]
         paces = paces_of(loops, self.target.array(leaf.array), self.bound.extents)
         einsum = self.facts.steps[leaf.einsum].einsum
-        return Cost(leaf, einsum, self.target, paces[len(nests) :])
+        every = step_interval(leaf, einsum, nests, self.bound.extents, self.target, self.format)
+        return Cost(leaf, einsum, self.target, paces[len(nests) :], every)
 
     def _count(self, einsum: Einsum, nests: tuple[Nest, ...]) -> None:
         chains, total = _chains(nests), 1

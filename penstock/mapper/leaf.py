@@ -180,9 +180,17 @@ def _strided(access: Access, name: str) -> int:
 
 
 def leaf_loops(
-    einsum: Einsum, array: Array, remaining: Mapping[str, int], assignment: Assignment
+    einsum: Einsum,
+    array: Array,
+    remaining: Mapping[str, int],
+    assignment: Assignment,
+    *,
+    in_turn: bool = False,
 ) -> tuple[Loop, ...]:
     """Return the loops of a leaf: kept variables outside, reduced ones inside, lanes innermost.
+
+    With `in_turn`, the kept ones are inside: output elements take turns, so that a step need not
+    wait for the one before it.
 
     A variable with more coordinates than its axis has places is stepped in tiles of the axis
     first: over thread blocks for threads, one after another for PEs; other axes fold.
@@ -208,4 +216,6 @@ def leaf_loops(
             where.append(Loop(name, axis.size))
         by_kind = {"block": shared, "core": shared, "simd": lanes}
         by_kind.get(axis.kind, side).append(Loop(name, 1, axis.name))
+    if in_turn:
+        return (*shared, *inner, *outer, *places, *tree, *lanes)
     return (*shared, *outer, *places, *inner, *tree, *lanes)

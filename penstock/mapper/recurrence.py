@@ -6,7 +6,8 @@ tile. Exact sums take one cycle. `codegen/schedule.py` finds the same for genera
 operators are those of `targets/cores.py` for both. Machines other than FPGAs say in their
 descriptions what an operator costs, all included.
 
-Excluded: recurrences through several Einsums (`interval.py`).
+Excluded: recurrences through several Einsums or through a loop around the leaf: their circles of
+waits are in `interval.py`, without the latency of operators (the simulator has that).
 """
 
 from __future__ import annotations
@@ -51,9 +52,18 @@ def step_interval(
     ops = _on_the_way(einsum, number_of(fmt)) if apart else ()
     if not ops:
         return 1
-    share = sum(op.loop_ns for op in ops) / usable_ns(target.clock_hz)
-    cycles = sum(op.latency for op in ops if not op.loop_ns) + share
-    return max(1, math.ceil((cycles + MEMORY_CYCLES * (apart > 1)) / apart - 1e-9))
+    cycles = _cycles(ops, target) + MEMORY_CYCLES * (apart > 1)
+    return max(1, math.ceil(cycles / apart - 1e-9))
+
+
+def _cycles(ops: tuple[Cost, ...], target: Target) -> float:
+    """Return what operators take one after another, without registers where that is shorter."""
+    usable = usable_ns(target.clock_hz)
+    total = 0.0
+    for op in ops:
+        through = op.latency + op.delay_ns / usable
+        total += min(through, op.loop_ns / usable) if op.loop_ns else through
+    return total
 
 
 def _steps_apart(

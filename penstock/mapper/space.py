@@ -312,6 +312,9 @@ def _options(
         for array in able:
             for each in ranked_assignments(einsum, array, left, taken, order):
                 found[Option(array.name, leaf_loops(einsum, array, left, each))] = None
+                if target.family == "fpga" and einsum.reduce is not None:
+                    turns = leaf_loops(einsum, array, left, each, in_turn=True)
+                    found[Option(array.name, turns)] = None
         known[key] = tuple(found)
     return known[key]
 

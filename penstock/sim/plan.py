@@ -176,7 +176,7 @@ def planned(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> Plan
     Raises:
         MappingError: a spatial loop is shared by several Einsums (GPU and CPU mappings).
     """
-    planner = _Planner(bound, target, facts_of(bound))
+    planner = _Planner(bound, target, facts_of(bound), fmt)
     holds, body = planner.body(mapping.body, (), {})
     return Plan(mapping, bound, target, fmt, holds, body, planner.visits)
 
@@ -184,8 +184,8 @@ def planned(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> Plan
 class _Planner:
     """Walks the mapping once; lives only inside `planned`."""
 
-    def __init__(self, bound: Bound, target: Target, facts: Facts) -> None:
-        self.bound, self.target, self.facts = bound, target, facts
+    def __init__(self, bound: Bound, target: Target, facts: Facts, fmt: Format) -> None:
+        self.bound, self.target, self.facts, self.format = bound, target, facts, fmt
         self.inits = {each.name: each for each in bound.cascade.einsums if each.init}
         self.guards = {
             name: Guard(step.guard, bound, step.guarded) for name, step in facts.steps.items()

@@ -52,6 +52,8 @@ from penstock.codegen.tvm_layout import packed, relaid
 from penstock.codegen.tvm_ranges import Ranges, interval, loads, lower, names, stride, upper
 from penstock.codegen.tvm_rewrite import (
     conditions,
+    hoisted,
+    joined,
     map_expressions,
     privatised,
     renamed,
@@ -59,6 +61,7 @@ from penstock.codegen.tvm_rewrite import (
     without_ifs,
 )
 from penstock.codegen.tvm_script import LoopKind, all_buffers, identifiers, ranges_inside
+from penstock.codegen.tvm_tiles import Tile, emitted, filled, find_tile
 
 __all__ = ["plan"]
 
@@ -82,13 +85,16 @@ def plan(program: Program, *, lanes: int = 0) -> tuple[Program, dict[str, LoopKi
     program = relaid(program)
     planner = _Planner(program, lanes or LANES.get(program.format.name, 16))
     body = planner.visit(program.body, {}, parallel=False)
-    return replace(program, body=body), planner.kinds
+    body = hoisted(body, planner.kinds)
+    loops = {each.variable for each in walk_statements(body) if isinstance(each, For)}
+    return replace(program, body=body), {n: k for n, k in planner.kinds.items() if n in loops}
 
 
 @dataclass
 class _Planner:
     program: Program
     lanes: int
+    vectors: int = 16
     kinds: dict[str, LoopKind] = field(default_factory=dict)
     fresh: int = 0
     used: set[str] = field(default_factory=set)
@@ -100,8 +106,7 @@ class _Planner:
     def visit(self, stmt: LoopStmt, ranges: Ranges, *, parallel: bool) -> LoopStmt:
         match stmt:
             case Block(body):
-                done = tuple(self.visit(each, ranges, parallel=parallel) for each in body)
-                return replace(stmt, body=done)
+                return replace(stmt, body=self.run(body, ranges, parallel=parallel))
             case If(condition, body):
                 return If(condition, self.visit(body, ranges, parallel=parallel))
             case Alloc(buffer, body):
@@ -111,8 +116,73 @@ class _Planner:
             case Store():
                 return stmt
 
+    def run(
+        self, body: tuple[LoopStmt, ...], ranges: Ranges, *, parallel: bool
+    ) -> tuple[LoopStmt, ...]:
+        """Visit statements in order; a fill and the reduction behind it may become one."""
+        done: list[LoopStmt] = []
+        for place, each in enumerate(body):
+            behind = body[place + 1] if place + 1 < len(body) else None
+            before = body[place - 1] if place else None
+            if behind is not None and self.start(each, behind, ranges) is not None:
+                continue
+            start = None if before is None else self.start(before, each, ranges)
+            tile = self.tile(each, ranges)
+            if tile is None or start is None or before is None:
+                done.append(self.visit(each, ranges, parallel=parallel))
+            else:
+                done.append(self.registers(tile, start, ranges, Block((before, each))))
+        return tuple(done)
+
+    def start(self, fill: LoopStmt, stmt: LoopStmt, ranges: Ranges) -> Const | None:
+        """Return the constant with which a fill starts the register tile behind it, or None."""
+        tile = self.tile(stmt, ranges)
+        return None if tile is None else filled(fill, tile)
+
+    def tile(self, stmt: LoopStmt, ranges: Ranges) -> Tile | None:
+        """Return a statement as a register tile, or None."""
+        tile = find_tile(stmt, ranges, self.vectors, self.lanes)
+        exact = frozenset(("acc",) if self.program.format.bits < 32 else ("acc", "data"))
+        return tile if tile is not None and self.buffers[tile.store.buffer].kind in exact else None
+
+    def registers(
+        self, tile: Tile, start: Const | None, ranges: Ranges, plain: LoopStmt
+    ) -> LoopStmt:
+        """Return a register tile; `plain` is what it is where that is not possible."""
+        made = emitted(tile, start, ranges, self.buffers, self.lanes, self.name)
+        box = {**tile.box}
+        known = dict(ranges)
+        for each in tile.around:
+            if isinstance(each, For):
+                known = dict(ranges_inside(each, known))
+                box |= {each.variable: known[each.variable]} if each.variable in known else {}
+        inner = {each.variable for each in tile.around if isinstance(each, For)}
+        tests = [
+            holds(c, box, frozenset(inner - box.keys())) for c in (*tile.telling, *tile.limits)
+        ]
+        sure = [each for each in tests if each is not None]
+        other = self.copy(plain) if made.partial is None else made.partial
+        if not tests:
+            return made.free
+        if len(sure) < len(tests):
+            return other
+        every = joined(sure)
+        assert every is not None
+        return Block((If(every, made.free), If(Op("not", (every,)), other)))
+
+    def name(self, base: str, kind: LoopKind) -> str:
+        """Return a new name; a loop variable's is noted with the kind of its loop."""
+        made = f"{base}{self.tag()}"
+        self.used.add(made)
+        if kind != "serial":
+            self.kinds[made] = kind
+        return made
+
     def loop(self, loop: For, ranges: Ranges, *, parallel: bool) -> LoopStmt:
+        if (tile := self.tile(loop, ranges)) is not None:
+            return self.registers(tile, None, ranges, loop)
         if not parallel and loop.kind in PARALLEL and extent_of(loop) > 1 and race_free(loop, {}):
+            loop = _fused(loop, self.name)
             self.kinds[loop.variable] = "parallel"
             parallel = True
         elif (made := self.side_by_side(loop, ranges)) is not None:
@@ -299,6 +369,22 @@ class _Planner:
             body = _accumulating(last.body, found, part, {name: after}, left)
             parts.append(For(left, remainder, body))
         return Block(tuple(parts))
+
+
+def _fused(loop: For, fresh: Callable[[str, LoopKind], str]) -> For:
+    """Make one loop of parallel loops that stand directly inside each other."""
+    inner = only(loop.body)
+    if not isinstance(inner, For) or inner.kind not in PARALLEL or not race_free(inner, {}):
+        return loop
+    if not isinstance(inner.extent, Const):
+        return loop
+    inner = _fused(inner, fresh)
+    by, name = Const(extent_of(inner), True), fresh(f"{loop.variable}_{inner.variable}", "serial")
+    values = {loop.variable: Op("//", (Name(name), by)), inner.variable: Op("%", (Name(name), by))}
+    body = map_expressions(inner.body, lambda each: substituted(each, values))
+    count = Const(extent_of(loop) * extent_of(inner), True)
+    comment = f"{loop.comment} {inner.comment}"
+    return replace(loop, variable=name, extent=count, body=body, comment=comment)
 
 
 @dataclass(frozen=True, slots=True)

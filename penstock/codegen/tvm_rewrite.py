@@ -6,7 +6,8 @@ Excluded on purpose: when to apply them (`tvm_plan.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from penstock.codegen.loops import (
@@ -24,9 +25,14 @@ from penstock.codegen.loops import (
     Store,
     walk_statements,
 )
+from penstock.codegen.tvm_ranges import Ranges, interval
 
-__all__ = ["conditions", "map_bodies", "map_expressions", "privatised", "renamed", "substituted"]
-__all__ += ["without_ifs"]
+__all__ = ["clamped", "conditions", "hoisted", "joined", "map_bodies", "map_expressions"]
+__all__ += ["privatised", "renamed", "substituted", "without_ifs"]
+
+
+STACK = 1024
+"""Bytes from which on TVM allocates on the heap; elements have at most 8."""
 
 
 def map_bodies(stmt: LoopStmt, change: Callable[[LoopStmt], LoopStmt]) -> LoopStmt:
@@ -72,6 +78,54 @@ def substituted(expr: LoopExpr, values: Mapping[str, LoopExpr]) -> LoopExpr:
     return map_leaves(
         expr, lambda each: values.get(each.name, each) if isinstance(each, Name) else each
     )
+
+
+def joined(conditions: Sequence[LoopExpr]) -> LoopExpr | None:
+    """Return the conjunction of conditions; None of none."""
+    result: LoopExpr | None = None
+    for each in dict.fromkeys(conditions):
+        result = each if result is None else Op("and", (result, each))
+    return result
+
+
+def clamped(expr: LoopExpr, buffers: Mapping[str, Buffer], ranges: Ranges) -> LoopExpr | None:
+    """Keep every load inside its buffer, so that an expression can be evaluated in vain.
+
+    Returns:
+        The expression with the same value wherever its loads were inside; None if it may divide an
+        integer by 0.
+    """
+    match expr:
+        case Load(name, indices):
+            made: list[LoopExpr] = []
+            for index, extent in zip(indices, buffers[name].shape, strict=True):
+                inner = clamped(index, buffers, ranges)
+                if inner is None:
+                    return None
+                made.append(_inside(inner, extent, ranges))
+            return Load(name, tuple(made))
+        case Op("//" | "%", (_, right)) if not _nonzero(right, ranges):
+            return None
+        case Op(op, args):
+            done = [clamped(each, buffers, ranges) for each in args]
+            known = tuple(each for each in done if each is not None)
+            return Op(op, known) if len(known) == len(done) else None
+        case _:
+            return expr
+
+
+def _inside(index: LoopExpr, extent: int, ranges: Ranges) -> LoopExpr:
+    bounds = interval(index, ranges)
+    if bounds is None or bounds[1] >= extent:
+        index = Op("min", (index, Const(extent - 1, True)))
+    if bounds is None or bounds[0] < 0:
+        index = Op("max", (index, Const(0, True)))
+    return index
+
+
+def _nonzero(expr: LoopExpr, ranges: Ranges) -> bool:
+    bounds = interval(expr, ranges)
+    return bounds is not None and not bounds[0] <= 0 <= bounds[1]
 
 
 def renamed(stmt: LoopStmt, suffix: str) -> LoopStmt:
@@ -135,6 +189,31 @@ def privatised(loop: For, lanes: int) -> tuple[tuple[Buffer, ...], For]:
 
     body = statement(map_expressions(loop.body, lambda expr: map_leaves(expr, leaf)))
     return tuple(own.values()), replace(loop, body=body)
+
+
+def hoisted(stmt: LoopStmt, kinds: Mapping[str, str]) -> LoopStmt:
+    """Allocate the buffers that are too large for a stack once for each iteration of a thread.
+
+    Args:
+        stmt: a whole body.
+        kinds: of its loops; nothing leaves a parallel one.
+    """
+    found: list[Buffer] = []
+
+    def visit(inner: LoopStmt) -> LoopStmt:
+        match inner:
+            case For(variable) if kinds.get(variable) == "parallel":
+                return replace(inner, body=hoisted(inner.body, kinds))
+            case Alloc(buffer, body) if math.prod(buffer.shape) * 8 >= STACK:
+                found.append(buffer)
+                return visit(body)
+            case _:
+                return map_bodies(inner, visit)
+
+    stmt = visit(stmt)
+    for each in reversed(found):
+        stmt = Alloc(each, stmt)
+    return stmt
 
 
 def conditions(stmt: LoopStmt) -> Iterator[LoopExpr]:

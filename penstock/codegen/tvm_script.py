@@ -41,7 +41,7 @@ from penstock.codegen.tvm_ranges import Ranges, interval
 __all__ = ["LoopKind", "ScriptPrinter", "all_buffers", "from_source"]
 __all__ += ["identifiers", "is_wide", "ranges_inside", "script"]
 
-LoopKind = Literal["serial", "parallel", "vectorized"]
+LoopKind = Literal["serial", "parallel", "vectorized", "unroll"]
 
 RESERVED = frozenset((
     *keyword.kwlist, *keyword.softkwlist,
@@ -52,9 +52,6 @@ RESERVED = frozenset((
 
 INTERLEAVED = ("pragma_parallel_launch_point", "pragma_parallel_stride_pattern")
 """Makes thread t of n run iterations t, t + n, ..: tiles of a causal mask differ in work."""
-
-LOCAL = 1024
-"""Elements up to which an allocation goes on the stack of a CPU thread."""
 
 
 def script(
@@ -120,8 +117,8 @@ def identifiers(program: Program) -> dict[str, str]:
 class ScriptPrinter:
     """Prints the statements of one program; one method for each node.
 
-    ``scope`` is where all allocations go; if "", small ones go to ``local``, the stack of a thread
-    on a CPU (registers, as far as its compiler can), and the others to the heap.
+    ``scope`` is where all allocations go; if "", TVM puts those below 1 KiB on the stack of a
+    thread (registers, as far as its compiler can), and the others on the heap.
     """
 
     program: Program
@@ -199,8 +196,7 @@ class ScriptPrinter:
     def allocation(self, buffer: Buffer, depth: int) -> str:
         """Return the line that defines a buffer."""
         kind = self.expr.element_type(buffer)
-        scope = self.scope or ("local" if _size(buffer) <= LOCAL else "")
-        scoped = f', scope="{scope}"' if scope else ""
+        scoped = f', scope="{self.scope}"' if self.scope else ""
         text = f'T.alloc_buffer({self.shape(buffer)}, "{kind}"{scoped})'
         return f"{'    ' * depth}{self.names[buffer.name]} = {text}"
 

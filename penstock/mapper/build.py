@@ -21,6 +21,7 @@ from penstock.errors import MappingError
 from penstock.mapper.check import check
 from penstock.mapper.facts import facts_of
 from penstock.mapper.fusion import Flow, steps_of
+from penstock.mapper.lanes import lane_axis, lane_variable
 from penstock.mapper.leaf import (
     arrays_for,
     cycles_of_point,
@@ -44,6 +45,7 @@ __all__ = [
     "home_memories",
     "popularity",
     "shared_array",
+    "vector_leaf",
 ]
 
 DIVISORS = (2, 4, 8, 16)
@@ -178,7 +180,8 @@ def bind_leaves(
             case Compute():
                 einsum = flow.makers[node.einsum]
                 able = arrays_for(einsum, bound, target) if inside is None else (inside,)
-                made.append(best_leaf(einsum, able, left, taken, order))
+                leaf = vector_leaf(einsum, able, bound, left, order) if taken else None
+                made.append(leaf or best_leaf(einsum, able, left, taken, order))
             case Keep():
                 made.append(node)
     return tuple(made)
@@ -213,6 +216,23 @@ def best_leaf(
         loops = leaf_loops(einsum, array, left, lanes)
         choices.append((cost, number, Compute(einsum.name, array.name, loops)))
     return min(choices, key=lambda each: each[:2])[2]
+
+
+def vector_leaf(
+    einsum: Einsum,
+    able: Sequence[Array],
+    bound: Bound,
+    left: MappingABC[str, int],
+    order: Sequence[str],
+) -> Compute | None:
+    """Return a leaf with the lanes that all Einsums of a core's nest share, or None."""
+    for array in able:
+        name = lane_variable(einsum, bound, array, left, order)
+        axis = lane_axis(array)
+        if name and axis is not None:
+            loops = leaf_loops(einsum, array, left, ((axis.name, name),))
+            return Compute(einsum.name, array.name, loops)
+    return None
 
 
 def popularity(flow: Flow) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from penstock.einsum_ir.nodes import Access, Einsum, Var, variables
 from penstock.einsum_ir.shapes import Bound
 from penstock.einsum_ir.work import output_ops, point_ops
 from penstock.errors import MappingError
+from penstock.mapper.lanes import Assignment, tiled_loops
 from penstock.mapper.nodes import Loop
 from penstock.targets.base import Array, Axis, Target
 
@@ -28,9 +29,6 @@ __all__ = [
 ]
 
 SPATIAL_REDUCTIONS = frozenset({"sum", "max", "min"})
-
-Assignment = tuple[tuple[str, str], ...]
-"""(axis, variable) pairs: which variable lies along which axis."""
 
 
 def operators(einsum: Einsum, bound: Bound) -> dict[str, int]:
@@ -193,8 +191,12 @@ def leaf_loops(
     wait for the one before it.
 
     A variable with more coordinates than its axis has places is stepped in tiles of the axis
-    first: over thread blocks for threads, one after another for PEs; other axes fold.
+    first: over thread blocks for threads, one after another for PEs; other axes fold. Reductions
+    with lanes have a register tile, where there is one.
     """
+    tiled = tiled_loops(einsum, array, remaining, assignment)
+    if tiled is not None:
+        return tiled
     kept = variables(einsum.output)
     along = {name: array.axis(axis) for axis, name in assignment}
     shared: list[Loop] = []

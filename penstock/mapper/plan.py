@@ -20,6 +20,8 @@ from penstock.targets.base import Array, Axis, Target
 __all__ = ["Planner", "Recipe", "axis_of"]
 
 CPU_TILE = 16
+CPU_VECTORS = 4
+"""Vectors of the longest shared variable in one tile: enough of them to hide latencies."""
 WARP = 32
 
 
@@ -163,21 +165,17 @@ class Planner:
     def _cpu(self, longest: str, others: Sequence[str], steps: Sequence[Step]) -> tuple[Level, ...]:
         array = self._common_array(steps, "core")
         cores = axis_of(array, "core") if array is not None else None
-        tile = self._tile(CPU_TILE)
-        loops = [*(Loop(name) for name in others), Loop(longest, tile)]
+        lanes = axis_of(array, "simd") if array is not None else None
+        wide = lanes.size if lanes is not None else 1
+        tile = self._tile(max(CPU_TILE, CPU_VECTORS * wide))
         if array is None or cores is None:
-            return (Level(tuple(loops)),)
-
-        def busy(loop: Loop) -> float:
-            count = math.ceil(self.bound.extents[loop.variable] / loop.tile)
-            return count / (math.ceil(count / cores.size) * cores.size)
-
-        best = max(loops, key=busy)
-        if best.variable == longest:  # more, smaller tiles if cores would stand idle
-            even = math.ceil(self.bound.extents[longest] / cores.size)
-            best = replace(best, tile=min(best.tile, even))
-        rest = [loop for loop in loops if loop.variable != best.variable]
-        return (Level((replace(best, axis=cores.name), *rest), array=array.name),)
+            return (Level((*(Loop(name) for name in others), Loop(longest, tile))),)
+        blocks = math.prod(self.bound.extents[name] for name in others)
+        extent = self.bound.extents[longest]
+        while blocks * math.ceil(extent / tile) < cores.size and tile > 1:
+            tile = math.ceil(tile / 2)  # more, smaller tiles if cores would stand idle
+        loops = [Loop(name, 1, cores.name) for name in others]
+        return (Level((*loops, Loop(longest, tile, cores.name)), array=array.name),)
 
 
 def axis_of(array: Array, kind: str) -> Axis | None:

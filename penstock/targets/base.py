@@ -90,6 +90,7 @@ class Array:
         skewed: whether operands enter as a systolic wavefront, one place later for each step
             along each axis; the simulator charges the fill, the model does not.
         area_um2: area of one place.
+        registers: vector registers of a core, in which a reduction keeps a tile; 0 for none.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Array:
     depth_cycles: int = 1
     skewed: bool = False
     area_um2: float = 0.0
+    registers: int = 0
 
     @property
     def places(self) -> int:

@@ -25,6 +25,7 @@ def cpu(
     lanes: int,
     *,
     part: str,
+    registers: int = 16,
     clock_hz: float = CLOCK_HZ,
     dram_bytes_per_s: float = DRAM_BYTES_PER_S,
 ) -> Target:
@@ -34,6 +35,7 @@ def cpu(
         cores: that may be used side by side.
         lanes: fp32 elements of a vector register (8 for AVX2, 16 for AVX-512, 4 for NEON).
         part: the instruction set, e.g. ``x86-64 avx512f``.
+        registers: vector registers of a core (16 with AVX2, 32 with AVX-512 and NEON).
         clock_hz: of the cores.
         dram_bytes_per_s: memory bandwidth of all cores together.
     """
@@ -55,6 +57,7 @@ def cpu(
                 # one vector multiply-add a cycle; a vector division takes about 8 and a
                 # polynomial exp about 12 instructions (Agner Fog's tables: Zen 4, Ice Lake)
                 cycles=tuple(general(simple=1, divide=8, function=12).items()),
+                registers=registers,
             ),
         ),
         format="fp32",
@@ -65,8 +68,8 @@ def cpu(
 
 def this_machine() -> Target:
     """Return the machine that this runs on."""
-    lanes, part = _vector_width(_cpu_flags(), platform.machine())
-    return cpu(_cores(), lanes, part=part)
+    lanes, registers, part = _vectors(_cpu_flags(), platform.machine())
+    return cpu(_cores(), lanes, part=part, registers=registers)
 
 
 def _cores() -> int:
@@ -87,10 +90,11 @@ def _cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
-def _vector_width(flags: frozenset[str], machine: str) -> tuple[int, str]:
-    """Return (fp32 lanes, name) of the widest vectors that the flags promise."""
+def _vectors(flags: frozenset[str], machine: str) -> tuple[int, int, str]:
+    """Return (fp32 lanes, registers, name) of the widest vectors that the flags promise."""
     if "avx512f" in flags:
-        return 16, f"{machine} avx512f"
+        return 16, 32, f"{machine} avx512f"
     if "avx2" in flags and "fma" in flags:
-        return 8, f"{machine} avx2"
-    return 4, f"{machine} 128-bit vectors"  # SSE2 on x86-64 and NEON on ARM64 are always there
+        return 8, 16, f"{machine} avx2"
+    arm = machine in ("aarch64", "arm64")
+    return 4, 32 if arm else 16, f"{machine} 128-bit vectors"  # NEON and SSE2 are always there

@@ -341,8 +341,8 @@ class Module:
         with T.attr(0, "pragma_parallel_launch_point", 1):
             with T.attr(0, "pragma_parallel_stride_pattern", 1):
                 for p in T.parallel(4):  # for p
-                    g = T.alloc_buffer((1,), "float32", scope="local")
-                    d = T.alloc_buffer((1,), "float32", scope="local")
+                    g = T.alloc_buffer((1,), "float32")
+                    d = T.alloc_buffer((1,), "float32")
                     g[0] = T.float32("-inf")
                     for m in T.serial(5):
                         if m <= p:

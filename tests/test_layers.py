@@ -27,6 +27,8 @@ ALLOWED = {
     "samples": IR,
     "pipelines": MAPPER | {"sim", "codegen"},
     "design": MAPPER | {"sim", "codegen", "report", "samples", "zoo", "pipelines"},
+    "streaming": IR,
+    "jitted": MAPPER | {"codegen", "streaming"},
 }
 
 

@@ -45,6 +45,7 @@ def test_public_names_are_a_decision():
         "exp",
         "explore",
         "generate",
+        "jit",
         "parse",
         "ranks",
         "reduce_max",

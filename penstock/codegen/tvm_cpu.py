@@ -28,7 +28,7 @@ from penstock.einsum_ir.interpreter.rounding import quantise
 from penstock.errors import DataError
 from penstock.targets.base import Target
 
-__all__ = ["Kernel", "artifact", "build", "execute", "schedule"]
+__all__ = ["Kernel", "artifact", "build", "compiled", "execute", "memory_type", "schedule"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -136,11 +136,15 @@ def build(program: Program) -> Kernel:
         DataError: a fixed-point format, or an operator that TVM lacks.
         ToolError: TVM is missing or does not fit.
     """
+    return Kernel(program, compiled(program)["main"])
+
+
+def compiled(program: Program) -> Any:
+    """Return TVM's executable of a program, for this machine; errors as for `build`."""
     text = schedule(program)
     tvm = require_tvm()
     module = from_source(text, CPU_MATH)
-    compiled = tvm.compile(module, target=tvm.target.Target(host_target()))
-    return Kernel(program, compiled["main"])
+    return tvm.compile(module, target=tvm.target.Target(host_target()))
 
 
 def host_target() -> dict[str, str | int]:

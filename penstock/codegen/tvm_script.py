@@ -139,7 +139,7 @@ class ScriptPrinter:
     def parameter(self, buffer: Buffer) -> str:
         """Return a parameter of the function."""
         kind = self.expr.element_type(buffer)
-        return f'{self.names[buffer.name]}: T.Buffer({self.shape(buffer)}, "{kind}")'
+        return f'{self.names[buffer.name]}: T.Buffer({self.shape(buffer)}, "{kind}", align=1)'
 
     def shape(self, buffer: Buffer) -> str:
         """Return the extents of a buffer; a scalar has one element."""

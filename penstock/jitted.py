@@ -2,8 +2,8 @@
 
 Arguments are PyTorch CPU tensors or NumPy arrays, which are read where they lie; the result is of
 the same kind. A kernel is compiled once for each choice of shapes and format, and kept on disk by
-digest (``$PENSTOCK_CACHE``, else ``~/.cache/penstock``): a later process only loads it. With PyTorch
-each jitted cascade is an operator of `torch.library` that ``torch.compile`` sees.
+digest (``$PENSTOCK_CACHE``, else ``~/.cache/penstock``): a later process only loads it. With
+PyTorch each jitted cascade is an operator of `torch.library` that ``torch.compile`` sees.
 
 Excluded on purpose: derivatives, devices other than the CPU, arrays that are not contiguous.
 """
@@ -25,20 +25,15 @@ import numpy as np
 
 from penstock.codegen.base import digest
 from penstock.codegen.loops import Program
-from penstock.codegen.lower import lower
-from penstock.codegen.tvm_cpu import memory_type
 from penstock.codegen.tvm_env import TVM_VERSION, cores
 from penstock.codegen.tvm_library import Entry, build_library, load_library
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError, nearest
-from penstock.mapper.build import default_mapping
 from penstock.mapper.nodes import Mapping as LoopForest
-from penstock.streaming import Tiles, streamed
 from penstock.targets import TARGETS
 from penstock.targets.base import Target
 from penstock.targets.serial import to_json
+from penstock.tiles import Tiles
 
 __all__ = ["Jitted", "cache_folder", "jit", "kernel_program"]
 
@@ -277,6 +272,8 @@ class Jitted:
         return self._operator
 
     def _output_shapes(self, arrays: Sequence[Any]) -> list[tuple[int, ...]]:
+        from penstock.streaming import streamed
+
         extents = self.extents([tuple(int(n) for n in each.shape) for each in arrays])
         bound = streamed(self.cascade, extents, tiles=self.tiles)
         return [bound.dims[each.tensor] for each in self.cascade.outputs]
@@ -291,6 +288,12 @@ def kernel_program(
     tiles: Tiles | None = None,
 ) -> Program:
     """Return the loops of which a kernel is compiled; arguments as for `jit`."""
+    from penstock.codegen.lower import lower  # what compiles is not loaded to call a kept kernel
+    from penstock.einsum_ir.formats import parse_format
+    from penstock.einsum_ir.shapes import bind
+    from penstock.mapper.build import default_mapping
+    from penstock.streaming import streamed
+
     form = parse_format(fmt)
     if mapping is not None:
         return lower(bind(cascade, shapes=extents), mapping, target, form)
@@ -322,6 +325,8 @@ def _operator(jitted: Jitted) -> Callable[..., Any]:
 
 
 def _description(program: Program) -> str:
+    from penstock.codegen.tvm_cpu import memory_type
+
     kinds = [memory_type(each, program.format) for each in program.inputs]
     shapes = [each.shape for each in program.outputs]
     return json.dumps({"types": kinds, "shapes": shapes}) + "\n"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.rewrite.plan import Refusal
@@ -15,17 +14,9 @@ from penstock.einsum_ir.rewrite.ranks import slow_ranks
 from penstock.einsum_ir.rewrite.reduce import reduce_passes
 from penstock.einsum_ir.rewrite.settle import settled
 from penstock.einsum_ir.shapes import Bound, bind
+from penstock.tiles import Tiles
 
-__all__ = ["Tiles", "streamed", "tile_of"]
-
-
-@dataclass(frozen=True, slots=True)
-class Tiles:
-    """Coordinates of a tile of the rank that is streamed over: at least, usually, at most."""
-
-    least: int = 32
-    usual: int = 64
-    most: int = 128
+__all__ = ["streamed", "tile_of"]
 
 
 def tile_of(extent: int, tiles: Tiles) -> int:
@@ -62,7 +53,7 @@ def streamed(
         extent = bound.extents[rank]
         if extent < 2 * sizes.usual:
             continue
-        plan = reduce_passes(bound.cascade, rank, size=tile_of(extent, sizes))
+        plan = reduce_passes(cascade, rank, size=tile_of(extent, sizes))
         if isinstance(plan, Refusal) or plan.after >= plan.before:
             continue
         kept = {name: size for name, size in shapes.items() if name in _ranks(plan.cascade)}

@@ -26,9 +26,10 @@ ALLOWED = {
     "report": MAPPER | {"sim", "sweep"},
     "samples": IR,
     "pipelines": MAPPER | {"sim", "codegen"},
+    "tiles": set(),
+    "streaming": IR | {"tiles"},
+    "jitted": MAPPER | {"codegen", "streaming", "tiles"},
     "design": MAPPER | {"sim", "codegen", "report", "samples", "zoo", "pipelines"},
-    "streaming": IR,
-    "jitted": MAPPER | {"codegen", "streaming"},
 }
 
 

@@ -17,10 +17,12 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from penstock.codegen.loops import Buffer, Program
-from penstock.codegen.tvm_cpu import compiled, memory_type
 from penstock.errors import ToolError
+
+if TYPE_CHECKING:
+    from penstock.codegen.loops import Buffer, Program
 
 __all__ = ["Entry", "build_library", "entry_source", "load_library"]
 
@@ -37,6 +39,8 @@ def build_library(program: Program, path: Path) -> None:
         DataError: a fixed-point format, or an operator that TVM lacks.
         ToolError: TVM or a C compiler is missing, or the compiler fails.
     """
+    from penstock.codegen.tvm_cpu import compiled  # a caller of a kept library does not load it
+
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise ToolError(
@@ -106,6 +110,8 @@ def entry_source(program: Program) -> str:
 
 
 def _tensor(number: int, buffer: Buffer, program: Program) -> str:
+    from penstock.codegen.tvm_cpu import memory_type
+
     code, bits = _CODES[memory_type(buffer, program.format)]
     rank = len(buffer.shape) or 1
     return f"{{data[{number}], {{1, 0}}, {rank}, {{{code}, {bits}, 1}}, shape{number}, 0, 0}}"

@@ -337,7 +337,7 @@ SOFTMAX = """\
 @I.ir_module
 class Module:
     @T.prim_func
-    def main(T_: T.Buffer((4, 5), "float32"), S: T.Buffer((4, 5), "float32")):
+    def main(T_: T.Buffer((4, 5), "float32", align=1), S: T.Buffer((4, 5), "float32", align=1)):
         with T.attr(0, "pragma_parallel_launch_point", 1):
             with T.attr(0, "pragma_parallel_stride_pattern", 1):
                 for p in T.parallel(4):  # for p

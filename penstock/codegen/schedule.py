@@ -49,6 +49,8 @@ Split = tuple[str, int] | None
 """How one dimension of a buffer is split: (complete, cyclic or block; parts)."""
 
 LOAD_STAGES = 2  # the address in one, the data in the next: iteration latency 3 of a copy
+FORWARD_STAGES = 1  # from a store to a load of the same iteration
+STREAM_STAGES = 1  # iteration latency 2 of a copy; an operator starts in the next stage
 AXI_CYCLES = 64  # default latency of m_axi in Vitis (UG1399, config_interface -m_axi_latency)
 AXI_BITS = 512  # what a port carries in a cycle when neighbours are asked for together
 PORTS = 2  # of one bank of BRAM, URAM or LUT RAM (type=ram_2p)
@@ -66,6 +68,8 @@ class Hardware:
         axi: buffers in the outer memory: each has a port of its own.
         streams: buffers that are streams.
         bits: of one element in memory.
+        reassociates: whether sums of floats may be taken in another order
+            (config_compile -unsafe_math_optimizations).
     """
 
     number: Number
@@ -75,6 +79,7 @@ class Hardware:
     axi: frozenset[str] = frozenset()
     streams: frozenset[str] = frozenset()
     bits: int = 32
+    reassociates: bool = False
 
     def kept(self, buffer: str) -> bool:
         """Whether a buffer is registers: all of its elements can be used in a cycle."""
@@ -170,7 +175,7 @@ class _Body:
     """One loop body; lives only inside `pipelined`."""
 
     def __init__(self, body: LoopStmt, loops: Mapping[str, int], hardware: Hardware) -> None:
-        self.loops, self.hardware = loops, hardware
+        self.loops, self.hardware = dict(loops), hardware
         self.steps = steps_of(body)
         self.private = {
             each.buffer.name for each in walk_statements(body) if isinstance(each, Alloc)
@@ -195,9 +200,9 @@ class _Body:
             start = max((self._arrival(each, ready) for each in step.conditions), default=0.0)
             done = max(start, self._arrival(step.store.value, ready))
             done = self._chained(step, done)
+            ready[name] = max(ready.get(name, 0.0), done)
             if not self.hardware.kept(name):
                 done = math.ceil(done) + 1 + (AXI_CYCLES if name in self.hardware.axi else 0)
-            ready[name] = max(ready.get(name, 0.0), done)
             last = max(last, done)
         return math.ceil(last)
 
@@ -205,19 +210,26 @@ class _Body:
         """Return the stage after which a value is there."""
         match expr:
             case Load(buffer, indices):
-                begin = max(
-                    ready.get(buffer, 0.0),
-                    *(self._arrival(load, ready) for index in indices for load in loads(index)),
-                    0.0,
-                )
+                inner = (load for index in indices for load in loads(index))
+                begin = max((self._arrival(load, ready) for load in inner), default=0.0)
+                stored = ready.get(buffer, -1.0)
                 if self.hardware.kept(buffer):
-                    return begin
+                    return max(begin, stored)
+                if buffer in self.hardware.streams:
+                    return math.ceil(begin) + STREAM_STAGES
+                if stored >= 0:
+                    return max(math.ceil(begin) + LOAD_STAGES, math.ceil(stored) + FORWARD_STAGES)
                 return math.ceil(begin) + LOAD_STAGES + AXI_CYCLES * (buffer in self.hardware.axi)
             case Op(op, args):
-                begin = max((self._arrival(arg, ready) for arg in args), default=0.0)
+                begin = max((self._operand(arg, ready) for arg in args), default=0.0)
                 return self._after(begin, core(op, self.hardware.number))
             case _:
                 return 0.0
+
+    def _operand(self, expr: LoopExpr, ready: Mapping[str, float]) -> float:
+        """Return the stage in which an operator can use a value: a token in the one after."""
+        token = isinstance(expr, Load) and expr.buffer in self.hardware.streams
+        return self._arrival(expr, ready) + token
 
     def _after(self, begin: float, cost: Cost) -> float:
         if cost.latency:
@@ -241,9 +253,9 @@ class _Body:
         return done
 
     def _balanced(self, ops: tuple[Cost, ...]) -> bool:
-        """Whether a chain may become a tree: exact additions (Vitis: expression_balance)."""
-        exact = self.hardware.number.kind == "fixed"
-        return exact and all(op == core("+", self.hardware.number) for op in ops)
+        """Whether a chain may become a tree: additions in any order (expression_balance)."""
+        free = self.hardware.number.kind == "fixed" or self.hardware.reassociates
+        return free and all(op == core("+", self.hardware.number) for op in ops)
 
     def _in_chain(self, step: Step) -> int:
         """Return how many places write the same element."""
@@ -272,9 +284,8 @@ class _Body:
 
     def _weight(self, ops: tuple[Cost, ...], *, memory: bool) -> float:
         """Return the cycles from a load to the next load of what was stored."""
-        cycles = sum(op.latency for op in ops if not op.loop_ns)
-        share = sum(op.loop_ns for op in ops) / self._usable
-        share += sum(op.delay_ns for op in ops if not op.loop_ns) / self._usable
+        parts = [op.in_loop(self._usable) for op in ops]
+        cycles, share = sum(whole for whole, _ in parts), sum(part for _, part in parts)
         return cycles + (1 + max(1, math.ceil(share)) if memory else share)
 
     def _recurrences(self) -> list[tuple[float, str]]:
@@ -305,12 +316,24 @@ class _Body:
         if not found:
             return None
         ways = [self._path(expr, buffer) for expr in (step.store.value, *step.conditions)]
-        memory = not self.hardware.kept(buffer)
+        memory = not self.hardware.kept(buffer) and not self._held(step, buffer)
         weight = max(self._weight(way, memory=memory) for way in ways if way is not None)
         own = self._own_path(step) if early == late else None
         if own is not None and not self._balanced(own):
             weight *= self._in_chain(step)
         return Edge(early, late, weight, min(found))
+
+    def _held(self, step: Step, buffer: str) -> bool:
+        """Whether a step's own element is the same in the next one: then a register holds it."""
+        inner = next((n for n, extent in reversed(self.loops.items()) if extent > 1), "")
+        mine = [load for load in loads(step.store.value) if load.buffer == buffer]
+        return step.store.buffer == buffer and all(
+            affine(index) is not None
+            and affine(index) == affine(other)
+            and inner not in names(index)
+            for load in mine
+            for index, other in zip(step.store.indices, load.indices, strict=True)
+        )
 
     def _steps_between(
         self, early: int, other: Step, late: int, step: Step, load: Load

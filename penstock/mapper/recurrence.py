@@ -57,13 +57,9 @@ def step_interval(
 
 
 def _cycles(ops: tuple[Cost, ...], target: Target) -> float:
-    """Return what operators take one after another, without registers where that is shorter."""
+    """Return what operators of a recurrence take one after another."""
     usable = usable_ns(target.clock_hz)
-    total = 0.0
-    for op in ops:
-        through = op.latency + op.delay_ns / usable
-        total += min(through, op.loop_ns / usable) if op.loop_ns else through
-    return total
+    return sum(sum(op.in_loop(usable)) for op in ops)
 
 
 def _steps_apart(

@@ -25,10 +25,10 @@ def product(loops, fmt, target="u280"):
     ("loops", "fmt", "cycles"),
     [
         ("m by 16, m@rows, n@cols, k", FIXED, 2 * 50),  # exact sums: a step a cycle
-        ("m by 16, m@rows, n@cols, k", FP32, 2 * 50 * 6),  # fadd: 6 cycles
-        ("k, m by 16, m@rows, n@cols", FP32, 2 * 50 * 4),  # two in turn: (6 + 2) / 2
+        ("m by 16, m@rows, n@cols, k", FP32, 2 * 50 * 4),  # the fastest adder: 4 cycles
+        ("k, m by 16, m@rows, n@cols", FP32, 2 * 50 * 3),  # two in turn: (4 + 2) / 2
         ("k, m by 4, m@rows, n@cols", FP32, 8 * 50),  # eight in turn
-        ("m, n, k by 16, k@rows", FP32, 32 * 16 * 4 * 6),
+        ("m, n, k by 16, k@rows", FP32, 32 * 16 * 4 * 4),
         ("k by 16, m, n, k@rows", FP32, 32 * 16 * 4),
         ("m, n by 16, n@cols, k", parse_format("fp64"), 32 * 50 * 6),
     ],
@@ -53,8 +53,8 @@ STATE = """cascade state(X[p,t], G[p,t]) -> Z[p]
     [
         ("p by 16, p@lanes, t", FIXED, 4 * 40 * 2),  # 1.37 + 0.063 * 16 + 0.67 ns, 2.43 a cycle
         ("t, p by 16, p@lanes", FIXED, 4 * 40 * 2),  # four in turn: ops of a point already take 2
-        ("p by 16, p@lanes, t", FP32, 4 * 40 * 9),  # fmul and fadd: 3 + 6
-        ("t, p by 16, p@lanes", FP32, 4 * 40 * 3),  # (9 + 2) / 4
+        ("p by 16, p@lanes, t", FP32, 4 * 40 * 7),  # fmul and fadd: 3 + 4
+        ("t, p by 16, p@lanes", FP32, 4 * 40 * 3),  # (7 + 2) / 4
     ],
 )
 def test_a_state_rescaled_in_every_step(loops, fmt, cycles):
@@ -77,7 +77,7 @@ def test_the_search_lets_elements_take_turns():
     )
     best, found = explore(PRODUCT, "u280", shapes=SHAPES, fmt=FP32)
     assert found.optimal
-    assert best.evaluate().latency_cycles < slow.evaluate().latency_cycles / 4
+    assert best.evaluate().latency_cycles < slow.evaluate().latency_cycles / 3
 
 
 @pytest.mark.parametrize("fmt", [FIXED, FP32, parse_format("bf16"), parse_format("fp64")])

@@ -34,6 +34,7 @@ from penstock.codegen.hls_project import (
     report,
     streams,
 )
+from penstock.codegen.hls_resources import NAMES, Use, kernel_constructs, uses
 from penstock.codegen.hls_split import Tasks, split
 from penstock.codegen.hls_words import widen
 from penstock.codegen.loops import Program
@@ -60,7 +61,7 @@ def generate(
         golden: inputs and expected outputs; they become ``golden/NAME.bin``.
 
     Raises:
-        TargetError: the target is no FPGA.
+        TargetError: the target is no FPGA, or has too few channels for the ports.
     """
     if target.family != "fpga" or not target.part:
         raise TargetError(
@@ -68,7 +69,8 @@ def generate(
             fix="map the design to an FPGA, e.g. --target u280",
         )
     tasks = tasks_of(program, source.timing)
-    text = print_kernel(tasks, HlsNotes.of(tasks, target.clock_hz))
+    notes = HlsNotes.of(tasks, target.clock_hz)
+    text, used = print_kernel(tasks, notes), uses(kernel_constructs(tasks, notes))
     found = ports(tasks, text, target)
     contents: dict[str, str | bytes] = dict(_sources(tasks, text, source))
     data = {} if golden is None else {**golden[0], **golden[1]}
@@ -89,8 +91,8 @@ def generate(
     contents["host.cpp"] = _filled("host.cpp", source, "// ", top=top, ports=found, fixed=fmt.exact)
     contents["host.py"] = _filled("host.py", source, "# ", top=top, ports=found)
     lines = sum(len(str(contents[name]).splitlines()) for name in WRITTEN)
-    contents["report.json"] = report(tasks, text, target, source, lines)
-    contents["README.md"] = _readme(tasks, text, target, source, golden=bool(data))
+    contents["report.json"] = report(tasks, text, target, source, used, lines)
+    contents["README.md"] = _readme(tasks, text, target, source, used, golden=bool(data))
     for buffer in (*program.inputs, *program.outputs):
         if buffer.name in data:
             contents[f"golden/{buffer.name}.bin"] = encode(data[buffer.name], buffer, fmt)
@@ -214,7 +216,13 @@ def _loops(text: KernelText, timing: Timing) -> list[tuple[str, str, int, str, i
 
 
 def _readme(
-    tasks: Tasks, text: KernelText, target: Target, source: Provenance, *, golden: bool
+    tasks: Tasks,
+    text: KernelText,
+    target: Target,
+    source: Provenance,
+    used: tuple[Use, ...],
+    *,
+    golden: bool,
 ) -> str:
     fmt, timing = tasks.program.format, source.timing
     values: Mapping[str, Any] = {
@@ -240,6 +248,9 @@ def _readme(
         "tasks": described_tasks(tasks, text, source),
         "direct": sorted(tasks.direct.items()),
         "streams": streams(tasks, text, source),
+        "resources": NAMES,
+        "uses": used,
+        "limits": [dict(target.resources).get(name) for name in NAMES],
         "loops": _loops(text, timing) if timing else (),
     }
     return fill("README.md", **values)

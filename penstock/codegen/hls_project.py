@@ -14,6 +14,7 @@ from penstock.codegen.backends import Provenance, Timing
 from penstock.codegen.hls_data import file_type, memory_type
 from penstock.codegen.hls_pragmas import bundles
 from penstock.codegen.hls_print import KernelText, token_type
+from penstock.codegen.hls_resources import NAMES, Use, element_bits
 from penstock.codegen.hls_split import Task, Tasks
 from penstock.codegen.loops import Alloc, Buffer, Program, walk_statements
 from penstock.errors import TargetError
@@ -191,23 +192,21 @@ def local_buffers(tasks: Tasks, text: KernelText) -> list[dict[str, str | int]]:
             "shape": _shape(buffer),
             "type": f"{buffer.kind}_t",
             "memory": buffer.memory or "-",
-            "bits": math.prod(buffer.shape) * _bits(buffer, program),
+            "bits": math.prod(buffer.shape) * element_bits(buffer, program),
         }
         for buffer in found
         if buffer.shape and buffer.name not in outer
     ]
 
 
-def _bits(buffer: Buffer, program: Program) -> int:
-    if buffer.kind == "mask":
-        return 1
-    wide = program.accumulator_bits[0] or program.format.bits
-    if not program.format.exact:
-        wide = max(program.format.bits, 32)
-    return wide if buffer.kind == "acc" else program.format.bits
-
-
-def report(tasks: Tasks, text: KernelText, target: Target, source: Provenance, lines: int) -> str:
+def report(
+    tasks: Tasks,
+    text: KernelText,
+    target: Target,
+    source: Provenance,
+    used: tuple[Use, ...],
+    lines: int,
+) -> str:
     """Return ``report.json``: what the README says, for programs."""
     timing = source.timing
     content = {
@@ -233,6 +232,11 @@ def report(tasks: Tasks, text: KernelText, target: Target, source: Provenance, l
                 dict(zip(("task", "loop", "interval", "why", "steps"), each, strict=True))
                 for each in timing.loops
             ],
+        },
+        "resources": {
+            "evidence": "model",
+            "has": dict(target.resources),
+            "tasks": {each.task: dict(zip(NAMES, each.counts, strict=True)) for each in used},
         },
         "streams": streams(tasks, text, source),
         "ports": [

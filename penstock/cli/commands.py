@@ -26,6 +26,7 @@ from penstock.cli.tiles import tiles
 from penstock.design import Design
 from penstock.errors import PenstockError, UnknownNameError
 from penstock.mapper.search import SearchResult
+from penstock.report.data import Section
 
 __all__ = ["COMMANDS"]
 
@@ -341,12 +342,23 @@ def report(options: argparse.Namespace) -> None:
     if options.markdown:
         print(markdown([page], command), end="")
         return
-    paths = save_report([page], options.out, command)
+    sections = [_fpga(made)] if made.target.family == "fpga" else []
+    paths = save_report([page], options.out, command, sections=sections)
     if options.json:
         output.print_json({"files": [str(path) for path in paths]})
     else:
         for path in paths:
             print(path)
+
+
+def _fpga(made: Design) -> Section:
+    """Return the section on a design's HLS project, or why there is none."""
+    from penstock.fpga_report import fpga_section
+
+    try:
+        return fpga_section(made)
+    except PenstockError as error:
+        return Section("HLS project", f"There is none: {error.what}", (), {"refused": error.what})
 
 
 def compare(options: argparse.Namespace) -> None:

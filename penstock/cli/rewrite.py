@@ -20,9 +20,15 @@ from penstock.cli.sources import format_of, source_of
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import Format, parse_format
 from penstock.einsum_ir.nodes import Access, Sym
-from penstock.einsum_ir.rewrite.choose import restricted
-from penstock.einsum_ir.rewrite.gate import Row, Trial, Verdict, streamed, trial
-from penstock.einsum_ir.rewrite.plan import Accumulator, PassPlan, Refusal, Variant, accumulated
+from penstock.einsum_ir.rewrite.gate import Verdict
+from penstock.einsum_ir.rewrite.plan import (
+    Accumulator,
+    PassPlan,
+    Refusal,
+    Variant,
+    accumulated,
+    spelled,
+)
 from penstock.einsum_ir.rewrite.ranks import passes_over, slow_ranks
 from penstock.einsum_ir.rewrite.reduce import reduce_passes
 from penstock.errors import CascadeError, PenstockError
@@ -47,28 +53,26 @@ def rewrite(options: argparse.Namespace) -> None:
         raise PenstockError(f"--tile {options.tile} is not a positive number", fix="--tile 64")
     rank = options.rank or _only_rank(cascade)
     fmt = format_of(options) or parse_format("fp32")
-    signs = frozenset(options.positive), frozenset(options.negative)
     found = reduce_passes(
         cascade,
         rank,
         size=options.tile,
         fmt=fmt,
         most=_VARIANTS,
-        positive=signs[0],
-        negative=signs[1],
+        positive=frozenset(options.positive),
+        negative=frozenset(options.negative),
     )
     if isinstance(found, Refusal) or found.after > (options.passes or found.after):
         if options.json:
             output.print_json(_refused(found))
         raise _error(found, options.passes)
     form = _form(found, tree=options.tree)
-    measured = _Measured(found, fmt, signs)
     if options.out:
         write_bytes(options.out, f"{form}\n".encode())
     if options.json:
-        output.print_json(_json(found, measured))
+        output.print_json(_json(found, fmt))
     else:
-        _print(found, form, measured)
+        _print(found, form, fmt)
 
 
 def _only_rank(cascade: Cascade) -> str:
@@ -101,64 +105,21 @@ def _form(plan: PassPlan, *, tree: bool) -> Cascade:
 def _error(found: PassPlan | Refusal, wanted: int | None) -> PenstockError:
     """Return the refusal: the passes that remain, and why each of them is needed."""
     fix = "a cascade that computes something slightly different may do: see docs/passes.md"
+    rejected = [f"  the gate refused {line}" for line in _rejected(found)]
     if isinstance(found, Refusal):
-        return CascadeError(str(found), fix=fix)
+        return CascadeError("\n".join([str(found), *rejected]), fix=fix)
     name = f"{found.original.name} over {found.rank}"
     lines = [f"{name} comes down from {found.before} passes to {found.after}, not to {wanted}:"]
     lines += [f"  {each}" for each in found.barriers]
-    return CascadeError("\n".join(lines), fix=f"--passes {found.after} takes that form")
-
-
-# --- what the gate says --------------------------------------------------------------------------
-
-
-class _Measured:
-    """The errors of the variants on the gate's inputs."""
-
-    def __init__(
-        self, plan: PassPlan, fmt: Format, signs: tuple[frozenset[str], frozenset[str]]
-    ) -> None:
-        self.trial: Trial = trial(restricted(plan.original, *signs), plan.rank, fmt)
-        self.verdicts: dict[str, Verdict] = {}
-        for each in plan.variants:
-            tree = None if each.tree is None else restricted(each.tree, *signs)
-            form = streamed(
-                each.name,
-                restricted(each.cascade, *signs),
-                plan.tile,
-                tree=tree,
-                split=plan.split,
-            )
-            self.verdicts[each.name] = self.trial.judge(form)
-
-    def worst(self, variant: Variant) -> tuple[Row, float]:
-        """Return where a variant comes nearest to what is allowed, and its error there."""
-        errors = self.verdicts[variant.name].errors
-        asked = [
-            (error / row.limit, row, error)
-            for row, error in zip(self.trial.rows, errors, strict=True)
-            if row.limit is not None
-        ]
-        _, row, error = max(asked, key=lambda each: each[0])
-        return row, error
-
-    @property
-    def summary(self) -> str:
-        """Say what was run."""
-        rows = self.trial.rows
-        asked = sum(row.limit is not None for row in rows)
-        families = len(self.trial.families.names)
-        rest = " (the original fails in the others)" if asked < len(rows) else ""
-        return (
-            f"gate in {self.trial.format.name}: {families} families of inputs, {asked} of "
-            f"{len(rows)} results compared{rest}"
-        )
+    return CascadeError(
+        "\n".join([*lines, *rejected]), fix=f"--passes {found.after} takes that form"
+    )
 
 
 # --- text ----------------------------------------------------------------------------------------
 
 
-def _print(plan: PassPlan, form: Cascade, measured: _Measured) -> None:
+def _print(plan: PassPlan, form: Cascade, fmt: Format) -> None:
     print(f"{plan.original.name} over {plan.rank}: {_passes(plan.before)} -> {plan.after}\n")
     heads = (f"as written: {_passes(plan.before)}", f"derived: {_passes(plan.after)}")
     for line in side_by_side(heads, (str(plan.original), str(form)), _width()):
@@ -171,8 +132,8 @@ def _print(plan: PassPlan, form: Cascade, measured: _Measured) -> None:
     needs = ", ".join(_named(plan, each) for each in plan.obligations)
     print(f"obligations: {needs or 'none'}\n")
     for barrier in plan.barriers:
-        print(f"a pass more: {_named(plan, str(barrier))}")
-    _print_variants(plan, measured)
+        print(f"a pass more: {barrier}")
+    _print_variants(plan, fmt)
 
 
 def _passes(count: int) -> str:
@@ -262,11 +223,11 @@ def _references(plan: PassPlan) -> dict[str, str]:
     }
 
 
-def _names(plan: PassPlan) -> Mapping[str, str]:
+def _names(found: PassPlan | Refusal) -> Mapping[str, str]:
     """Return what placeholders stand for, where that is one name."""
-    tensors = [e.value.tensor for e in plan.references if isinstance(e.value, Access)]
+    tensors = [e.value.tensor for e in found.references if isinstance(e.value, Access)]
     names = {}
-    for each in plan.references:
+    for each in found.references:
         match each.value:
             case Access(tensor) if tensors.count(tensor) == 1:
                 names[each.name] = tensor
@@ -299,15 +260,15 @@ def _named(plan: PassPlan, text: str) -> str:
     return text.replace("$", "")
 
 
-def _print_variants(plan: PassPlan, measured: _Measured) -> None:
+def _print_variants(plan: PassPlan, fmt: Format) -> None:
     rows = []
     for each in plan.variants:
-        row, error = measured.worst(each)
         costs = each.costs
         counts = (costs.accumulators, costs.element_ops, costs.tile_ops, costs.final_ops)
-        gate = f"{row.output} on '{row.family}': {error:.1e} of {row.limit:.1e}"
         mark = " *" if each is plan.chosen else ""
-        rows.append([each.name + mark, _says(plan, each), *map(str, counts), gate])
+        rows.append(
+            [each.name + mark, _says(plan, each), *map(str, counts), _worst(_verdict(plan, each))]
+        )
     columns = [
         "variant",
         "which",
@@ -318,15 +279,54 @@ def _print_variants(plan: PassPlan, measured: _Measured) -> None:
         "worst error",
     ]
     output.table(columns, rows, title="variants, in operators (* is printed above)")
-    print(measured.summary)
+    print(_summary(plan.tried[0].verdict, fmt))
+    for line in _rejected(plan):
+        for part in wrap(f"refused: {line}", _width(), subsequent_indent="  "):
+            print(part)
 
 
-def _says(plan: PassPlan, variant: Variant) -> str:
+def _verdict(plan: PassPlan, variant: Variant) -> Verdict:
+    return next(each.verdict for each in plan.tried if each.variant is variant)
+
+
+def _worst(verdict: Verdict) -> str:
+    """Say where a variant comes nearest to what is allowed."""
+    if verdict.worst is None:
+        return "-"
+    row, error = verdict.worst
+    return f"{row.output} on '{row.family}': {error:.1e} of {row.limit:.1e}"
+
+
+def _summary(verdict: Verdict, fmt: Format) -> str:
+    """Say what was run."""
+    asked = sum(row.limit is not None for row in verdict.rows)
+    families = len({row.family for row in verdict.rows})
+    rest = " (the original fails in the others)" if asked < len(verdict.rows) else ""
+    return (
+        f"gate in {fmt.name}: {families} families of inputs, {asked} of "
+        f"{len(verdict.rows)} results compared{rest}"
+    )
+
+
+def _rejected(found: PassPlan | Refusal) -> list[str]:
+    """Say which variants the gate refused, and why; guards that change nothing in one line."""
+    names: dict[str, dict[str, None]] = {}
+    for each in found.tried:
+        if not each.verdict.passed:
+            about = f"({_passes(each.passes)}; {_says(found, each.variant)})"
+            names.setdefault(f"{about}: {each.verdict.refused}", {})[each.variant.name] = None
+    return [f"{', '.join(variants)} {text}" for text, variants in names.items()]
+
+
+def _says(found: PassPlan | Refusal, variant: Variant) -> str:
     """Say what the reductions of a variant follow, and what they leave to the end."""
+    names = _names(found)
     parts = []
     for each in variant.reductions:
-        tracked = ", ".join(_named(plan, name) for name in each.tracked)
-        deferred = ", ".join(_named(plan, name) for name in each.deferred)
+        tracked, deferred = (
+            ", ".join(names.get(name, spelled(name, found.references)) for name in group)
+            for group in (each.tracked, each.deferred)
+        )
         words = [f"follows {tracked}"] * bool(tracked) + [f"defers {deferred}"] * bool(deferred)
         words += [f"drops {', '.join(each.dropped)}"] * bool(each.dropped)
         if words:
@@ -348,6 +348,7 @@ def _refused(found: PassPlan | Refusal) -> dict[str, Any]:
         "reason": found.reason if isinstance(found, Refusal) else None,
         "certificate": max((each.certificate for each in found.barriers), default=0),
         "barriers": _barriers(found),
+        "rejected": _rejected_json(found),
     }
 
 
@@ -363,7 +364,7 @@ def _barriers(found: PassPlan | Refusal) -> list[dict[str, Any]]:
     ]
 
 
-def _json(plan: PassPlan, measured: _Measured) -> dict[str, Any]:
+def _json(plan: PassPlan, fmt: Format) -> dict[str, Any]:
     return {
         "cascade": plan.original.name,
         "rank": plan.rank,
@@ -388,12 +389,36 @@ def _json(plan: PassPlan, measured: _Measured) -> dict[str, Any]:
         "epilogue": {each.link: str(each.epilogue) for each in plan.chosen.reductions},
         "obligations": list(plan.obligations),
         "barriers": _barriers(plan),
-        "variants": [_variant(plan, each, measured) for each in plan.variants],
+        "format": fmt.name,
+        "variants": [_variant(plan, each) for each in plan.variants],
+        "rejected": _rejected_json(plan),
     }
 
 
-def _variant(plan: PassPlan, each: Variant, measured: _Measured) -> dict[str, Any]:
-    row, error = measured.worst(each)
+def _rejected_json(found: PassPlan | Refusal) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": each.variant.name,
+            "passes": each.passes,
+            "which": _says(found, each.variant),
+            "reason": each.verdict.refused,
+            "gate": _gate(each.verdict),
+        }
+        for each in found.tried
+        if not each.verdict.passed
+    ]
+
+
+def _gate(verdict: Verdict) -> dict[str, Any] | None:
+    """Return what came nearest to its limit, or went farthest beyond; None: nothing was run."""
+    if verdict.worst is None:
+        return None
+    row, error = verdict.worst
+    found = {"family": row.family, "output": row.output}
+    return {**found, "error": error, "own": row.own, "limit": row.limit}
+
+
+def _variant(plan: PassPlan, each: Variant) -> dict[str, Any]:
     return {
         "name": each.name,
         "chosen": each is plan.chosen,
@@ -404,12 +429,5 @@ def _variant(plan: PassPlan, each: Variant, measured: _Measured) -> dict[str, An
         "final_ops": each.costs.final_ops,
         "threshold": each.threshold,
         "derived": str(each.cascade),
-        "gate": {
-            "format": measured.trial.format.name,
-            "family": row.family,
-            "output": row.output,
-            "error": error,
-            "own": row.own,
-            "limit": row.limit,
-        },
+        "gate": _gate(_verdict(plan, each)),
     }

@@ -34,6 +34,10 @@ def test_before_and_after_are_beside_each_other_and_fit(capsys):
     assert "O = O_R / SD" in out
     assert "SD[h, p] != 0" in out
     assert "gate in fp32: " in out
+    rejected = out[out.index("refused: ") :]
+    assert "defers GM, SD): O has error inf in family 'big'" in rejected
+    chosen = next(line for line in out.splitlines() if " * " in line and " v" in line).split()[0]
+    assert f"refused: {chosen} " not in rejected
 
 
 def test_a_narrow_terminal_has_them_below_each_other(capsys, monkeypatch):
@@ -90,12 +94,18 @@ def test_json(capsys):
     assert [each["chosen"] for each in found["variants"]].count(True) == 1
     for each in found["variants"]:
         assert 0 < each["gate"]["error"] <= each["gate"]["limit"]
+    assert found["rejected"]
+    for each in found["rejected"]:
+        assert each["passes"] == 1
+        assert "defers GM" in each["which"]
+        assert each["gate"]["error"] > each["gate"]["limit"]
+        assert each["gate"]["family"] in each["reason"]
 
 
 def test_refusals_say_why_and_show_the_certificate(capsys):
     err = refused(capsys, str(CORPUS / "mean_absolute_deviation.einsum"))
     assert "stays at 2 passes" in err
-    assert "D must wait for MU" in err
+    assert "D must wait for MU: 'abs(X[p, m] - MU[p])' has a kink that moves" in err
     assert "sampled rank" in err
 
 
@@ -105,6 +115,15 @@ def test_a_refusal_as_json(capsys):
     assert (found["before"], found["after"]) == (2, 2)
     assert found["certificate"] > 6
     assert found["barriers"][0]["reads"] == ["MU"]
+    assert found["rejected"] == []
+
+
+def test_a_refusal_lists_what_the_gate_refused(capsys):
+    err = refused(capsys, str(CORPUS / "sum_of_deviations.einsum"))
+    assert "the gate refused v0 (1 pass; MU defers M; D follows MU): 0 families of " in err
+    assert main(["rewrite", str(CORPUS / "sum_of_deviations.einsum"), "--json"]) == 1
+    for each in json.loads(capsys.readouterr().out)["rejected"]:
+        assert each["reason"].startswith("0 families of ")
 
 
 def test_fewer_passes_than_asked_for_are_no_success(capsys):

@@ -83,8 +83,19 @@ cascade fuzz(X[p, m]) -> R2[p]
   R2[p] = sq(X[p, m] * D1[p] - R0[p])    :: sum[m]
 """
 
+LOST_FACTOR = """
+cascade fuzz(X[p, m], Y[m], MK[m]) -> R2[p]
+  Z[p, m] = X[p, m] * Y[m]               s.t. MK[m] > 0
+  R0[p]   = Z[p, m]                      :: prod[m]
+  R1[p]   = exp(Z[p, m] - R0[p])         :: prod[m]
+  R2[p]   = (Z[p, m] - R0[p]) ** 3 - R1[p] :: min[m]
+"""
 
-@pytest.mark.parametrize("text", [ZERO_FACTOR, NEGATIVE_FACTORS, ROOT_OF_A_SUM])
-def test_what_was_wrong_once(text):
+
+@pytest.mark.parametrize(
+    ("text", "positive"),
+    [(ZERO_FACTOR, True), (NEGATIVE_FACTORS, True), (ROOT_OF_A_SUM, True), (LOST_FACTOR, False)],
+)
+def test_what_was_wrong_once(text, positive):
     for seed in range(3):
-        fuzz.outcome(fuzz.Chain(text, True), random.Random(seed))
+        fuzz.outcome(fuzz.Chain(text, positive), random.Random(seed))

@@ -6,59 +6,98 @@ Excluded: how forms are judged (`gate.py`), and what they cost (`fuse.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.formats import Format, parse_format
-from penstock.einsum_ir.nodes import Access, Apply, Declaration, Einsum, Expr, Num, Var
+from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.nodes import Access, Apply, Declaration, Einsum, Expr, Num, Var, variables
 from penstock.einsum_ir.rewrite import gate as gates
-from penstock.einsum_ir.rewrite.plan import Fused, Variant
+from penstock.einsum_ir.rewrite.plan import Fused, Tried, Variant
+from penstock.einsum_ir.rewrite.tree import Tree
+from penstock.einsum_ir.rewrite.variants import Candidate
 
-__all__ = ["by_order", "passing", "restricted"]
+__all__ = ["Question", "by_order", "passing", "restricted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the gate is asked of the forms of a cascade.
+
+    Args:
+        original: what was written.
+        rank: over which passes are saved.
+        tile: the tile rank of the forms.
+        format: the target's number format.
+        positive: inputs that have only numbers above 0.
+        negative: inputs that have only numbers below 0.
+        watched: reductions on the way to the outputs, by the same names in the forms.
+    """
+
+    original: Cascade
+    rank: str
+    tile: str
+    format: Format
+    positive: frozenset[str]
+    negative: frozenset[str]
+    watched: tuple[str, ...]
+
+    def trial(self) -> gates.Trial:
+        """Run the original."""
+        shown = [
+            Declaration(name, variables(self.original.einsum(name).output)) for name in self.watched
+        ]
+        outputs = (*self.original.outputs, *shown)
+        original = self._restricted(replace(self.original, outputs=outputs))
+        return gates.trial(original, self.rank, self.format, watched=self.watched)
+
+    def stream(self, candidate: Candidate) -> gates.Variant:
+        """Return a streaming form as the gate takes it."""
+        cascade = self._restricted(candidate.stream.watching(self.watched))
+        return gates.streamed(candidate.variant.name, cascade, self.tile)
+
+    def tree(self, candidate: Candidate, tree: Tree) -> gates.Variant:
+        """Return a tree as the gate takes it."""
+        cascade = self._restricted(tree.watching(self.watched))
+        form = gates.Form("parts", cascade, ((self.tile, 16),))
+        return gates.Variant(candidate.variant.name, (form,))
+
+    def _restricted(self, cascade: Cascade) -> Cascade:
+        return restricted(cascade, self.positive, self.negative)
 
 
 def passing(
-    cascade: Cascade,
-    rank: str,
-    candidates: Iterator[Variant],
-    tile: str,
-    fmt: Format | None,
-    most: int,
-    signs: tuple[frozenset[str], frozenset[str]],
-) -> tuple[list[Variant], str]:
-    """Return the first variants that pass the gate, and why the first that did not was refused.
+    question: Question, candidates: Iterator[Candidate], passes: int, most: int
+) -> tuple[list[Variant], list[Tried]]:
+    """Return the first variants that pass the gate, and all that it was asked for.
 
     Where no tree passes, the first whose streaming form does, without their trees.
 
     Args:
-        cascade: the original.
-        rank: over which passes are saved.
+        question: what must hold.
         candidates: derived forms, the preferred ones first.
-        tile: the tile rank of the forms.
-        fmt: the target's number format; None: fp32.
+        passes: of the forms.
         most: how many to look for.
-        signs: inputs that are positive, and that are negative.
     """
-    asked = restricted(cascade, *signs)
-    trial = gates.trial(asked, rank, fmt or parse_format("fp32"))
+    trial = question.trial()
     chosen: list[Variant] = []
-    without: list[Variant] = []
-    refused = ""
-    for each in candidates:
+    without: list[Tried] = []
+    tried: list[Tried] = []
+    for candidate in candidates:
+        each = candidate.variant
         if chosen and chosen[-1].reductions == each.reductions:
             continue  # the same, with more guards
-        stream = gates.streamed(each.name, restricted(each.cascade, *signs), tile)
-        verdict = trial.judge(stream)
-        if verdict.passed and each.tree is not None:
-            without.append(replace(each, tree=None))
-            tree = gates.Form("parts", restricted(each.tree, *signs), ((tile, 16),))
-            verdict = trial.judge(gates.Variant(each.name, (tree,)))
-        refused = refused or verdict.refused
+        verdict = trial.judge(question.stream(candidate))
+        if verdict.passed and candidate.tree is not None:
+            without.append(Tried(replace(each, tree=None), verdict, passes))
+            verdict = verdict.joined(trial.judge(question.tree(candidate, candidate.tree)))
+        tried.append(Tried(each, verdict, passes))
         if verdict.passed:
             chosen.append(each)
         if len(chosen) == most:
             break
-    return chosen or without[:most], refused
+    if chosen:
+        return chosen, tried
+    return [each.variant for each in without[:most]], [*tried, *without[:most]]
 
 
 def by_order(cascade: Cascade, forms: Mapping[str, Sequence[Fused]]) -> Cascade:

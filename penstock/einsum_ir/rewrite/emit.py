@@ -25,6 +25,7 @@ from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.nodes import (
     Access,
     Apply,
+    Declaration,
     Einsum,
     Expr,
     Group,
@@ -40,6 +41,7 @@ from penstock.einsum_ir.nodes import (
     walk,
 )
 from penstock.einsum_ir.rewrite.chain import Chain, Link
+from penstock.einsum_ir.rewrite.live import einsums_of, live, names_of
 from penstock.einsum_ir.rewrite.plan import Accumulator, Fused, Reference, accumulated
 from penstock.einsum_ir.rewrite.prepare import bounded
 from penstock.einsum_ir.rewrite.terms import ONE, map_access, multiply, replaced
@@ -100,7 +102,7 @@ class Emitter:
         self.done: set[str] = set()
         self.tiles: dict[str, str] = {}
         self.tiled_once: set[str] = set()
-        self.tiles_of: dict[str, str] = {}
+        self.tile_formats: list[tuple[str, str]] = []
         self.elements_made: set[str] = set()
         self.made: dict[object, Access] = {}
         self.common: set[tuple[Expr, Expr | None]] = set()
@@ -135,35 +137,31 @@ class Emitter:
                     self.define(link.name)
         for output in cascade.outputs:
             self.define(output.tensor)
-        statements = self._live()
-        groups = [s.einsums if isinstance(s, Group) else (s,) for s in statements]
-        used = {name for group in groups for each in group for name in each.variables}
+        return self._finished(cascade)
+
+    def watching(self, names: Sequence[str]) -> Cascade:
+        """Return the derived cascade with these links as further outputs; after `cascade`."""
+        found: list[Declaration] = []
+        for name in names:
+            output = self.chain.links[name].einsum.output
+            value = self.final(output)
+            if value != output:
+                self.statements.append(Einsum(output, value))
+            found.append(Declaration(name, variables(output)))
+        cascade = self.chain.cascade
+        return self._finished(replace(cascade, outputs=(*cascade.outputs, *found)))
+
+    def _finished(self, cascade: Cascade) -> Cascade:
+        """Return a cascade with the statements that its outputs need."""
+        statements = live(self.statements, cascade.outputs)
+        used = {name for each in einsums_of(statements) for name in each.variables}
         used |= {rank for each in cascade.inputs for rank in each.ranks}
         shapes = {**dict(cascade.shapes), **self.sized}
         known = tuple((name, extent) for name, extent in shapes.items() if name in used)
-        kept = {n for s in statements for n in _names(s)} | {e.tensor for e in cascade.inputs}
-        pairs = [(at, f) for n, f in cascade.formats for at in (n, self.tiles_of.get(n, ""))]
+        kept = {each.name for each in einsums_of(statements)} | {e.tensor for e in cascade.inputs}
+        pairs = (*cascade.formats, *self.tile_formats)
         formats = tuple(pair for pair in pairs if pair[0] in kept)
         return replace(cascade, statements=statements, shapes=known, formats=formats)
-
-    def _live(self) -> tuple[Statement, ...]:
-        """Return the statements without Einsums that nothing reads."""
-        groups = [s.einsums if isinstance(s, Group) else (s,) for s in self.statements]
-        wanted = {each.tensor for each in self.chain.cascade.outputs}
-        size = -1
-        while size < len(wanted):
-            size = len(wanted)
-            for each in (each for group in groups for each in group):
-                if each.name in wanted:
-                    wanted |= {access.tensor for access in each.operands}
-        found: list[Statement] = []
-        for statement in self.statements:
-            if isinstance(statement, Group):
-                kept = tuple(each for each in statement.einsums if each.name in wanted)
-                found += [replace(statement, einsums=kept)] if kept else []
-            elif statement.name in wanted:
-                found.append(statement)
-        return tuple(found)
 
     @property
     def sized(self) -> dict[str, int]:
@@ -214,13 +212,13 @@ class Emitter:
             body = self.value(self.epilogue(form), "final")
             self.statements.append(Einsum(link.einsum.output, body, where=where))
             return
-        for each in [s for s in self.chain.cascade.statements if tensor in _names(s)]:
-            self.done |= set(_names(each))
+        for each in [s for s in self.chain.cascade.statements if tensor in names_of(s)]:
+            self.done |= set(names_of(each))
             self.statements.append(self._final_statement(each))
 
     def _final_statement(self, statement: Statement) -> Statement:
         if isinstance(statement, Group):
-            names = set(_names(statement))
+            names = set(names_of(statement))
             inner = tuple(self._final_einsum(each, names) for each in statement.einsums)
             return replace(statement, einsums=inner)
         return self._final_einsum(statement, {statement.name})
@@ -428,9 +426,10 @@ class Emitter:
         made = self.chain.elements[access.tensor]
         place = made.output.indices.index(Var(self.chain.rank))
         if access.tensor not in self.tiles:
-            self.tiles[access.tensor] = self.fresh(f"{access.tensor}_T")
-            self.tiles_of[access.tensor] = self.tiles[access.tensor]
-            output = Access(self.tiles[access.tensor], self._split(made.output.indices, place))
+            name = self.tiles[access.tensor] = self.fresh(f"{access.tensor}_T")
+            formats = self.chain.cascade.formats
+            self.tile_formats += [(name, kind) for of, kind in formats if of == access.tensor]
+            output = Access(name, self._split(made.output.indices, place))
             where = None if made.where is None else self.tiled(made.where)
             new = Einsum(output, self.tiled(made.body), made.reduce, self.inside(made.body, where))
             self.body.append(new)
@@ -481,7 +480,7 @@ class Emitter:
         self.common = {at for at, users in found.items() if len(users) > 1}
 
     def _is_dear(self, node: Apply) -> bool:
-        if self.chain.rank not in variables(node) and not self._element(node):
+        if not self._element(node):
             return False
         return any(isinstance(each, Apply) and each.op in DEAR for each in walk(node))
 
@@ -555,14 +554,10 @@ class Emitter:
             where = self.guard(each.body, where)
         indices = tuple(Var(n) for n in [*each.ranks, self.outer_var])
         output = Access(self.fresh(f"{each.name}_T"), indices)
-        over = (
-            [n for n in link.einsum.reduce.over if n != self.chain.rank]
-            if link.einsum.reduce
-            else []
-        )
-        present = set(variables(body, *([where] if where else [])))
-        over = [*(n for n in over if n in present), self.inner_var]
-        self.body.append(Einsum(output, body, Reduce(each.op, tuple(over)), where))
+        present = set(variables(body, *([where] if where else []))) - {self.chain.rank}
+        reduced = link.einsum.reduce.over if link.einsum.reduce else ()
+        over = (*(n for n in reduced if n in present), self.inner_var)
+        self.body.append(Einsum(output, body, Reduce(each.op, over), where))
         return output
 
     def coefficient(self, c: Expr) -> Expr:
@@ -590,9 +585,3 @@ class Emitter:
             total = term if total is None else Apply("+", (total, term))
         assert total is not None
         return total
-
-
-def _names(statement: Statement) -> tuple[str, ...]:
-    if isinstance(statement, Group):
-        return tuple(each.name for each in statement.einsums)
-    return (statement.name,)

@@ -37,6 +37,7 @@ from penstock.einsum_ir.rewrite.plan import (
     Fused,
     Reference,
     accumulated,
+    spelled,
 )
 from penstock.einsum_ir.rewrite.separate import Fact, NotSeparableError, Separator, old
 from penstock.einsum_ir.rewrite.signs import Sign, sign
@@ -223,17 +224,14 @@ class Workshop:
             epilogue,
             tuple(sorted(tracked)),
             tuple(sorted(deferred)),
-            tuple(self._named(each) for each in separator.obligations),
+            tuple(self.named(each) for each in separator.obligations),
             costs=_costs(accumulators, epilogue, hazards),
             moved=moved,
         )
 
-    def _named(self, obligation: str) -> str:
-        """Return an obligation with references spelled out."""
-        for value, reference in reversed(self.references.items()):
-            obligation = obligation.replace(f"{reference.name}'", f"({value})'")
-            obligation = obligation.replace(reference.name, str(value))
-        return obligation
+    def named(self, text: str) -> str:
+        """Return a text with the values of references."""
+        return spelled(text, self.references.values())
 
     def _hazards(self, body: Expr, deferred: frozenset[str]) -> int:
         """Count deferred values that shift or exponentiate what is accumulated without them."""

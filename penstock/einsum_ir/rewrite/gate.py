@@ -10,6 +10,8 @@ fp64).
   has overflown. An infinity that is due to a mask (-inf as log of nothing) must be the same one.
 * If that leaves no family with an output other than 0, every form is refused: nothing would show
   that it is right.
+* What is *on the way* to an output (other reductions) must be there wherever the original has it:
+  an output may overflow in each family that would show that a form has lost a factor of it.
 * An error is the largest of an output in a family, relative to the largest magnitude there.
   Of coordinates, it is the share that differs.
 """
@@ -31,13 +33,11 @@ from penstock.errors import DataError
 
 __all__ = [
     "Form",
-    "GateReport",
     "Row",
     "Trial",
     "Variant",
     "Verdict",
     "accumulating",
-    "gate",
     "streamed",
     "trial",
 ]
@@ -117,6 +117,7 @@ class Verdict:
     """The errors of a variant, one for each row: the worst of the forms that were run."""
 
     variant: str
+    rows: tuple[Row, ...]
     errors: tuple[float, ...]
     refused: str = ""
 
@@ -124,6 +125,21 @@ class Verdict:
     def passed(self) -> bool:
         """Whether the variant may be used."""
         return not self.refused
+
+    @property
+    def worst(self) -> tuple[Row, float] | None:
+        """What comes nearest to its limit, or goes farthest beyond, and its error there."""
+        asked = [
+            (row, error, error / row.limit)
+            for row, error in zip(self.rows, self.errors, strict=False)  # none where nothing ran
+            if row.limit is not None
+        ]
+        return max(asked, key=lambda each: each[2])[:2] if asked else None
+
+    def joined(self, other: Verdict) -> Verdict:
+        """Return what both say of one variant, in other forms."""
+        errors = tuple(map(max, self.errors, other.errors))
+        return replace(self, errors=errors, refused=self.refused or other.refused)
 
 
 @dataclass(frozen=True)
@@ -151,7 +167,7 @@ class Trial:
             if refused:
                 break
         worst = tuple(max(each) for each in zip(*found.values(), strict=True))
-        return Verdict(variant.name, worst, refused)
+        return Verdict(variant.name, self.rows, worst, refused)
 
     def _errors(self, form: Form) -> list[float]:
         own = {*rank_variables(form.cascade)}  # an original may have ranks that no output needs
@@ -186,89 +202,13 @@ class Trial:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class GateReport:
-    """What a gate found: `str` prints it as a table.
-
-    Args:
-        original: name of the cascade.
-        rank: what its reductions are over.
-        format: of the run.
-        rows: what each family asks.
-        verdicts: of the variants that were tried, in the order of preference.
-    """
-
-    original: str
-    rank: str
-    format: Format
-    rows: tuple[Row, ...]
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def chosen(self) -> str | None:
-        """The first variant that passed, or None."""
-        return next((each.variant for each in self.verdicts if each.passed), None)
-
-    def __str__(self) -> str:
-        names = [each.variant for each in self.verdicts]
-        head = ("family", "output", "own", "limit", *names)
-        lines = [head, *(self._line(place) for place in range(len(self.rows)))]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-        table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-        title = f"gate of {self.original} over {self.rank} in {self.format.name}"
-        verdicts = [f"{each.variant}: {each.refused or 'passed'}" for each in self.verdicts]
-        return "\n".join([title, *table, *verdicts])
-
-    def _line(self, place: int) -> tuple[str, ...]:
-        row = self.rows[place]
-        cells = []
-        for verdict in self.verdicts:
-            error = verdict.errors[place]
-            mark = "" if row.limit is None or error <= row.limit else " !"
-            cells.append(f"{error:.1e}{mark}")
-        limit = "-" if row.limit is None else f"{row.limit:.1e}"
-        return row.family, row.output, f"{row.own:.1e}", limit, *cells
-
-
-def gate(
-    original: Cascade,
-    variants: Sequence[Variant],
-    rank: str,
-    fmt: Format,
-    *,
-    finite: bool = False,
-    extents: Mapping[str, int] | None = None,
-    constants: Mapping[str, float] | None = None,
-) -> GateReport:
-    """Try variants in the order of preference until one passes.
-
-    Args:
-        original: what was written.
-        variants: of equal algebra, the preferred ones first.
-        rank: of the inputs, over which passes were saved.
-        fmt: the target's number format.
-        finite: inputs hold no infinities.
-        extents: for ranks other than the default ones of `families.sizes`.
-        constants: for named scalars that the cascade leaves open.
-
-    Raises:
-        CascadeError: an extent or a constant is missing.
-    """
-    asked = trial(original, rank, fmt, finite=finite, extents=extents, constants=constants)
-    verdicts: list[Verdict] = []
-    for variant in variants:
-        verdicts.append(asked.judge(variant))
-        if verdicts[-1].passed:
-            break
-    return GateReport(original.name, rank, fmt, asked.rows, tuple(verdicts))
-
-
 def trial(
     original: Cascade,
     rank: str,
     fmt: Format,
     *,
     finite: bool = False,
+    watched: Sequence[str] = (),
     accumulators: Format | None = None,
     extents: Mapping[str, int] | None = None,
     constants: Mapping[str, float] | None = None,
@@ -282,6 +222,7 @@ def trial(
         rank: of the inputs, over which passes were saved.
         fmt: the target's number format.
         finite: inputs hold no infinities.
+        watched: outputs that are only on the way to what is asked for: they must not be lost.
         accumulators: format of all that is neither input nor output; None: `fmt`.
         extents: for ranks other than the default ones of `families.sizes`.
         constants: for named scalars that the cascade leaves open.
@@ -296,7 +237,7 @@ def trial(
     own = _computed(original, inputs, known, scalars, fmt, accumulators)
     asked = {name: _comparable(own[name], each, inputs) for name, each in reference.items()}
     rows = tuple(
-        row
+        replace(row, limit=row.limit and _LARGEST, shows=False) if name in watched else row
         for name, each in reference.items()
         for row in _rows(inputs.names, name, own[name], each, asked[name], factor, fmt)
     )
@@ -326,19 +267,24 @@ def _computed(
     """Return the outputs of all families: NaN for one with NaN where a format has none."""
     if accumulators is not None:
         cascade = accumulating(cascade, accumulators)
-    own = [parse_format(kind) for _, kind in cascade.formats]
-    if all(each.kind == "float" for each in (fmt, *own)):
-        return _run(cascade, inputs.arrays, len(inputs.names), extents, constants, fmt)
-    parts = []
-    for place in range(len(inputs.names)):
-        arrays = {name: each[place : place + 1] for name, each in inputs.arrays.items()}
+
+    def halves(start: int, stop: int) -> list[tuple[int, dict[str, Array]]]:
+        """Run families at once; where one of them cannot be, each half of them."""
+        arrays = {name: each[start:stop] for name, each in inputs.arrays.items()}
         try:
-            parts.append(_run(cascade, arrays, 1, extents, constants, fmt))
+            return [(stop - start, _run(cascade, arrays, stop - start, extents, constants, fmt))]
         except DataError:
-            parts.append({})
-    shapes = {name: each.shape for part in parts for name, each in part.items()}
+            if stop - start == 1:
+                return [(1, {})]
+            middle = (start + stop) // 2
+            return halves(start, middle) + halves(middle, stop)
+
+    parts = halves(0, len(inputs.names))
+    shapes = {name: each.shape[1:] for _, part in parts for name, each in part.items()}
     return {
-        name: np.concatenate([part.get(name, np.full(shape, np.nan)) for part in parts])
+        name: np.concatenate(
+            [part.get(name, np.full((count, *shape), np.nan)) for count, part in parts]
+        )
         for name, shape in shapes.items()
     }
 

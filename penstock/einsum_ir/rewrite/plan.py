@@ -6,10 +6,13 @@ Placeholders: `Sym` ``u0`` is the reference of that name, ``u0'`` the same befor
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.nodes import Expr, Sym
+from penstock.einsum_ir.nodes import Access, Expr, Sym
+from penstock.einsum_ir.rewrite.gate import Verdict
 from penstock.einsum_ir.rewrite.separate import old
 from penstock.einsum_ir.rewrite.terms import ONE, multiply, replaced
 
@@ -22,8 +25,10 @@ __all__ = [
     "PassPlan",
     "Reference",
     "Refusal",
+    "Tried",
     "Variant",
     "accumulated",
+    "spelled",
 ]
 
 IDENTITY = {"sum": 0.0, "max": float("-inf"), "min": float("inf"), "prod": 1.0, "topk": 0.0}
@@ -45,6 +50,18 @@ class Reference:
 
     name: str
     value: Expr
+
+
+def spelled(text: str, references: Iterable[Reference]) -> str:
+    """Write values for placeholders: ``exp(X[m] - u1)`` → ``exp(X[m] - GM[p])``."""
+    values = {each.name: each.value for each in references}
+
+    def change(found: re.Match[str]) -> str:
+        value = values.get(found[0])
+        plain = value is None or isinstance(value, Access | Sym)
+        return str(value or found[0]) if plain else f"({value})"
+
+    return re.sub(r"\bu\d+\b", change, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +232,21 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A variant that the gate ran.
+
+    Args:
+        variant: the derived form.
+        verdict: its errors, and why it is refused or that it is not.
+        passes: of the form.
+    """
+
+    variant: Variant
+    verdict: Verdict
+    passes: int
+
+
+@dataclass(frozen=True)
 class PassPlan:
     """A cascade in fewer passes.
 
@@ -230,6 +262,7 @@ class PassPlan:
         chosen: the one that the gate chose.
         tile: the tile rank of `cascade`.
         split: the rank of `tree` within a part.
+        tried: what the gate ran, in that order; nothing without a gate.
     """
 
     original: Cascade
@@ -243,6 +276,7 @@ class PassPlan:
     chosen: Variant
     tile: str
     split: str
+    tried: tuple[Tried, ...] = ()
 
     @property
     def cascade(self) -> Cascade:
@@ -285,6 +319,8 @@ class Refusal:
         reason: one sentence.
         barriers: for each reduction that reads another one, why it must wait.
         certificate: the largest sampled rank among them; 0: none.
+        tried: derived forms that the gate refused.
+        references: what these refer to.
     """
 
     original: Cascade
@@ -293,6 +329,8 @@ class Refusal:
     reason: str
     barriers: tuple[Barrier, ...] = ()
     certificate: int = 0
+    tried: tuple[Tried, ...] = ()
+    references: tuple[Reference, ...] = ()
 
     @property
     def after(self) -> int:

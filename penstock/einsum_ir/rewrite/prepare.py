@@ -28,6 +28,7 @@ from penstock.einsum_ir.nodes import (
     variables,
 )
 from penstock.einsum_ir.rewrite.chain import Chain, Link, extract
+from penstock.einsum_ir.rewrite.live import einsums_of, live
 from penstock.einsum_ir.rewrite.terms import map_access
 
 __all__ = ["bounded", "prepare"]
@@ -99,26 +100,15 @@ def bounded(chain: Chain, expr: Expr, but: frozenset[str] = frozenset()) -> bool
 def _anchored(chain: Chain) -> Chain:
     """Compute the first element before the passes, if no other tensor is read along the rank."""
     along = frozenset({*chain.elements, *chain.moving, *chain.scans})
-    live = [each for each in _live(chain.cascade) if chain.rank in each.variables]
-    if any(bounded(chain, each.body, along) for each in live):
+    needed = einsums_of(live(chain.cascade.statements, chain.cascade.outputs))
+    using = [each for each in needed if chain.rank in each.variables]
+    if any(bounded(chain, each.body, along) for each in using):
         return chain
-    for einsum in live:
+    for einsum in using:
         for access in accesses(einsum.body):
             if access.tensor not in along and chain.rank in variables(access):
                 return _held(chain, einsum, access)
     return chain
-
-
-def _live(cascade: Cascade) -> list[Einsum]:
-    """Return the Einsums that an output needs."""
-    wanted = {each.tensor for each in cascade.outputs}
-    size = -1
-    while size < len(wanted):
-        size = len(wanted)
-        for each in cascade.einsums:
-            if each.name in wanted:
-                wanted |= {access.tensor for access in each.operands}
-    return [each for each in cascade.einsums if each.name in wanted]
 
 
 def _held(chain: Chain, einsum: Einsum, access: Access) -> Chain:

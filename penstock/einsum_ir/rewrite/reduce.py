@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.formats import Format
-from penstock.einsum_ir.passes import count_passes
+from penstock.einsum_ir.formats import Format, parse_format
+from penstock.einsum_ir.nodes import Var
 from penstock.einsum_ir.rewrite.chain import Chain, ChainError, extract
-from penstock.einsum_ir.rewrite.choose import by_order, passing
+from penstock.einsum_ir.rewrite.choose import Question, by_order, passing
 from penstock.einsum_ir.rewrite.fuse import Workshop
 from penstock.einsum_ir.rewrite.moments import without_zero_moments
 from penstock.einsum_ir.rewrite.oracle import sampled_rank
@@ -26,9 +26,11 @@ from penstock.einsum_ir.rewrite.plan import (
     Fused,
     PassPlan,
     Refusal,
+    Tried,
     Variant,
 )
 from penstock.einsum_ir.rewrite.prepare import prepare
+from penstock.einsum_ir.rewrite.ranks import passes_over
 from penstock.einsum_ir.rewrite.separate import NotSeparableError
 from penstock.einsum_ir.rewrite.variants import candidates
 
@@ -91,26 +93,41 @@ def reduce_passes(
     try:
         chain = prepare(extract(cascade, rank))
     except ChainError as error:
-        counts = [count_passes(cascade, e.tensor, rank) for e in cascade.inputs if rank in e.ranks]
-        return Refusal(cascade, rank, max([1, *counts]), str(error))
+        return Refusal(cascade, rank, passes_over(cascade, rank), str(error))
     workshop = Workshop(chain, _counted(chain), positive, negative)
     names = _tile_names(cascade, rank, tile)
     found = first = _passes(chain, workshop, {})
-    refused = ""
+    tried: list[Tried] = []
+    target, signs = fmt or parse_format("fp32"), (positive, negative)
     for blocked in ("", *reversed(first.fused)):
-        found = _passes(chain, workshop, {blocked: refused}) if blocked else first
-        if found.after >= chain.before or not found.fused:
+        found = _passes(chain, workshop, {blocked: _why(tried)}) if blocked else first
+        again = blocked and found.pass_of == first.pass_of
+        if again or found.after >= chain.before or not found.fused:
             continue
         forms = candidates(chain, workshop, found.forms, found.pass_of, names, size, threshold)
         if gated:
-            asked, signs = by_order(cascade, found.forms), (positive, negative)
-            chosen, reason = passing(asked, rank, forms, names[1], fmt, most, signs)
-            refused = refused or f"no form is as good in numbers: {reason}"
+            asked = by_order(cascade, found.forms)
+            question = Question(asked, rank, names[1], target, *signs, _watched(chain, cascade))
+            chosen, ran = passing(question, forms, found.after, most)
+            tried += ran
         else:
-            chosen = list(islice(forms, most))
+            chosen = [each.variant for each in islice(forms, most)]
         if chosen:
-            return _plan(cascade, chain, workshop, found, chosen, names[1])
-    return _refusal(cascade, chain, first, refused)
+            return _plan(cascade, chain, workshop, found, chosen, names[1], tuple(tried))
+    return _refusal(cascade, chain, workshop, first, tuple(tried))
+
+
+def _watched(chain: Chain, cascade: Cascade) -> tuple[str, ...]:
+    """Return the reductions on the way to the outputs, where they are numbers at all points."""
+    outputs = {each.tensor for each in cascade.outputs}
+    return tuple(
+        name
+        for name, link in chain.links.items()
+        if name in cascade.arity
+        and name not in outputs
+        and link.op in ("sum", "max", "min", "prod")
+        if all(isinstance(each, Var) for each in link.einsum.output.indices)
+    )
 
 
 def _plan(
@@ -120,6 +137,7 @@ def _plan(
     found: _Found,
     chosen: list[Variant],
     tile: str,
+    tried: tuple[Tried, ...],
 ) -> PassPlan:
     return PassPlan(
         original=cascade,
@@ -133,18 +151,35 @@ def _plan(
         chosen=chosen[0],
         tile=tile,
         split=tile,
+        tried=tried,
     )
 
 
-def _refusal(cascade: Cascade, chain: Chain, found: _Found, refused: str) -> Refusal:
+def _refusal(
+    cascade: Cascade,
+    chain: Chain,
+    workshop: Workshop,
+    found: _Found,
+    tried: tuple[Tried, ...],
+) -> Refusal:
     """Return why no pass is saved: no algebra, or none that is as good in numbers."""
     barriers = found.barriers
+    refused = _why(tried) if found.fused and found.after < chain.before else ""
     if refused:
         own = (Barrier(n, chain.links[n].reads, refused) for n in found.fused[-1:])
         barriers = (*barriers, *own)
     certificate = max((each.certificate for each in barriers), default=0)
     reason = refused or (barriers[0].reason if barriers else "it has only one")
-    return Refusal(cascade, chain.rank, chain.before, reason, barriers, certificate)
+    references = tuple(workshop.references.values())
+    return Refusal(
+        cascade, chain.rank, chain.before, reason, barriers, certificate, tried, references
+    )
+
+
+def _why(tried: Sequence[Tried]) -> str:
+    """Return why the first form that was tried is refused."""
+    reasons = (each.verdict.refused for each in tried if not each.verdict.passed)
+    return f"no form is as good in numbers: {next(reasons, 'each may lose a factor that is 0')}"
 
 
 def _tile_names(cascade: Cascade, rank: str, tile: str) -> tuple[str, str]:
@@ -194,7 +229,8 @@ def _passes(chain: Chain, workshop: Workshop, blocked: Mapping[str, str]) -> _Fo
             pass_of[name] = below + 1
             if below:
                 rank = sampled_rank(workshop, link, live)
-                barriers.append(Barrier(name, tuple(sorted(live)), str(error), rank))
+                reason = workshop.named(str(error))
+                barriers.append(Barrier(name, tuple(sorted(live)), reason, rank))
             if link.op in IDENTITY:
                 forms[name] = workshop.forms(link, frozenset())
     after = max(pass_of.values(), default=1)

@@ -7,10 +7,9 @@ that its inputs may call for, then with all of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 
-from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Sym, accesses, variables, walk
 from penstock.einsum_ir.rewrite.chain import Chain, Link
 from penstock.einsum_ir.rewrite.emit import Derivation
@@ -23,9 +22,18 @@ from penstock.einsum_ir.rewrite.stream import Stream
 from penstock.einsum_ir.rewrite.terms import map_access, replaced
 from penstock.einsum_ir.rewrite.tree import Tree
 
-__all__ = ["candidates"]
+__all__ = ["Candidate", "candidates"]
 
 _MOST_TRIED = 24
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A derived form, and what emitted it: that can show what is on the way to the outputs."""
+
+    variant: Variant
+    stream: Stream
+    tree: Tree | None
 
 
 def candidates(
@@ -36,7 +44,7 @@ def candidates(
     names: tuple[str, str],
     size: int,
     threshold: float = 0.0,
-) -> Iterator[Variant]:
+) -> Iterator[Candidate]:
     """Yield derived cascades, the cheapest first."""
     links = [name for name in chain.links if name in forms]
     choices = sorted(product(*(forms[name] for name in links)), key=lambda each: _costs(each).order)
@@ -63,21 +71,25 @@ def candidates(
                 threshold=threshold if _may_lag(chain, workshop, named) else 0.0,
                 divisors=divisors,
             )
-            cascade, tree = _emitted(derivation)
             name = f"v{number}" if guarded == likely else f"v{number} guarded"
-            yield Variant(name, named, cascade, tree, _costs(choice), derivation.threshold)
+            yield _emitted(name, named, _costs(choice), derivation)
 
 
-def _emitted(derivation: Derivation) -> tuple[Cascade, Cascade | None]:
+def _emitted(
+    name: str, reductions: tuple[Fused, ...], costs: Costs, derivation: Derivation
+) -> Candidate:
     """Return the streaming form and the tree; what both a pass and the end need is kept."""
     stream = Stream(derivation)
     cascade = stream.cascade()
     if stream.twice:
         derivation = replace(derivation, kept=stream.twice)
-        cascade = Stream(derivation).cascade()
-    if derivation.chain.scans and not derivation.framed:
-        return cascade, None  # a part does not know the prefix before it
-    return cascade, Tree(derivation).cascade()
+        stream = Stream(derivation)
+        cascade = stream.cascade()
+    # a part does not know the prefix before it
+    tree = None if derivation.chain.scans and not derivation.framed else Tree(derivation)
+    whole = tree.cascade() if tree else None
+    variant = Variant(name, reductions, cascade, whole, costs, derivation.threshold)
+    return Candidate(variant, stream, tree)
 
 
 def _named(choice: Sequence[Fused]) -> tuple[Fused, ...]:

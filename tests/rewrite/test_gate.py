@@ -5,7 +5,7 @@ import pytest
 
 from penstock import parse, zoo
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.rewrite.families import batched, families, sizes
+from penstock.einsum_ir.rewrite.families import affordable, batched, families, sizes
 from penstock.einsum_ir.rewrite.gate import Form, Variant, streamed, trial
 from penstock.einsum_ir.shapes import bind
 
@@ -265,6 +265,17 @@ cascade c(X[h, p, m], B[c], W[h]) -> S[h, p]
     frames = "cascade f(X[p, i, m]) -> S[p, i]\n  S[p, i] = X[p, i, m] :: sum[m] s.t. m <= p * i"
     assert sizes(parse(frames), "m") == {"p": 3, "i": 3, "m": 35}
     assert sizes(parse(frames).with_shapes(i=7, m=4), "m") == {"p": 3, "i": 7, "m": 35}
+
+
+def test_tables_for_two_ranks_are_cut_to_what_is_quick():
+    cascade = zoo.load("cswin")
+    free = sizes(cascade, "u")
+    assert (free["x"], free["z"], free["u"]) == (76, 76, 35)
+    found = affordable(cascade, "u", free, {}, {})
+    assert found["u"] == 35
+    assert found["x"] < 76
+    assert found["z"] < 76
+    assert affordable(cascade, "u", free, {"x": 76}, {})["x"] == 76
 
 
 def test_families_that_an_integer_format_cannot_hold_ask_nothing():

@@ -151,6 +151,21 @@ def test_gates_are_counted_from_the_start_of_a_tile():
     agree(plan, given, 1e-9)
 
 
+def test_rows_that_an_index_of_other_ranks_puts_out_of_range_are_absent():
+    plan = plan_of("""
+cascade c(Q[z, e], K[z, m, e]) -> O[i, y]
+  shape y = 4
+  X[i, y, m] = Q[i*Y + y, e] * K[i*Y + y, m, e]  :: sum[e]
+  G[i, y]    = X[i, y, m]                        :: max[m]
+  S[i, y]    = exp(X[i, y, m] - G[i, y])         :: sum[m]
+  O[i, y]    = fill(G[i, y] + log(S[i, y]), -1)
+""")
+    assert not any(each.init for each in plan.cascade.einsums)
+    rng = np.random.default_rng(12)
+    given = {"Q": rng.normal(size=(6, 2)), "K": 500 * rng.normal(size=(6, 9, 2))}
+    assert np.all(agree(plan, given, 1e-9)["O"][1, 2:] == -1)
+
+
 def test_a_recurrence_is_refused():
     found = reduce_passes(zoo.load("deltanet"), "t")
     assert isinstance(found, Refusal)

@@ -400,10 +400,20 @@ class _Sorting:
             if self.rank in variables(node) or not self.depends.get(node.tensor):
                 found |= self.masks.get(node.tensor, frozenset())
             for index in node.indices:
-                stepped = node.tensor in self.scans
-                if not isinstance(index, Var) and self.rank in variables(index) and not stepped:
+                if node.tensor not in self.scans and _may_miss(index, self.rank):
                     found.add(str(node))
         return frozenset(found)
+
+
+def _may_miss(index: Expr, rank: str) -> bool:
+    """Whether an index may be out of range: not of groups, as ``h // R``."""
+    match index:
+        case Var() | Num() | Sym():
+            return False
+        case Apply("//" | "%", (inner, Num() | Sym())) if rank not in variables(inner):
+            return _may_miss(inner, rank)
+        case _:
+            return True
 
 
 def _values(expr: Expr) -> list[Access]:

@@ -41,14 +41,19 @@ class Question:
     negative: frozenset[str]
     watched: tuple[str, ...]
 
-    def trial(self) -> gates.Trial:
-        """Run the original."""
+    def trials(self) -> tuple[gates.Trial, gates.Trial]:
+        """Run the original, on many elements and on one: where ``x - sum(x)`` is 0."""
         shown = [
             Declaration(name, variables(self.original.einsum(name).output)) for name in self.watched
         ]
         outputs = (*self.original.outputs, *shown)
         original = self._restricted(replace(self.original, outputs=outputs))
-        return gates.trial(original, self.rank, self.format, watched=self.watched)
+        many = gates.trial(original, self.rank, self.format, watched=self.watched)
+        extents = {self.rank: 1}
+        one = gates.trial(
+            original, self.rank, self.format, watched=self.watched, extents=extents, proves=False
+        )
+        return many, one
 
     def stream(self, candidate: Candidate) -> gates.Variant:
         """Return a streaming form as the gate takes it."""
@@ -78,7 +83,7 @@ def passing(
         passes: of the forms.
         most: how many to look for.
     """
-    trial = question.trial()
+    many, one = question.trials()
     chosen: list[Variant] = []
     without: list[Tried] = []
     tried: list[Tried] = []
@@ -86,10 +91,10 @@ def passing(
         each = candidate.variant
         if chosen and chosen[-1].reductions == each.reductions:
             continue  # the same, with more guards
-        verdict = trial.judge(question.stream(candidate))
+        verdict = _judged(many, one, question.stream(candidate))
         if verdict.passed and candidate.tree is not None:
             without.append(Tried(replace(each, tree=None), verdict, passes))
-            verdict = verdict.joined(trial.judge(question.tree(candidate, candidate.tree)))
+            verdict = verdict.joined(many.judge(question.tree(candidate, candidate.tree)))
         tried.append(Tried(each, verdict, passes))
         if verdict.passed:
             chosen.append(each)
@@ -98,6 +103,16 @@ def passing(
     if chosen:
         return chosen, tried
     return [each.variant for each in without[:most]], [*tried, *without[:most]]
+
+
+def _judged(many: gates.Trial, one: gates.Trial, variant: gates.Variant) -> gates.Verdict:
+    """Return the verdict on many elements, unless that on one (in one tile) is a refusal."""
+    verdict = many.judge(variant)
+    if verdict.passed:
+        other = one.judge(replace(variant, forms=variant.forms[:1]))
+        if not other.passed:
+            return replace(other, refused=f"{other.refused}, for one element")
+    return verdict
 
 
 def by_order(cascade: Cascade, forms: Mapping[str, Sequence[Fused]]) -> Cascade:

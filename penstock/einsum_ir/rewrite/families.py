@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from string import ascii_lowercase
 
 import numpy as np
@@ -31,11 +32,14 @@ from penstock.einsum_ir.nodes import (
     accesses,
     walk,
 )
+from penstock.einsum_ir.shapes import bind
 
-__all__ = ["Families", "batched", "families", "free_variable", "sizes"]
+__all__ = ["Families", "affordable", "batched", "families", "free_variable", "sizes"]
 
 LENGTH = 35
 """Elements along the rank that is reduced: one full tile of 32 and one that is not."""
+
+_MOST_POINTS = 2**20
 
 Draw = Callable[[np.random.Generator, tuple[int, ...], int], Array]
 """(random numbers, shape, axis of the rank) → an input."""
@@ -123,6 +127,37 @@ def sizes(cascade: Cascade, rank: str) -> dict[str, int]:
         extent = LENGTH + 3 if len(names) <= 2 else 3
         found |= {name: max(extent, found[name]) for name in names if name in found}
     return found | {rank: LENGTH} | {n: v for n, v in cascade.shapes if n in found and n != rank}
+
+
+def affordable(
+    cascade: Cascade,
+    rank: str,
+    free: Mapping[str, int],
+    given: Mapping[str, int],
+    constants: Mapping[str, float],
+) -> dict[str, int]:
+    """Return extents with the free ones halved, the largest first, until each Einsum is small.
+
+    Two tables that are read at computed places would have 76 by 76 elements for each of 35.
+
+    Args:
+        cascade: whose Einsums are counted.
+        rank: that is reduced: it keeps its extent.
+        free: extents that may be smaller, but not those that the cascade declares.
+        given: extents that may not.
+        constants: for named scalars that the cascade leaves open.
+    """
+    found = {**free, **given}
+    while True:
+        extents = bind(cascade, shapes=found, constants=constants).extents
+        points = max(prod(extents[name] for name in each.variables) for each in cascade.einsums)
+        fixed = {rank, *given, *cascade.shape}
+        largest = max(
+            (name for name in found if name not in fixed), key=found.__getitem__, default=rank
+        )
+        if points <= _MOST_POINTS or largest == rank or found[largest] <= 2:
+            return found
+        found[largest] = max(2, found[largest] // 2)
 
 
 def _compared(expr: Expr) -> set[str]:

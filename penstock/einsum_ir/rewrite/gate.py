@@ -27,7 +27,14 @@ from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import EXTENDED, Format, parse_format
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.interpreter.rounding import Array
-from penstock.einsum_ir.rewrite.families import Families, batched, families, free_variable, sizes
+from penstock.einsum_ir.rewrite.families import (
+    Families,
+    affordable,
+    batched,
+    families,
+    free_variable,
+    sizes,
+)
 from penstock.einsum_ir.shapes import bind, rank_variables
 from penstock.errors import DataError
 
@@ -156,6 +163,7 @@ class Trial:
     reference: Mapping[str, Array]
     asked: Mapping[str, Array]
     rows: tuple[Row, ...]
+    proves: bool = True
 
     def judge(self, variant: Variant) -> Verdict:
         """Run a variant in all its forms, until one has an error beyond its limit."""
@@ -184,7 +192,7 @@ class Trial:
         return [float(errors[row.output][places[row.family]]) for row in self.rows]
 
     def _refusal(self, found: Mapping[str, Sequence[float]]) -> str:
-        if not any(row.limit is not None and row.shows for row in self.rows):
+        if self.proves and not any(row.limit is not None and row.shows for row in self.rows):
             count = len(self.families.names)
             return f"0 families of {count} show a right result: zero, or the original fails in all"
         over = [
@@ -209,6 +217,7 @@ def trial(
     *,
     finite: bool = False,
     watched: Sequence[str] = (),
+    proves: bool = True,
     accumulators: Format | None = None,
     extents: Mapping[str, int] | None = None,
     constants: Mapping[str, float] | None = None,
@@ -223,13 +232,15 @@ def trial(
         fmt: the target's number format.
         finite: inputs hold no infinities.
         watched: outputs that are only on the way to what is asked for: they must not be lost.
+        proves: refuse all forms where every result is 0.
         accumulators: format of all that is neither input nor output; None: `fmt`.
         extents: for ranks other than the default ones of `families.sizes`.
         constants: for named scalars that the cascade leaves open.
         factor: how much larger than the original's an error may be.
         seed: of the random numbers.
     """
-    known, scalars = {**sizes(original, rank), **(extents or {})}, dict(constants or {})
+    scalars = dict(constants or {})
+    known = affordable(original, rank, sizes(original, rank), extents or {}, scalars)
     dims = bind(original, shapes=known, constants=scalars).dims
     inputs = families(original, rank, dims, fmt, finite=finite, seed=seed)
     exact = EXTENDED if fmt.name == "fp64" else parse_format("fp64")
@@ -241,7 +252,9 @@ def trial(
         for name, each in reference.items()
         for row in _rows(inputs.names, name, own[name], each, asked[name], factor, fmt)
     )
-    return Trial(original, rank, fmt, accumulators, known, scalars, inputs, reference, asked, rows)
+    return Trial(
+        original, rank, fmt, accumulators, known, scalars, inputs, reference, asked, rows, proves
+    )
 
 
 def _floor(fmt: Format) -> float:

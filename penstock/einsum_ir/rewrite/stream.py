@@ -32,6 +32,10 @@ __all__ = ["Stream"]
 _JOIN = {"sum": "+", "prod": "*", "max": "max", "min": "min"}
 
 
+_FAR, _RANGE = 1e6, 1e300
+"""Where references may be after the first tile, and what a carry must not reach there."""
+
+
 class Stream(Emitter):
     """One loop over tiles for each pass."""
 
@@ -234,15 +238,20 @@ def _keeps_identity(each: Accumulator, starts: Mapping[Expr, float]) -> bool:
     from mpmath import MPContext
 
     context = MPContext()
-    total = context.mpf(0)
-    for name, c in each.carry:
-        values: dict[Expr, Any] = {
-            n: context.mpf("0.7") for n in walk(c) if isinstance(n, Access | Sym | Var)
-        }
-        values |= {leaf: context.mpf(start) for leaf, start in starts.items()}
-        try:
-            factor = evaluate(c, values, context)
-        except (ZeroDivisionError, ValueError, OverflowError):
+    for first in (0.7, _FAR, -_FAR):
+        total = context.mpf(0)
+        for name, c in each.carry:
+            values: dict[Expr, Any] = {
+                n: context.mpf(first) for n in walk(c) if isinstance(n, Access | Sym | Var)
+            }
+            values |= {leaf: context.mpf(start) for leaf, start in starts.items()}
+            try:
+                factor = evaluate(c, values, context)
+            except (ZeroDivisionError, ValueError, OverflowError):
+                return False
+            if context.isfinite(factor) and abs(factor) > _RANGE:
+                return False  # an exponential: 0 times what overflows
+            total += factor * (each.identity if name else 1)
+        if total != each.identity:
             return False
-        total += factor * (each.identity if name else 1)
-    return bool(total == each.identity)
+    return True

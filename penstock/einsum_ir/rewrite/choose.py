@@ -41,19 +41,22 @@ class Question:
     negative: frozenset[str]
     watched: tuple[str, ...]
 
-    def trials(self) -> tuple[gates.Trial, gates.Trial]:
-        """Run the original, on many elements and on one: where ``x - sum(x)`` is 0."""
+    def trial(self, *, one: bool = False) -> gates.Trial:
+        """Run the original, on many elements or on one, where ``x - sum(x)`` is 0."""
         shown = [
             Declaration(name, variables(self.original.einsum(name).output)) for name in self.watched
         ]
         outputs = (*self.original.outputs, *shown)
         original = self._restricted(replace(self.original, outputs=outputs))
-        many = gates.trial(original, self.rank, self.format, watched=self.watched)
-        extents = {self.rank: 1}
-        one = gates.trial(
-            original, self.rank, self.format, watched=self.watched, extents=extents, proves=False
+        extents = {self.rank: 1} if one else {}
+        return gates.trial(
+            original,
+            self.rank,
+            self.format,
+            watched=self.watched,
+            proves=not one,
+            extents=extents,
         )
-        return many, one
 
     def stream(self, candidate: Candidate) -> gates.Variant:
         """Return a streaming form as the gate takes it."""
@@ -83,7 +86,7 @@ def passing(
         passes: of the forms.
         most: how many to look for.
     """
-    many, one = question.trials()
+    trial = question.trial()
     chosen: list[Variant] = []
     without: list[Tried] = []
     tried: list[Tried] = []
@@ -91,10 +94,13 @@ def passing(
         each = candidate.variant
         if chosen and chosen[-1].reductions == each.reductions:
             continue  # the same, with more guards
-        verdict = _judged(many, one, question.stream(candidate))
+        form = question.stream(candidate)
+        verdict = trial.judge(form)
+        if verdict.passed and each.costs.hazards:
+            verdict = _of_one(question, form, verdict)
         if verdict.passed and candidate.tree is not None:
             without.append(Tried(replace(each, tree=None), verdict, passes))
-            verdict = verdict.joined(many.judge(question.tree(candidate, candidate.tree)))
+            verdict = verdict.joined(trial.judge(question.tree(candidate, candidate.tree)))
         tried.append(Tried(each, verdict, passes))
         if verdict.passed:
             chosen.append(each)
@@ -105,14 +111,12 @@ def passing(
     return [each.variant for each in without[:most]], [*tried, *without[:most]]
 
 
-def _judged(many: gates.Trial, one: gates.Trial, variant: gates.Variant) -> gates.Verdict:
+def _of_one(question: Question, form: gates.Variant, verdict: gates.Verdict) -> gates.Verdict:
     """Return the verdict on many elements, unless that on one (in one tile) is a refusal."""
-    verdict = many.judge(variant)
-    if verdict.passed:
-        other = one.judge(replace(variant, forms=variant.forms[:1]))
-        if not other.passed:
-            return replace(other, refused=f"{other.refused}, for one element")
-    return verdict
+    other = question.trial(one=True).judge(replace(form, forms=form.forms[:1]))
+    if other.passed:
+        return verdict
+    return replace(other, refused=f"{other.refused}, for one element")
 
 
 def by_order(cascade: Cascade, forms: Mapping[str, Sequence[Fused]]) -> Cascade:

@@ -14,6 +14,7 @@ from string import ascii_lowercase
 
 import numpy as np
 
+from penstock.einsum_ir.affine import affine
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.interpreter.evaluate import coordinate_inputs
@@ -148,6 +149,10 @@ def affordable(
         constants: for named scalars that the cascade leaves open.
     """
     found = {**free, **given}
+    symbols = bind(cascade, shapes=found, constants=constants).symbols
+    for name, extent in _reached(cascade, rank, symbols).items():
+        if name not in {rank, *given, *cascade.shape}:
+            found[name] = max(found[name], min(extent, 2 * (LENGTH + 3)))
     while True:
         extents = bind(cascade, shapes=found, constants=constants).extents
         points = max(prod(extents[name] for name in each.variables) for each in cascade.einsums)
@@ -158,6 +163,20 @@ def affordable(
         if points <= _MOST_POINTS or largest == rank or found[largest] <= 2:
             return found
         found[largest] = max(2, found[largest] // 2)
+
+
+def _reached(cascade: Cascade, rank: str, symbols: Mapping[str, float]) -> dict[str, int]:
+    """Return extents of input ranks that indices reach within one block, as x of ``j*X + x``."""
+    declared = {each.tensor: each.ranks for each in cascade.inputs}
+    known = {name: extent for name, extent in cascade.shapes if name != rank}
+    found: dict[str, int] = {}
+    for access in accesses(*(each.body for each in cascade.einsums)):
+        for name, index in zip(declared.get(access.tensor, ()), access.indices, strict=False):
+            form = None if isinstance(index, Var) else affine(index, symbols)
+            if form is not None:
+                inside = {each: known.get(each, 1) for each, _ in form.coefficients}
+                found[name] = max(found.get(name, 0), 1 + form.maximum(inside))
+    return found
 
 
 def _compared(expr: Expr) -> set[str]:

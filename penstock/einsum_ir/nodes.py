@@ -175,16 +175,14 @@ def _wrapped(expr: Expr, at_least: int) -> str:
 
 def walk(expr: Expr) -> Iterator[Expr]:
     """Yield `expr` and everything below it, indices included, outermost first."""
-    yield expr
-    match expr:
-        case Access(_, indices):
-            for index in indices:
-                yield from walk(index)
-        case Apply(_, args):
-            for arg in args:
-                yield from walk(arg)
-        case Num() | Var() | Sym():
-            pass
+    waiting = [expr]
+    while waiting:  # not a generator for each level: this is called everywhere
+        node = waiting.pop()
+        yield node
+        if isinstance(node, Access):
+            waiting += reversed(node.indices)
+        elif isinstance(node, Apply):
+            waiting += reversed(node.args)
 
 
 def variables(*exprs: Expr) -> tuple[str, ...]:

@@ -234,7 +234,8 @@ def test_backends(name, backend):
     wanted = interpret(bind_arrays(case.cascade, given), given)
     machine, execute = BACKENDS[backend]
     target, fmt = TARGETS.get(machine), parse_format("fp32")
-    for cascade in (plan.cascade, plan.tree):
+    streamed = {"gated_linear", "layernorm_linear"}  # test_derived_backends.py
+    for cascade in (plan.tree,) if name in streamed else (plan.cascade, plan.tree):
         bound = bind_arrays(cascade, given, shapes={plan.tile: 4})
         mapping = default_mapping(bound, target, fmt)
         check(mapping, bound, target, fmt)

@@ -151,6 +151,23 @@ def test_gates_are_counted_from_the_start_of_a_tile():
     agree(plan, given, 1e-9)
 
 
+def test_reductions_that_no_output_needs_are_left_alone():
+    """Of a window that only they run over, nothing would say how long it is."""
+    plan = plan_of(
+        """
+cascade c(X[n], Y[p]) -> O[p]
+  shape m = 4
+  shape w = 2
+  G[w] = X[w*4 + m]                :: max[m]
+  S[w] = exp(X[w*4 + m] - G[w])    :: sum[m]
+  O[p] = 2 * Y[p]
+"""
+    )
+    assert str(plan.cascade).count("\n") < 4
+    given = {"X": np.ones(8), "Y": np.ones(3)}
+    np.testing.assert_array_equal(interpret(bind_arrays(plan.cascade, given), given)["O"], 2)
+
+
 def test_rows_that_an_index_of_other_ranks_puts_out_of_range_are_absent():
     plan = plan_of("""
 cascade c(Q[z, e], K[z, m, e]) -> O[i, y]

@@ -18,6 +18,7 @@ from penstock.einsum_ir.nodes import Var
 from penstock.einsum_ir.rewrite.chain import Chain, ChainError, extract
 from penstock.einsum_ir.rewrite.choose import Question, by_order, passing
 from penstock.einsum_ir.rewrite.fuse import Workshop
+from penstock.einsum_ir.rewrite.live import einsums_of, live
 from penstock.einsum_ir.rewrite.moments import without_zero_moments
 from penstock.einsum_ir.rewrite.oracle import sampled_rank
 from penstock.einsum_ir.rewrite.plan import (
@@ -120,12 +121,11 @@ def reduce_passes(
 def _watched(chain: Chain, cascade: Cascade) -> tuple[str, ...]:
     """Return the reductions on the way to the outputs, where they are numbers at all points."""
     outputs = {each.tensor for each in cascade.outputs}
+    needed = {each.name for each in einsums_of(live(cascade.statements, cascade.outputs))}
     return tuple(
         name
         for name, link in chain.links.items()
-        if name in cascade.arity
-        and name not in outputs
-        and link.op in ("sum", "max", "min", "prod")
+        if name in needed - outputs and link.op in ("sum", "max", "min", "prod")
         if all(isinstance(each, Var) for each in link.einsum.output.indices)
     )
 

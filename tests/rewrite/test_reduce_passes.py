@@ -151,6 +151,21 @@ def test_gates_are_counted_from_the_start_of_a_tile():
     agree(plan, given, 1e-9)
 
 
+def test_a_divisor_that_is_0_where_no_point_is_divided():
+    plan = plan_of(
+        """
+cascade c(X[p, m], MK[m], W[m]) -> R[p]
+  Z[p, m] = X[p, m]                                       s.t. MK[m] > 0
+  S[p]    = Z[p, m] * Z[p, m]                             :: sum[m]
+  E[p]    = exp(Z[p, m] - S[p])                           :: min[m]
+  R[p]    = where(m % 2 == 0, Z[p, m] / S[p] / E[p], Z[p, m]) * W[m] :: sum[m]
+"""
+    )
+    assert plan.tree is not None
+    given = {"X": np.array([[1.0, 0, 2], [3, 0, 1]]), "MK": np.array([0.0, 1, 0]), "W": np.ones(3)}
+    agree(plan, given)
+
+
 def test_reductions_that_no_output_needs_are_left_alone():
     """Of a window that only they run over, nothing would say how long it is."""
     plan = plan_of(

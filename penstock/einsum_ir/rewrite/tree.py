@@ -100,6 +100,9 @@ class Tree(Emitter):
         totals: dict[Expr, Expr] = {
             old(name): self.coefficient_reference(name) for name in sorted(self.d.framed)
         }
+        for name in sorted(self.d.divisors - self.d.lacking):  # 0 of all parts too
+            if Sym(name) in walk(c):
+                totals[Sym(name)] = self.in_domain(name, self.reference(name, "final"))
         expr = replaced(super().value(replaced(c, totals), "final"), {})
         if not any(isinstance(n, Apply) and n.op in DEAR for n in walk(expr)):
             return expr

@@ -14,9 +14,9 @@ co-simulations of AMD's.
 
 These equations are first solved from below, process by process and again until nothing changes,
 each time with a few numpy operations over all of its tokens: a chain settles in as many sweeps as
-waits pass through it. Where that is too many (feedback through small streams) or never ends (a
-deadlock), each process is advanced as far as the known times reach instead, in as many turns as it
-needs; what cannot advance any more is deadlocked. Both give the same cycles.
+waits pass through it. Where that is too many (bursts through small streams, feedback) or never ends
+(a deadlock), each process is advanced step by step as far as the known times reach instead; what
+cannot advance any more is deadlocked. Both give the same cycles.
 
 Excluded: values, and why a process has its schedule.
 """
@@ -26,7 +26,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Literal
+from operator import itemgetter
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -205,12 +206,18 @@ def minimal_depths(network: Network, *, cycles: float | None = None) -> dict[str
         )
     depths = {stream: max(1, peak) for stream, peak in free.peaks.items()}
 
-    def works(stream: str, depth: int) -> bool:
-        machine, stuck = _solved(network, {**depths, stream: depth})
+    def works(trial: Mapping[str, int]) -> bool:
+        machine, stuck = _solved(network, trial)
         return not stuck and machine.cycles <= limit
 
+    def alone(stream: str, depth: int) -> bool:
+        return works({**depths, stream: depth})
+
+    least = dict.fromkeys(depths, 1)
+    if works(least):
+        return least
     for stream in depths:
-        depths[stream] = _least(depths[stream], partial(works, stream))
+        depths[stream] = _least(depths[stream], partial(alone, stream))
     return depths
 
 
@@ -244,6 +251,29 @@ def _solved(network: Network, depths: Mapping[str, int]) -> tuple[_Machine, list
 _Side = Literal["empty", "full"]
 
 
+_Step = tuple[int, list[tuple[str, int, _Side]]]
+"""A step, and the tokens that it reads (from what may be empty) and writes (full)."""
+
+
+class _Times(NamedTuple):
+    """Stream → cycle of each token, as lists: one after the other they are faster than arrays."""
+
+    written: dict[str, list[int]]
+    read: dict[str, list[int]]
+
+
+def _events(process: Process) -> list[_Step]:
+    """Return the steps of a process that use a stream, the last one first."""
+    found: dict[int, list[tuple[str, int, _Side]]] = {}
+    sides: tuple[tuple[Mapping[str, Steps], _Side], ...]
+    sides = ((process.reads, "empty"), (process.writes, "full"))
+    for streams, side in sides:
+        for stream, steps in streams.items():
+            for token, step in enumerate(steps.tolist()):
+                found.setdefault(step, []).append((stream, token, side))
+    return sorted(found.items(), reverse=True, key=itemgetter(0))
+
+
 class _Machine:
     """How far each process is; lives only inside ``_solved` and what calls it."""
 
@@ -269,11 +299,9 @@ class _Machine:
         total = -1
         for _ in range(SWEEPS):
             for process in self.network.processes:
-                self.got.update(dict.fromkeys(process.reads, 0))
-                self.put.update(dict.fromkeys(process.writes, 0))
                 self.stalls[process.name].clear()
                 self._begin(process)
-                self._pass(process, process.steps)
+                self._pass(process)
                 self.ends[process.name] = process.steps + self.lag[process.name]
             times = (self.written, self.read)
             before, total = total, sum(int(each.sum()) for kind in times for each in kind.values())
@@ -284,12 +312,21 @@ class _Machine:
 
     def advance_all(self) -> list[Process]:
         """Advance every process as far as it goes; return those that cannot end."""
+        events = {each.name: _events(each) for each in self.network.processes}
+        times = _Times(
+            {stream: [0] * len(each) for stream, each in self.written.items()},
+            {stream: [0] * len(each) for stream, each in self.read.items()},
+        )
         waiting = list(self.network.processes)
         while waiting:
-            waiting = [process for process in waiting if not self._advance(process)]
+            waiting = [
+                each for each in waiting if not self._advance(each, events[each.name], times)
+            ]
             if not self.moved:
                 break
             self.moved = False
+        self.written = {s: np.array(each, np.int64) for s, each in times.written.items()}
+        self.read = {s: np.array(each, np.int64) for s, each in times.read.items()}
         return waiting
 
     def blocks(self, process: Process) -> tuple[int, list[Stall]]:
@@ -312,52 +349,76 @@ class _Machine:
                 found.append((stream, steps, self.got[stream] + self.depths[stream], "full"))
         return found
 
-    def _advance(self, process: Process) -> bool:
+    def _advance(self, process: Process, events: list[_Step], times: _Times) -> bool:
         """Let a process run as far as it can; return whether it has ended."""
-        if process.name not in self.lag:
+        name = process.name
+        if name not in self.lag:
             if any(other not in self.ends for other in process.after):
                 return False
             self._begin(process)
-        limit, causes = self.blocks(process)
-        self._pass(process, limit)
-        if causes:
+        lag, stalls = self.lag[name], self.stalls[name]
+        while events and self._can(events[-1]):
+            step, tokens = events.pop()
+            for stream, token, side in tokens:
+                need = self._needs(stream, token, side, times) - step
+                if need > lag:
+                    stalls[stream, side] = stalls.get((stream, side), 0) + need - lag
+                    lag = need
+            for stream, token, side in tokens:
+                passed, count = (
+                    (times.read, self.got) if side == "empty" else (times.written, self.put)
+                )
+                passed[stream][token] = step + lag
+                count[stream] = token + 1
+            self.moved = True
+        self.lag[name] = lag
+        if events:
             return False
-        self.ends[process.name] = process.steps + self.lag[process.name]
+        self.ends[name] = process.steps + lag
         self.moved = True
         return True
+
+    def _can(self, event: _Step) -> bool:
+        """Whether everything that a step waits for has a time."""
+        for stream, token, side in event[1]:
+            if side == "empty":
+                if token >= self.put[stream]:
+                    return False
+            elif token - self.depths.get(stream, token + 1) >= self.got[stream]:
+                return False
+        return True
+
+    def _needs(self, stream: str, token: int, side: _Side, times: _Times) -> int:
+        """Return the first cycle in which a token can pass."""
+        if side == "empty":
+            return times.written[stream][token] + 1
+        before = token - self.depths.get(stream, token + 1)
+        return times.read[stream][before] + 1 if before >= 0 else 0
 
     def _begin(self, process: Process) -> None:
         over = [self.ends.get(other, 0) + HAND_OVER_CYCLES for other in process.after]
         self.lag[process.name] = max(over, default=0) + START_CYCLES
         self.moved = True
 
-    def _pass(self, process: Process, limit: int) -> None:
-        """Give every token before a step its cycle."""
-        parts = list[tuple[Steps, Steps, Steps, Stall]]()
-        for stream, steps in process.reads.items():
-            start, stop = self.got[stream], int(np.searchsorted(steps, limit))
-            if stop > start:
-                here = steps[start:stop]
-                needs = self.written[stream][start:stop] + 1 - here
-                parts.append((here, needs, self.read[stream][start:stop], (stream, "empty")))
-                self.got[stream] = stop
-        for stream, steps in process.writes.items():
-            start, stop = self.put[stream], int(np.searchsorted(steps, limit))
-            if stop > start:
-                here = steps[start:stop]
-                needs = self._room(stream, start, stop) - here
-                parts.append((here, needs, self.written[stream][start:stop], (stream, "full")))
-                self.put[stream] = stop
-        if parts:
+    def _pass(self, process: Process) -> None:
+        """Give every token of a process its cycle, with the times that the others have now."""
+        parts: list[tuple[Steps, Steps, Steps, Stall]] = [
+            (steps, self.written[stream] + 1 - steps, self.read[stream], (stream, "empty"))
+            for stream, steps in process.reads.items()
+        ]
+        parts += [
+            (steps, self._room(stream) - steps, self.written[stream], (stream, "full"))
+            for stream, steps in process.writes.items()
+        ]
+        if any(len(steps) for steps, *_ in parts):
             self._time(process.name, parts)
-            self.moved = True
 
-    def _room(self, stream: str, start: int, stop: int) -> Steps:
+    def _room(self, stream: str) -> Steps:
         """Return the first cycle in which each token finds room."""
-        room = np.zeros(stop - start, np.int64)
-        depth = self.depths.get(stream, stop)
-        first = min(max(start, depth), stop)
-        room[first - start :] = self.read[stream][first - depth : stop - depth] + 1
+        read = self.read[stream]
+        room = np.zeros(len(read), np.int64)
+        depth = self.depths.get(stream, len(read))
+        room[depth:] = read[: max(0, len(read) - depth)] + 1
         return room
 
     def _time(self, name: str, parts: list[tuple[Steps, Steps, Steps, Stall]]) -> None:

@@ -54,12 +54,34 @@ class Cost:
             opens: whether its output elements are new; those have operators of their own.
         """
         steps = steps_in_time(self.paces, sizes, self.einsum.variables)
-        total = steps * max(self._of(point_ops(self.einsum), least=1.0), self.every)
+        each = self._of(point_ops(self.einsum), least=1.0) * self._waits(sizes)
+        total = steps * max(each, self.every)
         if opens:
             kept = variables(self.einsum.output)
             whole = steps_in_time(self.paces, sizes, kept)
             total += whole * self._of(output_ops(self.einsum), least=0.0)
         return total
+
+    def _waits(self, sizes: Mapping[str, int]) -> float:
+        """Return how many times longer operations take that wait for the one before.
+
+        A place takes up to as many independent results in turn as its visit has: all of its
+        steps in time, or, if it adds up in time, those inside of the innermost such loop.
+        """
+        late = self.array.result_cycles
+        if late == 1:
+            return 1.0
+        summed = self.einsum.reduce.over if self.einsum.reduce else ()
+        independent = steps_in_time(self.paces, sizes, self.einsum.variables)
+        for place, pace in reversed(list(enumerate(self.paces))):
+            inner = {name: sizes[name] for name in sizes}
+            for outer in self.paces[: place + 1]:
+                inner[outer.variable] = min(inner[outer.variable], outer.tile)
+            if not pace.side and pace.variable in summed and pace.tile < sizes[pace.variable]:
+                names = self.einsum.variables
+                independent = steps_in_time(self.paces[place + 1 :], inner, names)
+                break
+        return max(1.0, late / independent)
 
     def init_cycles(
         self, init: Einsum, names: Mapping[str, str], sizes: Mapping[str, int]
@@ -80,28 +102,36 @@ class Cost:
 
     def init_latency(self, init: Einsum) -> int:
         """Return the cycles from the end of the ``init`` Einsum until it can be read."""
-        return max(0, self.array.depth_cycles - 1) if point_ops(init) else 0
+        return self.near_latency if point_ops(init) else 0
 
     def _of(self, ops: Mapping[str, int], least: float) -> float:
         costs = dict(self.array.cycles)
         return sum(count * costs[op] for op, count in ops.items()) if ops else least
+
+    @property
+    def near_latency(self) -> int:
+        """Cycles from the end of a visit in a place until it can use the results there."""
+        return max(0, self.array.depth_cycles - 1) + self.array.result_cycles - 1
 
     def latency(self, sizes: Mapping[str, int]) -> int:
         """Return the cycles from the end of a visit until all its results can be read.
 
         The first result comes out ``depth_cycles`` after the first operand went in, which is
         within the visit's first cycle if that is 1. A wavefront reaches the last place along
-        each axis as many cycles later as there are places before it. Lanes that are not skewed
-        reduce in a tree, one operator for each doubling.
+        each axis as many cycles later as there are places before it, or as their operations take
+        that add up along the axis. Lanes that are not skewed reduce in a tree, one operator for
+        each doubling.
         """
-        latency = max(0, self.array.depth_cycles - 1)
+        latency = self.near_latency
         reduced = self.einsum.reduce.over if self.einsum.reduce else ()
         for axis, names in self._along().items():
             places = places_side_by_side(self, names, sizes, axis)
+            adds = any(name in reduced for name in names)
             if self.array.skewed:
-                latency += places - 1
-            elif any(name in reduced for name in names):
-                latency += math.ceil(math.log2(places)) * self.array.depth_cycles
+                latency += (places - 1) * (self.array.result_cycles if adds else 1)
+            elif adds:
+                step = self.array.depth_cycles + self.array.result_cycles - 1
+                latency += math.ceil(math.log2(places)) * step
         return latency
 
     def _along(self) -> dict[str, tuple[str, ...]]:

@@ -89,7 +89,7 @@ class _Unit:
         return self.queue[0] if self.queue else -1
 
 
-_READY, _FREE = 0, 1
+_READY, _FREE, _NEAR = 0, 1, 2
 
 
 class _Machine:
@@ -105,6 +105,8 @@ class _Machine:
         self.missing = [len(task.needs) + len(task.frees) for task in self.tasks]
         self.enabled_by: list[tuple[float, int]] = [(0.0, -1)] * len(self.tasks)
         self.later: list[list[int]] = [[] for _ in self.tasks]
+        self.near: dict[int, list[int]] = {}  # those that take the results in the same places
+        self.stops = trace.stops
         self.left: dict[int, int] = defaultdict(int)
         self.phases: deque[int] = deque()
         self.barrier = 0.0
@@ -114,7 +116,10 @@ class _Machine:
         """Put tasks into queues, in order, and make each known to those that it waits for."""
         for task in self.tasks:
             for number in (*task.needs, *task.frees):
-                self.later[number].append(task.number)
+                if number in task.near:
+                    self.near.setdefault(number, []).append(task.number)
+                else:
+                    self.later[number].append(task.number)
             unit = self._unit(task.unit, port=not task.computes)
             for memory, _ in task.ports:
                 self._unit(memory, port=True)
@@ -145,6 +150,8 @@ class _Machine:
                 if what == _FREE:
                     unit.busy = False
                     touched.add(unit.name)
+                elif what == _NEAR:
+                    self._enable(self.near[number], number, touched)
                 else:
                     self._finish(number, touched)
             self._start(touched)
@@ -154,14 +161,7 @@ class _Machine:
 
     def _finish(self, number: int, touched: set[str]) -> None:
         """Make the results of a task known to those that wait for them."""
-        for later in self.later[number]:
-            self.missing[later] -= 1
-            if not self.missing[later]:
-                self.enabled_by[later] = (self.time, number)
-                unit = self.units[self.tasks[later].unit]
-                touched.add(unit.name)
-                if unit.port:
-                    heapq.heappush(unit.enabled, later)
+        self._enable(self.later[number], number, touched)
         task = self.tasks[number]
         if task.computes:
             self.left[task.phase] -= 1
@@ -169,6 +169,16 @@ class _Machine:
                 self.phases.popleft()
                 self.barrier = self.time
                 touched.update(self.units)
+
+    def _enable(self, waiting: list[int], number: int, touched: set[str]) -> None:
+        for later in waiting:
+            self.missing[later] -= 1
+            if not self.missing[later]:
+                self.enabled_by[later] = (self.time, number)
+                unit = self.units[self.tasks[later].unit]
+                touched.add(unit.name)
+                if unit.port:
+                    heapq.heappush(unit.enabled, later)
 
     def _start(self, names: set[str]) -> None:
         """Start what can start now on some units, in program order."""
@@ -193,26 +203,40 @@ class _Machine:
     def _place(self, task: Task, unit: _Unit) -> None:
         """Let a unit begin a task, and reserve the ports that it needs."""
         start = max(self.time, unit.free) if unit.port else self.time
-        served, held = start + task.cycles, ""
+        served, held = self._served(task.unit, start, task.cycles), ""
         for memory, cycles in task.ports:
             end = self._stream(task, memory, cycles, start)
             if end > served:
                 served, held = end, memory
         stall = start - unit.free
-        end = start + task.cycles if unit.port else served
+        end = self._served(task.unit, start, task.cycles) if unit.port else served
         ready = served + task.latency
         cause = self._cause(task) if stall else ""
         self.events.append(Event(task, start, end, ready, stall, cause, held))
         unit.busy, unit.free = True, end
         heapq.heappush(self.calendar, (served if unit.port else end, _FREE, task.number))
         heapq.heappush(self.calendar, (ready, _READY, task.number))
+        if task.number in self.near:
+            heapq.heappush(self.calendar, (served + task.near_latency, _NEAR, task.number))
         self.done += 1
+
+    def _served(self, unit: str, start: float, cycles: float) -> float:
+        """Return when a unit that stops now and then has worked for so many cycles."""
+        if unit not in self.stops:
+            return start + cycles
+        every, length = self.stops[unit]
+        here = max(start, start // every * every + length) if start >= every else start
+        while True:
+            stop = (here // every + 1) * every
+            if here + cycles <= stop:
+                return here + cycles
+            cycles, here = cycles - (stop - here), stop + length
 
     def _stream(self, task: Task, memory: str, cycles: float, start: float) -> float:
         """Reserve a port for what a task moves through it while it runs; return the end."""
         port = self.units[memory]
         begin = max(start, port.free)
-        stall, end = begin - port.free, begin + cycles
+        stall, end = begin - port.free, self._served(memory, begin, cycles)
         part = Task(task.number, "stream", memory, task.name, task.box, cycles)
         cause = "no request" if stall else ""
         self.events.append(Event(part, begin, end, end, stall, cause))

@@ -69,6 +69,7 @@ class Recorder:
                 self.start[number], self.end[number] = event.start, event.end
                 self.ready[number] = event.ready
         self.units = len(units)
+        self.cycles = [every for every, _ in trace.stops.values()]
         self.began = self.start[self.uses[:, 1].astype(np.int64)]  # of the task, for each use
 
 
@@ -112,6 +113,8 @@ def _same(seen: Recorder, lap: Lap, step: int, apart: int, begin: float, end: fl
     if not _close(first.left, other.left):
         return 0
     if not _close(*(_taken(seen, at, begin, end) for at in (begin, end))):
+        return 0
+    if any(abs((end - begin + every / 2) % every - every / 2) > EPSILON for every in seen.cycles):
         return 0
     reached = int(other.ahead.max(initial=0)) + lap.starts[step + apart]
     if reached >= lap.starts[-2]:

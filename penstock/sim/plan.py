@@ -98,12 +98,16 @@ class Hold:
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """One operand of a leaf: ``hold`` is where it is read, None for the outermost memory."""
+    """One operand of a leaf: ``hold`` is where it is read, None for the outermost memory.
+
+    ``near`` if each place of a chained array reads what it has made itself.
+    """
 
     use: Use
     reach: Reach
     hold: Hold | None
     memory: Memory
+    near: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +196,7 @@ class _Planner:
         }
         self.reaches: dict[tuple[str, ...], Reach] = {}
         self.visits = self.loops = 0
+        self.made: dict[str, Compute] = {}
 
     def body(
         self, nodes: Sequence[Node], nests: tuple[Nest, ...], kept: MappingABC[str, Hold]
@@ -303,7 +308,8 @@ class _Planner:
         self._count(einsum, nests)
         hold = kept.get(einsum.name)
         memory = hold.memory if hold else self.target.dram
-        reads = tuple(self.read(access, kept) for access in _different(einsum))
+        reads = tuple(self.read(access, kept, node) for access in _different(einsum))
+        self.made[einsum.name] = node
         return Leaf(
             node,
             einsum,
@@ -342,10 +348,24 @@ class _Planner:
             self.reaches[key] = Reach(touched, self.bound)
         return self.reaches[key]
 
-    def read(self, access: Access, kept: MappingABC[str, Hold]) -> Read:
+    def read(
+        self, access: Access, kept: MappingABC[str, Hold], leaf: Compute | None = None
+    ) -> Read:
         hold = kept.get(access.tensor)
         memory = hold.memory if hold else self.target.dram
-        return Read(self.facts.use(access), self.reach([access]), hold, memory)
+        near = leaf is not None and memory.array == leaf.array and self._near(access, leaf)
+        return Read(self.facts.use(access), self.reach([access]), hold, memory, near)
+
+    def _near(self, access: Access, leaf: Compute) -> bool:
+        """Whether each place reads what it has made itself, and can do so at once."""
+        maker = self.made.get(access.tensor)
+        if maker is None or maker.array != leaf.array or not self.target.array(leaf.array).chained:
+            return False
+        made = self.facts.steps[access.tensor].einsum
+        summed = made.reduce.over if made.reduce else ()
+        here, there = _laid(leaf), _laid(maker)
+        across = {loop.variable for loops in there.values() for loop in loops}
+        return here == there and not across & set(summed) and access == made.output
 
     def init(self, step: Einsum, kept: MappingABC[str, Hold]) -> Init | None:
         einsum = self.inits.get(step.name)
@@ -358,6 +378,15 @@ class _Planner:
         }
         reads = tuple(self.read(access, kept) for access in _different(einsum))
         return Init(einsum, names, reads, self.reach([einsum.output]))
+
+
+def _laid(leaf: Compute) -> dict[str, list[Loop]]:
+    """Return axis → the loops of a leaf along it, outermost first."""
+    found: dict[str, list[Loop]] = {}
+    for loop in leaf.loops:
+        if loop.spatial:
+            found.setdefault(loop.axis, []).append(loop)
+    return found
 
 
 def _different(einsum: Einsum) -> tuple[Access, ...]:

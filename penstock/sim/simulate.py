@@ -21,6 +21,7 @@ from penstock.mapper.check import check_timed
 from penstock.mapper.nodes import Mapping
 from penstock.metrics import Metric
 from penstock.sim.engine import Event, Progress
+from penstock.sim.periods import EPSILON
 from penstock.sim.plan import planned
 from penstock.sim.steady import Run, steady, whole
 from penstock.sim.tasks import Traffic, collection_paused
@@ -164,8 +165,10 @@ def _unit(unit: str, events: list[tuple[Event, int]], run: Run) -> UnitUse:
         stall = event.stall_cycles
         if stall:
             stalls[event.cause] += times * run.between(event.start - stall, event.start)
-        if event.held and event.task.computes:
-            late = event.end - event.start - event.task.cycles
+        late = event.end - event.start - event.task.cycles
+        if event.task.computes and event.held:
             stalls[f"bandwidth of {event.held}"] += times * late
+        elif not event.task.computes and late > EPSILON:
+            stalls["refresh"] += times * late
     last = run.at(max(event.end for event, _ in events))
     return UnitUse(unit, sum(work.values()), dict(stalls), run.cycles - last, dict(work))

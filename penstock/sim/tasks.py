@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 __all__ = [
@@ -58,6 +58,8 @@ class Task(NamedTuple):
         stage: within an epoch, older iterations (higher stages) come first.
         bytes: what a transfer moves.
         ports: (memory, cycles) pairs: other ports that it occupies while it runs.
+        near: those of `needs` whose results it takes in the places that have just made them.
+        near_latency: cycles from the end until tasks that have it in `near` can read the results.
     """
 
     number: int
@@ -74,6 +76,8 @@ class Task(NamedTuple):
     stage: int = 0
     bytes: float = 0.0
     ports: tuple[tuple[str, float], ...] = ()
+    near: tuple[int, ...] = ()
+    near_latency: int = 0
 
     @property
     def computes(self) -> bool:
@@ -113,6 +117,7 @@ class Trace:
         laps: every run of a loop.
         loads: kinds of tasks by the bytes that they move through which memory's port.
         moved: for each task its number in `loads`.
+        stops: memory → (cycles, cycles): how often, and how long, its port stops.
     """
 
     tasks: tuple[Task, ...]
@@ -120,6 +125,7 @@ class Trace:
     laps: tuple[Lap, ...] = ()
     loads: tuple[tuple[tuple[Row, float], ...], ...] = ()
     moved: tuple[int, ...] = ()
+    stops: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @contextmanager

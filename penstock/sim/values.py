@@ -73,17 +73,25 @@ class _Values:
             for key, each in self.einsums.items()
         }
         self.writes = {key: Reach([each.output], bound) for key, each in self.einsums.items()}
+        self.early: dict[int, tuple[str, float]] = {}  # how long before `ready` in its place
         self.seen: set[tuple[str, Box]] = set()
 
     def run(self, event: Event) -> None:
         """Compute the tile of a task, if its operands are there."""
         task = event.task
+        self.early[task.number] = (task.name, task.latency - task.near_latency)
         if (task.name, task.box) in self.seen:
             return
         self.seen.add((task.name, task.box))
         key, box = (task.name, task.kind == "init"), dict(task.box)
         self.ready[task.name][self.writes[key].block(box).slices] = event.ready
-        if not all(self._there(each, box, event.start) for each in self.reads[key]):
+        early: dict[str, float] = {}
+        for number in task.near:
+            tensor, cycles = self.early[number]
+            early[tensor] = max(cycles, early.get(tensor, 0.0))
+        starts = (event.start + early.get(each.tensor, 0.0) for each in self.reads[key])
+        reads = zip(self.reads[key], starts, strict=True)
+        if not all(self._there(each, box, start) for each, start in reads):
             return
         for each in self.reads[key]:
             self.finish(each.tensor)

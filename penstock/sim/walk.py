@@ -8,6 +8,7 @@ time (`engine.py`) and values (`values.py`).
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ def walked(plan: Plan) -> Trace:
         tuple(walker.laps),
         tuple(walker.loads),
         tuple(walker.moved),
+        {
+            each.name: (each.refresh_every_cycles, each.refresh_cycles)
+            for each in plan.target.memories
+            if each.refresh_every_cycles
+        },
     )
 
 
@@ -240,6 +246,7 @@ class _Walker:
                 outer.name,
                 hold.tensor,
                 cycles=_port_cycles(outer, moved[0]),
+                latency=outer.latency_cycles,
                 needs=needs,
                 frees=frees,
                 phase=self.phase,
@@ -273,7 +280,7 @@ class _Walker:
         self.flow = flow
         visit = self.visit(leaf, mine, box)
         number, stage = len(self.tasks), leaf.compute.stage
-        needs = self.needs(leaf, box)
+        needs, near = self.needs(leaf, box)
         frees = self.buffers(leaf, number)
         epoch = self.iteration + stage if flow >= 0 else 0
         if self.last_turn((*needs, *frees)) > (self.phase, epoch, -stage, number):
@@ -293,27 +300,31 @@ class _Walker:
                 epoch,
                 stage,
                 ports=visit.ports,
+                near=near,
+                near_latency=leaf.cost.near_latency,
             ),
             visit.kind,
         )
         self.writers.write(leaf.write, box, number)
 
-    def needs(self, leaf: Leaf, box: Boxes) -> tuple[int, ...]:
-        """Return the tasks whose results a visit reads.
+    def needs(self, leaf: Leaf, box: Boxes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the tasks whose results a visit reads, and those whose places it reads them in.
 
         Partial sums that the array's own memory holds stay in its last pipeline stage: the next
         visit, which comes later on the same array, adds to them without waiting.
         """
         found: set[int] = set()
+        near: set[int] = set()
         for read in leaf.reads:
-            found.update(self.sources(read.hold, read.reach, box))
+            (near if read.near else found).update(self.sources(read.hold, read.reach, box))
         if leaf.einsum.reduce is not None:
             for number in self.writers.wrote(leaf.write, box):
                 if not leaf.accumulates or self.tasks[number].kind == "load":
                     found.add(number)
         if leaf.stepped is not None:  # an absent step carries the old state over
             found.update(self.writers.before(leaf.write, box, *leaf.stepped))
-        return tuple(sorted(found))
+        near -= found
+        return tuple(sorted(found | near)), tuple(sorted(near))
 
     def buffers(self, leaf: Leaf, number: int) -> tuple[int, ...]:
         """Note which kept tiles a visit uses; return who must have let go of its output's."""
@@ -440,4 +451,6 @@ class _Walker:
 
 
 def _port_cycles(memory: Memory, size: float) -> float:
+    if memory.burst_bytes:
+        size = math.ceil(size / memory.burst_bytes) * memory.burst_bytes
     return size / (memory.bytes_per_cycle * memory.instances)

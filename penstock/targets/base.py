@@ -55,6 +55,12 @@ class Memory:
         area_um2: area of one instance.
         channels: parts with a port of their own that share its bandwidth (banks of a DRAM).
         bank: what the vendor's linker calls such a part, e.g. ``HBM``.
+        latency_cycles: from the end of a transfer until what it brought can be used.
+        burst_bytes: a transfer takes whole bursts of so many bytes; 0 for any size.
+        refresh_every_cycles: so often the memory stops, 0 for never,
+        refresh_cycles: and for so long.
+
+    Latency, bursts and refresh are charged by the simulator, not by the model.
     """
 
     name: str
@@ -67,6 +73,10 @@ class Memory:
     area_um2: float = 0.0
     channels: int = 1
     bank: str = ""
+    latency_cycles: int = 0
+    burst_bytes: int = 0
+    refresh_every_cycles: int = 0
+    refresh_cycles: int = 0
 
     @property
     def total_bytes(self) -> float:
@@ -91,6 +101,12 @@ class Array:
             along each axis; the simulator charges the fill, the model does not.
         area_um2: area of one place.
         registers: vector registers of a core, in which a reduction keeps a tile; 0 for none.
+        chained: whether what a place has computed can be used in that place at once, while the
+            wavefront goes on; otherwise a tile that needs another waits until the last place has
+            it. The simulator charges the difference.
+        result_cycles: cycles until an operation of a place can use the result of the one before;
+            operations that do not need each other start one after another all the same. The
+            simulator charges it, the model does not.
     """
 
     name: str
@@ -101,6 +117,8 @@ class Array:
     skewed: bool = False
     area_um2: float = 0.0
     registers: int = 0
+    chained: bool = False
+    result_cycles: int = 1
 
     @property
     def places(self) -> int:
@@ -293,11 +311,15 @@ def _check_numbers(target: Target) -> None:
     numbers = {"clock_hz": target.clock_hz}
     for array in target.arrays:
         numbers |= {f"{array.name}.{axis.name}": axis.size for axis in array.axes}
+        numbers[f"{array.name}.result_cycles"] = array.result_cycles
         numbers |= {f"{array.name}.cycles.{name}": cost for name, cost in array.cycles if cost}
     for memory in target.memories:
         numbers[f"{memory.name}.capacity_bytes"] = memory.capacity_bytes
         numbers[f"{memory.name}.bytes_per_cycle"] = memory.bytes_per_cycle
         numbers[f"{memory.name}.instances"] = memory.instances
+        if memory.refresh_every_cycles:  # it works between two stops
+            room = memory.refresh_every_cycles - memory.refresh_cycles
+            numbers[f"{memory.name}.refresh_every_cycles less refresh_cycles"] = room
     for path, value in numbers.items():
         if not value > 0:
             raise TargetError(

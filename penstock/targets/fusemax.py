@@ -75,6 +75,7 @@ TARGET = Target(
             cycles=tuple(CYCLES_2D.items()),
             energy_pj=tuple({**ENERGY_PJ, "exp": EXP_PJ, "exp2": EXP_PJ}.items()),
             skewed=True,
+            chained=True,  # a place hands on to itself what it has just computed
             area_um2=49.3 + 1545,  # artifact: max + MAC
         ),
         Array(

@@ -254,7 +254,7 @@ def test_a_lost_dependence_gives_wrong_values(monkeypatch):
     pipelined = f"for m by 4 pipelined\n  keep A in gb\n  {body}"
     found, _, want = run(TWO, pipelined, m=8, n=4, k=4)
     np.testing.assert_array_equal(found.outputs["Y"], want["Y"])
-    monkeypatch.setattr(walk._Walker, "needs", lambda *_: ())
+    monkeypatch.setattr(walk._Walker, "needs", lambda *_: ((), ()))
     found, _, want = run(TWO, pipelined, m=8, n=4, k=4)
     assert not np.array_equal(found.outputs["Y"], want["Y"])
 

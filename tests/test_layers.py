@@ -22,7 +22,7 @@ ALLOWED = {
     "sim": IR | {"targets", "mapper"},
     "codegen": IR | {"registry", "targets", "mapper", "hls_templates"},
     "sweep": MAPPER,
-    "reproduce": MAPPER | {"zoo"},
+    "reproduce": MAPPER | {"zoo", "sim"},
     "report": MAPPER | {"sim", "sweep"},
     "samples": IR,
     "pipelines": MAPPER | {"sim", "codegen"},

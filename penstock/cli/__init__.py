@@ -250,6 +250,17 @@ def _simulate(subparsers: Subparsers) -> None:
     _machine(parser, required=False)
     parser.add_argument("--mapping", metavar="FILE", help="use this mapping")
     parser.add_argument("--inputs", metavar="NPZ", help="arrays; random ones if left out")
+    parser.add_argument(
+        "--timing",
+        action="store_true",
+        help="cycles only, for large shapes: what repeats is simulated once and multiplied",
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="with --timing, simulate what repeats all the same"
+    )
+    parser.add_argument(
+        "--trace", metavar="JSON", help="write what each unit does when, for ui.perfetto.dev"
+    )
 
 
 def _generate(subparsers: Subparsers) -> None:
@@ -355,5 +366,11 @@ def _reproduce(subparsers: Subparsers) -> None:
     parser.add_argument("study", choices=["fusemax"], help="which one")
     parser.add_argument(
         "--as-published", action="store_true", help="with the errors of the published count"
+    )
+    parser.add_argument(
+        "--simulate",
+        nargs="*",
+        metavar="LENGTH",
+        help="the utilisation against a clock, for all lengths (about ten minutes) or some: 1K 4K",
     )
     parser.add_argument("-o", "--out", metavar="HTML", help="write the report here")

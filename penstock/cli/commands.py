@@ -27,6 +27,7 @@ from penstock.design import Design
 from penstock.errors import PenstockError, UnknownNameError
 from penstock.mapper.search import SearchResult
 from penstock.report.data import Section
+from penstock.sim.perfetto import perfetto
 
 __all__ = ["COMMANDS"]
 
@@ -235,10 +236,17 @@ def simulate(options: argparse.Namespace) -> None:
     from penstock import design
 
     made = design_of(options)
+    if options.timing and options.inputs:
+        raise PenstockError("--timing computes no values", fix="leave out --inputs, or --timing")
+    if options.full and not options.timing:
+        raise PenstockError("--full goes with --timing", fix="leave it out: values take all of it")
     inputs = read_arrays(options.inputs) if options.inputs else design.sample(made)
     with output.progress("simulating") as update:
-        result = design.simulate(made, inputs, update)
-    check = design.verify_simulation(made, result, inputs)
+        result = design.simulate(made, inputs, update, timing=options.timing, full=options.full)
+    checks = [] if options.timing else [design.verify_simulation(made, result, inputs)]
+    if options.trace:
+        trace = perfetto(result, f"{made.cascade.name} on {made.target.name} ({made.digest})")
+        write_bytes(options.trace, json.dumps(trace).encode())
     if options.json:
         units = [
             {
@@ -246,21 +254,28 @@ def simulate(options: argparse.Namespace) -> None:
                 "busy_cycles": each.busy_cycles,
                 "idle_cycles": each.idle_cycles,
                 "stalls": dict(each.stalls),
+                "busy_by_task": dict(each.busy_by_task),
             }
             for each in result.units
         ]
         metrics = [each.to_json() for each in result.metrics()]
-        output.print_json({"metrics": metrics, "units": units, "check": check.to_json()})
+        found = {"metrics": metrics, "units": units}
+        output.print_json(found | ({"check": checks[0].to_json()} if checks else {}))
     else:
         output.print_metrics((*result.metrics(), *made.evaluate().metrics()[:1]))
         rows = [
             [each.unit, cause, output.number(cycles)]
             for each in result.units
-            for cause, cycles in (("busy", each.busy_cycles), *sorted(each.stalls.items()))
+            for cause, cycles in (
+                *((f"works on {name}", cycles) for name, cycles in each.busy_by_task.items()),
+                *sorted(each.stalls.items()),
+                ("has nothing to do", each.idle_cycles),
+            )
         ]
         output.table(["unit", "state", "cycles"], rows)
-        output.print_checks([check])
-    _exit_on_failure([check])
+        if checks:
+            output.print_checks(checks)
+    _exit_on_failure(checks)
 
 
 def _exit_on_failure(checks: list[Any]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from penstock.cli import output
 from penstock.cli.output import number
+from penstock.errors import UnknownNameError
 from penstock.report.data import Section, Table
 from penstock.reproduce import fusemax
 from penstock.reproduce.fusemax import Correction, Row, Size
@@ -18,6 +19,9 @@ __all__ = ["reproduce"]
 
 def reproduce(options: argparse.Namespace) -> None:
     """Count FuseMax's study; print it, and write the report if a place is given."""
+    if options.simulate is not None:
+        _clock(options)
+        return
     counted = fusemax.rows(as_published=options.as_published)
     columns = [row.columns() for row in counted]
     if options.json and not options.out:
@@ -35,10 +39,31 @@ def reproduce(options: argparse.Namespace) -> None:
     if options.json:
         output.print_json(columns)
         return
+    _print(section, paths)
+
+
+def _print(section: Section, paths: Sequence[object]) -> None:
     for table in section.tables:
         output.table(table.columns, table.rows, f"{table.title}: {table.note}")
     for path in paths:
         print(path)
+
+
+def _clock(options: argparse.Namespace) -> None:
+    """Simulate the study instead of counting it."""
+    from penstock.cli.clock import section
+    from penstock.report import save_report
+
+    unknown = [name for name in options.simulate if name not in fusemax.LENGTHS]
+    if unknown:
+        raise UnknownNameError("length", unknown[0], fusemax.LENGTHS)
+    found = section(options.simulate)
+    command = " ".join(["penstock reproduce fusemax --simulate", *options.simulate])
+    paths = save_report([], options.out, command, sections=[found]) if options.out else ()
+    if options.json:
+        output.print_json(found.data)
+        return
+    _print(found, paths)
 
 
 def _section(counted: Sequence[Row], *, as_published: bool) -> Section:

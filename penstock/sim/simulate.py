@@ -23,7 +23,7 @@ from penstock.metrics import Metric
 from penstock.sim.engine import Event, Progress
 from penstock.sim.periods import EPSILON
 from penstock.sim.plan import planned
-from penstock.sim.steady import Run, steady, whole
+from penstock.sim.steady import Known, Run, steady, whole
 from penstock.sim.tasks import Traffic, collection_paused
 from penstock.sim.values import values
 from penstock.sim.walk import MAX_TASKS
@@ -104,6 +104,7 @@ def simulate(
     progress: Progress | None = None,
     *,
     full: bool = False,
+    known: Known | None = None,
 ) -> Simulation:
     """Run a design cycle by cycle and compute its values.
 
@@ -115,6 +116,7 @@ def simulate(
         inputs: tensor → array; None for time alone, where what repeats is simulated once.
         progress: called with (tasks done, tasks in all).
         full: simulate what repeats again and again all the same.
+        known: shorter runs that were simulated before; is filled (`steady.Known`).
 
     Raises:
         MappingError: a mapping with shared spatial loops or with what only the model has, a
@@ -124,7 +126,8 @@ def simulate(
     check_timed(mapping)
     with collection_paused():
         plan = planned(mapping, bound, target, fmt)
-        run = (whole if full or inputs is not None else steady)(plan, progress)
+        every = full or inputs is not None
+        run = whole(plan, progress) if every else steady(plan, progress, known)
     events, skips = run.timed.events, run.trace.skips
     outputs = {} if inputs is None else values(bound, fmt, inputs, events, skips)
     first, last = _outputs(run, bound)

@@ -23,10 +23,12 @@ from penstock.sim.shorten import Chain, Stretch, chains, shortened, stretches
 from penstock.sim.tasks import Lap, Row, Trace
 from penstock.sim.walk import walked
 
-__all__ = ["Longer", "Run", "steady", "whole"]
+__all__ = ["Known", "Longer", "Run", "steady", "whole"]
 
 KEPT = 3
 """Steps of a loop that are kept at first: one to begin, one that may repeat, the last."""
+REMEMBERED = 3
+"""Shorter runs that are kept."""
 INNERMOST = 8
 """The same for loops that no other such loop is inside of."""
 
@@ -110,8 +112,17 @@ def whole(plan: Plan, progress: Progress | None = None) -> Run:
     return Run(traced, schedule(traced, progress))
 
 
-def steady(plan: Plan, progress: Progress | None = None) -> Run:
+Known = dict[tuple[object, ...], tuple[Trace, Schedule]]
+"""Shorter runs that have been simulated: designs that differ in length only have the same ones."""
+
+
+def steady(plan: Plan, progress: Progress | None = None, known: Known | None = None) -> Run:
     """Run a plan, as little of it as tells the rest.
+
+    Args:
+        plan: the design.
+        progress: called with (tasks done, tasks in all).
+        known: is read, and filled.
 
     Raises:
         MappingError: units wait for each other in a circle; what does not repeat is too long.
@@ -128,8 +139,7 @@ def steady(plan: Plan, progress: Progress | None = None) -> Run:
             short = planned(plan.mapping, bound, plan.target, plan.format)
         if not units:
             return whole(plan, progress)
-        trace = walked(short)
-        timed = schedule(trace, progress)
+        trace, timed = _simulated(short, progress, {} if known is None else known)
         seen, extents = Recorder(trace, timed), (plan.bound.extents, short.bound.extents)
         found: list[tuple[Period, int]] = []
         wanting: dict[Chain, int] = {}
@@ -144,9 +154,21 @@ def steady(plan: Plan, progress: Progress | None = None) -> Run:
         groups = _keep_more(kept, groups, wanting, units)
 
 
+def _simulated(plan: Plan, progress: Progress | None, known: Known) -> tuple[Trace, Schedule]:
+    extents = tuple(sorted(plan.bound.extents.items()))
+    key = (plan.bound.cascade, plan.mapping, plan.target, plan.format, extents)
+    if key not in known:
+        if len(known) >= REMEMBERED:
+            known.pop(next(iter(known)))
+        trace = walked(plan)
+        known[key] = trace, schedule(trace, progress)
+    return known[key]
+
+
 def _few(every: Sequence[Stretch], groups: Sequence[Chain]) -> dict[Stretch, int]:
     """Return how many steps of the loops of each stretch are kept at first."""
     last = {chain.variables[-1]: KEPT if chain.inside else INNERMOST for chain in groups}
+    last |= {chain.variables[-1]: 2 for chain in groups if len(chain.numbers) > 2 and chain.inside}
     return {each: max(last.get(name, 2) for name in each.takes) for each in every}
 
 

@@ -58,7 +58,7 @@ class Task(NamedTuple):
         stage: within an epoch, older iterations (higher stages) come first.
         bytes: what a transfer moves.
         ports: (memory, cycles) pairs: other ports that it occupies while it runs.
-        near: those of `needs` whose results it takes in the places that have just made them.
+        near: those of `needs` and `frees` that it follows place by place, on the same array.
         near_latency: cycles from the end until tasks that have it in `near` can read the results.
     """
 

@@ -86,7 +86,7 @@ class _Values:
         key, box = (task.name, task.kind == "init"), dict(task.box)
         self.ready[task.name][self.writes[key].block(box).slices] = event.ready
         early: dict[str, float] = {}
-        for number in task.near:
+        for number in set(task.near) & set(task.needs):
             tensor, cycles = self.early[number]
             early[tensor] = max(cycles, early.get(tensor, 0.0))
         starts = (event.start + early.get(each.tensor, 0.0) for each in self.reads[key])

@@ -282,6 +282,7 @@ class _Walker:
         number, stage = len(self.tasks), leaf.compute.stage
         needs, near = self.needs(leaf, box)
         frees = self.buffers(leaf, number)
+        near = (*near, *self.vacated(leaf, needs, frees))
         epoch = self.iteration + stage if flow >= 0 else 0
         if self.last_turn((*needs, *frees)) > (self.phase, epoch, -stage, number):
             self.phase += 1  # what it waits for comes later in the pipeline: let that drain
@@ -325,6 +326,15 @@ class _Walker:
             found.update(self.writers.before(leaf.write, box, *leaf.stepped))
         near -= found
         return tuple(sorted(found | near)), tuple(sorted(near))
+
+    def vacated(
+        self, leaf: Leaf, needs: tuple[int, ...], frees: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """Return those that free a visit's buffer place by place, ahead of its wavefront."""
+        array = leaf.cost.array
+        if not array.chained or leaf.memory.array != array.name:
+            return ()
+        return tuple(n for n in frees if n not in needs and self.tasks[n].unit == array.name)
 
     def buffers(self, leaf: Leaf, number: int) -> tuple[int, ...]:
         """Note which kept tiles a visit uses; return who must have let go of its output's."""

@@ -1,0 +1,311 @@
+"""FuseMax's designs against a clock: what of the published utilisation the simulator confirms.
+
+The published count has arrays that fill, drain and multiply in no time, and a buffer with room for
+any number of accesses (docs/fusemax.md). `effects` switches these on one after another, by numbers
+of the machine, and says what each costs. Excluded: the count itself (`fusemax.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from penstock.einsum_ir.formats import parse_format
+from penstock.einsum_ir.shapes import Bound, bind
+from penstock.mapper.mappings import load_mapping
+from penstock.mapper.model import evaluate
+from penstock.mapper.nodes import Compute, Mapping, Nest, Node
+from penstock.reproduce import load_cascade
+from penstock.reproduce.fusemax import FIXED, LENGTHS, MODELS
+from penstock.reproduce.study import Model
+from penstock.sim.simulate import Simulation, simulate
+from penstock.sim.steady import Known
+from penstock.targets import TARGETS
+from penstock.targets.base import Target
+
+__all__ = ["APART", "EFFECTS", "Clocked", "Effect", "Repair", "clocked", "repaired"]
+
+MAPPING = "fusemax_binding"
+ROW_BYTES = 512  # artifact: a row of the global buffer
+WORD_BYTES = 2
+DRAM = TARGETS.get("fusemax").dram.bytes_per_cycle
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Something that the published count leaves out.
+
+    Args:
+        name: what tables call it.
+        says: which numbers of the machine it is.
+        change: machine → machine that has it.
+    """
+
+    name: str
+    says: str
+    change: Callable[[Target], Target]
+
+
+def _set(**numbers: float) -> Callable[[Target], Target]:
+    def change(target: Target) -> Target:
+        for path, value in numbers.items():
+            target = target.override(path.replace("__", "."), value)
+        return target
+
+    return change
+
+
+def _waves(*, chained: bool) -> Callable[[Target], Target]:
+    def change(target: Target) -> Target:
+        skewed = {each.name: each.skewed for each in TARGETS.get("fusemax").arrays}
+        arrays = tuple(
+            replace(each, skewed=skewed[each.name], chained=chained and skewed[each.name])
+            for each in target.arrays
+        )
+        return replace(target, arrays=arrays)
+
+    return change
+
+
+def _exp(cycles: float) -> Callable[[Target], Target]:
+    def change(target: Target) -> Target:
+        arrays = tuple(
+            replace(each, cycles=tuple({**dict(each.cycles), "exp": cycles}.items()))
+            for each in target.arrays
+        )
+        return replace(target, arrays=arrays)
+
+    return change
+
+
+EFFECTS = (
+    Effect(
+        "DRAM",
+        "400 GB/s, K and V in two buffers, Q and AV in one",
+        _set(dram__bytes_per_cycle=DRAM),
+    ),
+    Effect(
+        "DRAM latency, bursts, refresh",
+        "94 cycles (100 ns), bursts of 64 bytes, 350 ns of every 3.9 us as their average share",
+        _set(
+            dram__latency_cycles=94,
+            dram__burst_bytes=64,
+            dram__bytes_per_cycle=(1 - 350 / 3900) * DRAM,
+        ),
+    ),
+    Effect(
+        "wavefronts",
+        "operands enter place by place; tiles follow each other in a place",
+        _waves(chained=True),
+    ),
+    Effect(
+        "wavefronts that end",
+        "a tile waits until the wave of the one that it reads has passed all places",
+        _waves(chained=False),
+    ),
+    *(
+        Effect(
+            f"results after {late} cycles",
+            f"an operation uses the result of another {late} cycles later",
+            _set(pe2d__result_cycles=late, pe1d__result_cycles=late),
+        )
+        for late in (2, 4)
+    ),
+    Effect(
+        "range of exp",
+        "2 operations more: the exponent is split off, and put back",
+        _exp(8),
+    ),
+    Effect("buffer with 1 port", "512 bytes a cycle", _set(gb__bytes_per_cycle=ROW_BYTES)),
+)
+REAL = ("DRAM", "wavefronts")
+"""The machine that the others are compared on."""
+
+
+def ideal(target: Target) -> Target:
+    """Return the machine as it is counted: nothing fills, drains, waits or runs out of ports."""
+    arrays = tuple(
+        replace(each, depth_cycles=0, skewed=False, chained=False) for each in target.arrays
+    )
+    memories = tuple(replace(each, bytes_per_cycle=float("inf")) for each in target.memories)
+    return replace(target, arrays=arrays, memories=memories)
+
+
+def machine(names: Sequence[str]) -> Target:
+    """Return FuseMax's machine with some effects."""
+    target = ideal(TARGETS.get("fusemax"))
+    for each in EFFECTS:
+        if each.name in names:
+            target = each.change(target)
+    return target
+
+
+@dataclass(frozen=True)
+class Clocked:
+    """One case.
+
+    Args:
+        model, seq_len: of the network.
+        counted: cycles by the published count.
+        util_2d, util_1d: by the published count.
+        cycles: effect → cycles; "ordered" has none of them, "all" those of `REAL`; others are
+            `REAL` and the effect.
+        simulated: of `REAL`.
+    """
+
+    model: str
+    seq_len: str
+    counted: float
+    util_2d: float
+    util_1d: float
+    cycles: dict[str, float]
+    simulated: Simulation
+
+    def busy(self) -> dict[str, float]:
+        """Return the utilisation of each array in the simulation."""
+        arrays = {each.name for each in TARGETS.get("fusemax").arrays}
+        run = self.simulated
+        return {e.unit: e.busy_cycles / run.cycles for e in run.units if e.unit in arrays}
+
+    def columns(self) -> dict[str, Any]:
+        """Return the case as one row of numbers."""
+        return {
+            "model": self.model,
+            "seq_len": self.seq_len,
+            "counted_cycles": self.counted,
+            "published_util_2d": self.util_2d,
+            "published_util_1d": self.util_1d,
+            **{f"simulated_util_{n.removeprefix('pe')}": x for n, x in self.busy().items()},
+            "cycles": self.cycles,
+            "stalls": {each.unit: dict(each.stalls) for each in self.simulated.units},
+        }
+
+
+def problem(model: Model, length: str, mapping: Mapping) -> Bound:
+    """Return the attention of a network at a length."""
+    cascade = load_cascade(mapping.cascade)
+    extents = {**FIXED, **model.extents, "p": LENGTHS[length], "m": LENGTHS[length]}
+    return bind(cascade, shapes={n: extents[n] for n in ("b", "h", "p", "m", "e", "f", "m0")})
+
+
+def clocked(
+    models: Sequence[Model] = MODELS,
+    lengths: Sequence[str] = tuple(LENGTHS),
+    effects: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Clocked, ...]:
+    """Simulate +binding for each case, with what the count leaves out.
+
+    Args:
+        models: networks.
+        lengths: names of the lengths.
+        effects: names of those that are tried one by one on the machine with `REAL`; all if None.
+        progress: called with (simulations done, simulations in all).
+    """
+    labels: dict[str, tuple[str, ...]] = {"ordered": (), "DRAM": REAL[:1], "all": REAL}
+    names_of = [each.name for each in EFFECTS] if effects is None else effects
+    labels |= {name: (*REAL, name) for name in names_of if name not in REAL}
+    found: dict[tuple[str, str], dict[str, Simulation]] = {}
+    for label, names in labels.items():
+        known: Known = {}
+        for length in lengths:
+            for model in models:
+                mapping = load_mapping(MAPPING, BLOCK=2**21 // model.extents["f"])
+                bound, fmt = problem(model, length, mapping), parse_format(machine(names).format)
+                run = simulate(mapping, bound, machine(names), fmt, None, known=known)
+                mine = found.setdefault((model.name, length), {})
+                mine[label] = replace(run, events=())
+                if progress is not None:
+                    done = sum(len(each) for each in found.values())
+                    progress(done, len(labels) * len(lengths) * len(models))
+    return tuple(
+        _case(model, length, found[model.name, length]) for model in models for length in lengths
+    )
+
+
+def _case(model: Model, length: str, runs: dict[str, Simulation]) -> Clocked:
+    mapping = load_mapping("fusemax_drained", BLOCK=2**21 // model.extents["f"])
+    fusemax = TARGETS.get("fusemax")
+    bound = problem(model, length, mapping)
+    counted = evaluate(mapping, bound, fusemax, parse_format(fusemax.format))
+    shares = counted.utilisation()
+    cycles = {label: run.cycles for label, run in runs.items()}
+    published = counted.latency_cycles, shares["pe2d"], shares["pe1d"]
+    return Clocked(model.name, length, *published, cycles, runs["all"])
+
+
+# -- repair ------------------------------------------------------------------------------------
+
+
+APART = (1, 2, 3, 4, 5, 6)
+
+
+@dataclass(frozen=True)
+class Repair:
+    """+binding with its stages further apart.
+
+    Args:
+        model: of the case.
+        seq_len: of the case.
+        apart: intervals between an Einsum and one that waits for a wavefront.
+        cycles: simulated.
+        util_2d: simulated.
+        util_1d: simulated.
+        entries: words that a place of the 2D and of the 1D array has to keep.
+        area_um2: of the machine with register files of so many words, by their area for a word.
+    """
+
+    model: str
+    seq_len: str
+    apart: int
+    cycles: float
+    util_2d: float
+    util_1d: float
+    entries: tuple[int, int]
+    area_um2: float
+
+
+def spread(body: tuple[Node, ...], apart: int) -> tuple[Node, ...]:
+    """Set the stages of +binding: each wait for a wavefront takes `apart` intervals."""
+    stages = (0, apart, apart + 1, 2 * apart + 1)
+    made: list[Node] = []
+    for node in body:
+        if isinstance(node, Nest):
+            made.append(replace(node, body=spread(node.body, apart)))
+        elif isinstance(node, Compute):
+            made.append(replace(node, stage=stages[node.stage]))
+        else:
+            made.append(node)
+    return tuple(made)
+
+
+def repaired(model: Model, length: str, distances: Sequence[int] = APART) -> tuple[Repair, ...]:
+    """Simulate one case with stages further apart, and say what registers that needs."""
+    fusemax = TARGETS.get("fusemax")
+    fmt = parse_format(fusemax.format)
+    base = load_mapping(MAPPING, BLOCK=2**21 // model.extents["f"])
+    bound = problem(model, length, base)
+    found = []
+    for apart in distances:
+        mapping = replace(base, body=spread(base.body, apart))
+        run = simulate(mapping, bound, machine(REAL), fmt, None)
+        held = evaluate(mapping, bound, fusemax, fmt).occupancy
+        words = {each.memory: -(-each.needed_bytes // WORD_BYTES) for each in held if each.each}
+        entries = (int(words.get("rf2d", 0)), int(words.get("rf1d", 0)))
+        busy = {each.unit: each.busy_cycles / run.cycles for each in run.units}
+        shares = busy["pe2d"], busy["pe1d"]
+        area = _area(fusemax, entries)
+        found.append(Repair(model.name, length, apart, run.cycles, *shares, entries, area))
+    return tuple(found)
+
+
+def _area(target: Target, entries: tuple[int, int]) -> float:
+    total = sum(each.area_um2 * each.places for each in target.arrays)
+    for memory in target.memories:
+        size = memory.area_um2 * memory.instances
+        if memory.name in ("rf2d", "rf1d"):
+            words = entries[memory.name == "rf1d"]
+            size *= max(1.0, words * WORD_BYTES / memory.capacity_bytes)
+        total += size
+    return total

@@ -212,8 +212,9 @@ OVERRIDES = [
         4,
         UnknownNameError,
         (
-            "unknown number of gb 'size' (known: area_um2, bytes_per_cycle, capacity_bytes, "
-            "channels, instances, read_pj_per_byte, write_pj_per_byte)"
+            "unknown number of gb 'size' (known: area_um2, burst_bytes, bytes_per_cycle, "
+            "capacity_bytes, channels, instances, latency_cycles, read_pj_per_byte, "
+            "refresh_cycles, refresh_every_cycles, write_pj_per_byte)"
         ),
     ),
 ]

@@ -18,6 +18,7 @@ from statistics import median
 from typing import NamedTuple
 
 from penstock.codegen.loops import Block, Const, For, If, Load, Name, Op, Store
+from penstock.codegen.resources import operator_constructs
 from penstock.codegen.schedule import Hardware, pipelined
 from penstock.targets.cores import Number
 
@@ -39,6 +40,8 @@ class Row(NamedTuple):
     said_interval: int
     said_latency: int
     cause: str
+    dsp: float
+    said_dsp: int
 
 
 class Function:
@@ -174,6 +177,16 @@ def functions(text: str) -> Iterator[tuple[str, list[str]]]:
         yield match[1], match[2].splitlines()
 
 
+def blocks(text: str) -> dict[str, int]:
+    """Function → DSP blocks."""
+    found = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 12 and (match := re.match(r"\+ (\w+)", cells[1])):
+            found[match[1]] = int(cells[11].split()[0]) if cells[11] != "-" else 0
+    return found
+
+
 def reported(text: str) -> dict[str, list[tuple[int, int]]]:
     """Function → (interval, iteration latency) of its pipelined loops."""
     found: dict[str, list[tuple[int, int]]] = {}
@@ -206,7 +219,8 @@ def rows(repository: Path) -> Iterator[Row]:
             or folder not in reports
         ):
             continue
-        said = reported(git("show", f"HEAD:{reports[folder]}"))
+        report = git("show", f"HEAD:{reports[folder]}")
+        said, dsp = reported(report), blocks(report)
         for node, lines in functions(git("show", f"HEAD:{source}")):
             if len(said.get(node, ())) != 1 or ") {" not in lines:
                 continue
@@ -226,6 +240,10 @@ def rows(repository: Path) -> Iterator[Row]:
                 reassociates=True,
             )
             mine = pipelined(function.found, function.loops, hardware)
+            nest = function.found
+            for name, extent in reversed(function.loops.items()):
+                nest = For(name, Const(extent, integer=True), nest)
+            operators = operator_constructs(node, nest, hardware)
             yield Row(
                 folder.removeprefix(ROOT),
                 node,
@@ -233,6 +251,8 @@ def rows(repository: Path) -> Iterator[Row]:
                 mine.latency,
                 *said[node][0],
                 mine.cause,
+                sum(each.cost.dsp for each in operators),
+                dsp[node],
             )
 
 
@@ -248,6 +268,9 @@ def main() -> None:
     print(f"interval equal: {sum(same)} ({100 * sum(same) / len(found):.1f} %)")
     equal = sum(row.latency == row.said_latency for row in found)
     print(f"iteration latency equal: {equal}; off by {median(late):.1f} % in the median")
+    totals = [sum(row.dsp for row in found), sum(row.said_dsp for row in found)]
+    exact = sum(row.dsp == row.said_dsp for row in found)
+    print(f"DSP equal: {exact}; {totals[0]:,.0f} of all, {totals[1]:,} reported")
     if options.all:
         for row in found:
             if row.interval != row.said_interval or row.latency != row.said_latency:

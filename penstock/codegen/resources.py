@@ -37,13 +37,13 @@ from penstock.codegen.schedule import (
     steps_of,
 )
 from penstock.codegen.timeline import perfect
-from penstock.targets.cores import Cost, core, memory
+from penstock.targets.cores import Cost, core, core_in_loop, memory
 
 __all__ = ["Construct", "buffer_constructs", "operator_constructs"]
 
 _FREE = ("float", "index")
 _SHARED = 1
-"""DSP blocks from which on Vitis HLS shares an operator between the steps of an interval."""
+"""Cycles from which on Vitis HLS shares an operator between the steps of an interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +65,31 @@ def operator_constructs(task: str, body: LoopStmt, hardware: Hardware) -> tuple[
         body: of it, spatial loops inside those in time.
         hardware: what it runs on.
     """
-    counts: dict[str, int] = {}
+    counts: dict[tuple[str, Cost], int] = {}
     waits = 0.0
     for part, loops in _parts(body):
         found = pipelined(part, loops, hardware)
         for step in steps_of(part):
             places = math.prod(step.places.values())
+            waiting = found.interval > 1 and _carried(step)
             for op in _operators(step):
-                shared = core(op, hardware.number).latency >= _SHARED and loops
+                cost = (core_in_loop if waiting else core)(op, hardware.number)
+                shared = cost.latency >= _SHARED and loops
                 side_by_side = math.ceil(places / found.interval) if shared else places
-                counts[op] = counts.get(op, 0) + side_by_side
+                counts[op, cost] = counts.get((op, cost), 0) + side_by_side
             waits += places * _stages(step, found.latency, hardware) * hardware.number.bits
     rows = [
-        Construct(task, "operator", op, count, core(op, hardware.number).times(count))
-        for op, count in counts.items()
+        Construct(task, "operator", op, count, cost.times(count))
+        for (op, cost), count in counts.items()
     ]
     if waits:
         rows.append(Construct(task, "pipeline registers", "", round(waits), Cost(ff=waits)))
     return tuple(rows)
+
+
+def _carried(step: Step) -> bool:
+    """Whether a step reads what it writes."""
+    return any(load.buffer == step.store.buffer for load in loads(step.store.value))
 
 
 def _stages(step: Step, latency: int, hardware: Hardware) -> int:

@@ -19,7 +19,17 @@ from typing import Literal
 
 from penstock.errors import UnknownNameError
 
-__all__ = ["Cost", "Number", "control", "core", "fifo", "memory", "port", "usable_ns"]
+__all__ = [
+    "Cost",
+    "Number",
+    "control",
+    "core",
+    "core_in_loop",
+    "fifo",
+    "memory",
+    "port",
+    "usable_ns",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +144,8 @@ _DOUBLE = {
     "sqrt": Cost(1900, 3400, 0, latency=57),  # dsqrt_64ns_64ns_64_58_no_dsp_1
 }
 
+_SINGLE_IN_LOOP = Cost(338, 243, 0, latency=4)  # fadd_32ns_32ns_32_5_no_dsp_1
+
 _LOGIC = ("<", "<=", ">", ">=", "==", "!=", "and", "or", "not", "fill", "where", "float")
 """Operators on single bits or that choose one of two numbers."""
 
@@ -163,6 +175,12 @@ _FLOAT_BUILT = {
 }
 _SIMPLE = ("min", "relu", "step", "sign", "abs", "neg", "floor", "round", "bitlen")
 """As large as a maximum, or smaller."""
+
+
+def core_in_loop(op: str, number: Number) -> Cost:
+    """Return what an operator costs in the version that the tool takes in a recurrence."""
+    found = core(op, number)
+    return _SINGLE_IN_LOOP if found.loop_latency == _SINGLE_IN_LOOP.latency else found
 
 
 @cache

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from penstock.codegen.dependence import affine, distance
 from penstock.codegen.loops import Alloc, Block, Buffer, Const, For, If, Load, Name, Op, Store
+from penstock.codegen.resources import operator_constructs
 from penstock.codegen.schedule import Hardware, pipelined
 from penstock.codegen.timeline import evaluate, timeline
 from penstock.errors import MappingError
@@ -304,6 +305,22 @@ def test_a_stream_under_a_condition_on_data_is_refused():
     )
     with pytest.raises(MappingError, match=f"^{re.escape(text)}$"):
         timeline(body, hardware(FP32, SHAPES, streams=frozenset({"s"})))
+
+
+def test_operators_are_shared_between_the_steps_of_an_interval():
+    """Stream-HLS's node2 in small: one product for each place, its sum in a recurrence."""
+    body = serial(
+        "k",
+        16,
+        lanes("u", 8, plus("row", (Name("u"),), Op("*", (Load("a", (K,)), Load("b", (K,)))))),
+    )
+    shapes = {**SHAPES, "row": (8,)}
+    splits = {"row": (("complete", 8),)}
+    rows = operator_constructs("t", body, hardware(FP32, shapes, splits=splits))
+    found = {row.name: (row.count, row.cost.dsp) for row in rows if row.kind == "operator"}
+    assert found == {"*": (2, 6), "+": (2, 0)}  # 8 places every 4 cycles; the adder of LUTs
+    fixed = operator_constructs("t", body, hardware(FIXED, shapes, splits=splits))
+    assert {row.name: row.count for row in fixed if row.kind == "operator"} == {"*": 8, "+": 8}
 
 
 def test_cores_of_the_reports():

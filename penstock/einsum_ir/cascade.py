@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from html import escape
 
@@ -42,7 +43,7 @@ from penstock.errors import CascadeError, UnknownNameError, nearest
 __all__ = ["Cascade"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cascade:
     """Einsums in definition order, connected by tensors.
 
@@ -93,7 +94,7 @@ class Cascade:
         object.__setattr__(self, "formats", tuple(sorted(formats.items())))
         _ordered(self)
 
-    @property
+    @cached_property
     def einsums(self) -> tuple[Einsum, ...]:
         """Every Einsum in definition order, those of groups and ``init`` ones included."""
         return tuple(
@@ -117,7 +118,7 @@ class Cascade:
                 return each
         raise UnknownNameError("tensor", tensor, [each.name for each in self.einsums])
 
-    @property
+    @cached_property
     def schedule(self) -> tuple[Statement, ...]:
         """The statements in an order in which each finds its operands ready.
 
@@ -126,19 +127,19 @@ class Cascade:
         """
         return tuple(_as_group(each) for each in _ordered(self))
 
-    @property
-    def arity(self) -> dict[str, int]:
+    @cached_property
+    def arity(self) -> Mapping[str, int]:
         """The number of dimensions of every tensor, inputs included."""
         declared = {each.tensor: len(each.ranks) for each in self.inputs}
         return declared | {each.name: len(each.output.indices) for each in self.einsums}
 
-    @property
+    @cached_property
     def scalars(self) -> frozenset[str]:
         """The tensors without ranks."""
         return frozenset(name for name, order in self.arity.items() if not order)
 
-    @property
-    def iterative(self) -> dict[str, tuple[str, int]]:
+    @cached_property
+    def iterative(self) -> Mapping[str, tuple[str, int]]:
         """Tensor → (rank variable, position) for every tensor with an iterative rank."""
         return {
             einsum.name: (variable, position)

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS, SELECTIONS
 from penstock.errors import CascadeError, Span, UnknownNameError
@@ -274,7 +275,7 @@ class Reduce:
         return f"{self.op}[{', '.join(self.over)}{arrow}]"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Einsum:
     """One equation: map (the body), then reduce, then populate the output.
 
@@ -370,17 +371,17 @@ class Einsum:
         """The tensor that the Einsum defines."""
         return self.output.tensor
 
-    @property
+    @cached_property
     def variables(self) -> tuple[str, ...]:
         """The iteration space: output variables in order, then the reduced ones."""
         return (*variables(self.output), *(self.reduce.over if self.reduce else ()))
 
-    @property
+    @cached_property
     def operands(self) -> tuple[Access, ...]:
         """Every access on the right side, in order of appearance (predicate last)."""
         return accesses(*self._right, *self.output.indices)
 
-    @property
+    @cached_property
     def iterative(self) -> str | None:
         """The variable ``i`` if the output is written at ``i + 1``, else None."""
         for index in self.output.indices:

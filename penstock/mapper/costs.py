@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,37 @@ class Costs:
     whole_bytes: Mapping[str, float]
 
 
+@dataclass(frozen=True, eq=False)
+class Ways:
+    """What the options of a site do, memories aside; one entry for each option.
+
+    Args:
+        options: themselves.
+        tensors: that the Einsum reads or writes.
+        arrays: the number of each option's array in the target.
+        cycles: that the array is taken; ``init_cycles`` more before its loop.
+        energy_pj: of the operations.
+        parts: LUT, FF and DSP of the operators, zeros where no part limits them.
+    """
+
+    options: tuple[Option, ...]
+    tensors: tuple[str, ...]
+    arrays: NDArray[np.int64]
+    cycles: Floats
+    init_cycles: Floats
+    energy_pj: Floats
+    parts: Floats
+
+    @cached_property
+    def least(self) -> Least:
+        """The least that any option takes."""
+        cycles = {
+            int(array): float(self.cycles[self.arrays == array].min())
+            for array in np.unique(self.arrays)
+        }
+        return Least(cycles, float(self.init_cycles.min()))
+
+
 class Tabulator:
     """Counts the skeletons of one problem; remembers visits, which many skeletons share."""
 
@@ -101,10 +133,10 @@ class Tabulator:
         self._counts: dict[tuple[Any, ...], LeafCount] = {}
         self._traffic: dict[tuple[Any, ...], tuple[Traffic, ...]] = {}
         self._shares: dict[tuple[Any, ...], float] = {}
-        self._parts: dict[tuple[Any, ...], tuple[float, ...]] = {}
-        self._least: dict[tuple[Any, ...], tuple[Site, Least]] = {}
-        self._leaves: dict[int, tuple[Site, tuple[Leaf, ...]]] = {}
-        self._alike: dict[int, tuple[Leaf, tuple[Any, ...]]] = {}
+        self._sites: dict[int, tuple[Site, Ways]] = {}
+        self._ways: dict[tuple[Any, ...], Ways] = {}
+        self._loads: dict[tuple[Any, ...], Loads] = {}
+        self.counted: dict[tuple[Any, ...], SiteCosts] = {}
         self.names = {name: step.einsum.variables for name, step in self.facts.steps.items()}
 
     def costs(self, skeleton: Skeleton, most: float = math.inf) -> Costs:
@@ -115,7 +147,7 @@ class Tabulator:
             _Counter(self, site, skeleton.residents, limit, tight=tight).counted()
             for site, limit in zip(skeleton.sites, limits, strict=True)
         )
-        leaves = [self.leaves(site)[0] for site in skeleton.sites]
+        leaves = [self.leaf(site, site.options[0], {}) for site in skeleton.sites]
         copies: dict[tuple[str, Place], Moves] = {}
         sizes: dict[tuple[str, Place], float] = {}
         for each in skeleton.residents:
@@ -158,24 +190,56 @@ class Tabulator:
         kept |= {name: _scope(name, place, [leaf]) for name, place in homes.items()}
         return leaf
 
-    def leaves(self, site: Site) -> tuple[Leaf, ...]:
-        """Return the leaves of a site's options, with nothing kept; made once."""
-        if id(site) not in self._leaves:
-            made = tuple(self.leaf(site, option, {}) for option in site.options)
-            self._leaves[id(site)] = (site, made)
-        return self._leaves[id(site)][1]
+    def ways(self, site: Site) -> Ways:
+        """Return what a site's options do; the same object for sites whose options do the same."""
+        if id(site) not in self._sites:
+            paces = paces_of([nest.loop for nest in site.nests], None, self.facts.extents)
+            spatial = any(nest.loop.spatial for nest in site.nests)
+            cut = site.nests if spatial else _cut(paces, self.names[site.einsum])
+            key = (site.einsum, cut, id(site.options))
+            if key not in self._ways:
+                self._ways[key] = self._counted_ways(site)
+            self._sites[id(site)] = (site, self._ways[key])
+        return self._sites[id(site)][1]
+
+    def _counted_ways(self, site: Site) -> Ways:
+        leaves = [self.leaf(site, option, {}) for option in site.options]
+        counts = [self.count(leaf) for leaf in leaves]
+        numbers = {array.name: number for number, array in enumerate(self.target.arrays)}
+        energy = [
+            self._operations_pj(leaf, count) for leaf, count in zip(leaves, counts, strict=True)
+        ]
+        return Ways(
+            site.options,
+            tuple(sorted(_touched(leaves[0]))),
+            np.array([numbers[each.array] for each in counts]),
+            np.array([each.cycles for each in counts], dtype=np.float64),
+            np.array([each.init_cycles for each in counts], dtype=np.float64),
+            np.array(energy, dtype=np.float64),
+            np.array([self._parts(leaf) for leaf in leaves]),
+        )
+
+    def _parts(self, leaf: Leaf) -> tuple[float, ...]:
+        if not self.target.resources:
+            return tuple(0.0 for _ in LIMITED)
+        return parts_of(leaf, self.facts.extents, self.fmt)
+
+    def tight(self, skeleton: Skeleton) -> bool:
+        """Whether some choice of options has more operators than the part."""
+        has = dict(self.target.resources)
+        most = np.zeros(len(LIMITED))
+        for site in skeleton.sites if has else ():
+            most += self.ways(site).parts.max(axis=0)
+        return any(most[n] > has.get(name, math.inf) for n, name in enumerate(LIMITED))
 
     def alike(self, leaf: Leaf) -> tuple[Any, ...]:
         """Return what decides how often a leaf computes and moves what, homes aside."""
-        if id(leaf) not in self._alike:
-            axes = tuple(loop.axis for loop in leaf.compute.loops)
-            cut = _cut(leaf.paces, self.names[leaf.name])
-            self._alike[id(leaf)] = (leaf, (leaf.name, leaf.array.name, cut, leaf.inner, axes))
-        return self._alike[id(leaf)][1]
+        axes = tuple(loop.axis for loop in leaf.compute.loops)
+        return leaf.name, leaf.array.name, _cut(leaf.paces, self.names[leaf.name]), leaf.inner, axes
 
-    def visits(self, leaf: Leaf) -> Visits:
+    def visits(self, alike: tuple[Any, ...], leaf: Leaf) -> Visits:
         """Return the visits of a leaf."""
-        name, _, cut, *_ = self.alike(leaf)
+        name, _, cut, *_ = alike
         if (name, cut) not in self._visits:
             self._visits[name, cut] = visits_of(leaf.step, cut, self.facts)
         return self._visits[name, cut]
@@ -185,98 +249,75 @@ class Tabulator:
         key = self.alike(leaf)
         if key not in self._counts:
             self._counts[key] = count_leaf(
-                leaf, self.visits(leaf), self.facts, self.target, self.fmt
+                leaf, self.visits(key, leaf), self.facts, self.target, self.fmt
             )
         return self._counts[key]
 
     def traffic(self, site: Site, pick: int, homes: Mapping[str, Place]) -> tuple[Traffic, ...]:
         """Return what an option moves with some tensors kept in some memories."""
-        bare = self.leaves(site)[pick]
-        key = (self.alike(bare), tuple((name, place.memory) for name, place in homes.items()))
+        leaf = self.leaf(site, site.options[pick], homes)
+        alike = self.alike(leaf)
+        key = (alike, tuple((name, place.memory) for name, place in homes.items()))
         if key not in self._traffic:
-            tree = Tree([self.leaf(site, site.options[pick], homes)], [], [])
-            self._traffic[key] = count_traffic(tree, (self.visits(bare),), self.facts, self.target)
+            visits = self.visits(alike, leaf)
+            self._traffic[key] = count_traffic(
+                Tree([leaf], [], []), (visits,), self.facts, self.target
+            )
         return self._traffic[key]
 
-    def share(self, leaf: Leaf, tensor: str, place: Place) -> float:
-        """Return the bytes of a tensor in one place of the memory of a leaf's own array."""
+    def share(self, site: Site, pick: int, tensor: str, place: Place) -> float:
+        """Return the bytes of a tensor in one place of the memory of an option's own array."""
         assert place.home is not None
         nests = place.home.nests
         box = box_at(nests, self.facts)
         key = (
-            self.alike(leaf)[:2],
-            leaf.compute.loops,
+            site.einsum,
+            id(site.options),
+            pick,
             tensor,
             place.memory,
-            tuple(box[name] for name in self.names[leaf.name]),
-            tuple(nest.loop for nest in leaf.nests[len(nests) :]),
+            tuple(box[name] for name in self.names[site.einsum]),
+            tuple(nest.loop for nest in site.nests[len(nests) :]),
             self.facts.iterative.get(tensor, ("", 0))[0] in {n.loop.variable for n in nests},
             tuple(nest.loop for nest in nests if any(n.loop.spatial for n in nests)),
         )
         if key not in self._shares:
+            leaf = self.leaf(site, site.options[pick], {})
             self._shares[key] = self.held(_scope(tensor, place, [leaf]))
         return self._shares[key]
 
-    def operations_pj(self, leaf: Leaf) -> float:
+    def _operations_pj(self, leaf: Leaf, count: LeafCount) -> float:
         """Return the energy of a leaf's operations."""
         costs = dict(leaf.array.energy_pj)
-        return sum(n * costs.get(op, 0.0) for op, n in self.count(leaf).operators.items())
-
-    def parts(self, leaf: Leaf) -> tuple[float, ...]:
-        """Return LUT, FF and DSP of a leaf's operators, zeros where no part limits them."""
-        if not self.target.resources:
-            return (0.0, 0.0, 0.0)
-        key = (self.alike(leaf), tuple(nest.loop for nest in leaf.nests if nest.loop.spatial))
-        if key not in self._parts:
-            self._parts[key] = parts_of(leaf, self.facts.extents, self.fmt)
-        return self._parts[key]
-
-    def tight(self, skeleton: Skeleton) -> bool:
-        """Whether some choice of options has more operators than the part."""
-        has = dict(self.target.resources)
-        most = np.zeros(len(LIMITED))
-        for site in skeleton.sites if has else ():
-            most += np.max([self.parts(leaf) for leaf in self.leaves(site)], axis=0)
-        return any(most[n] > has.get(name, math.inf) for n, name in enumerate(LIMITED))
+        return sum(n * costs.get(op, 0.0) for op, n in count.operators.items())
 
     def floor(self, skeleton: Skeleton) -> tuple[float, float]:
         """Return cycles and picojoules that every point of a skeleton takes: of its leaves alone.
 
         The cycles are those of the arrays' loads, each Einsum on each array as fast as it can.
         """
-        energy = sum(self.least(site).energy_pj for site in skeleton.sites)
-        return float(self.loads(skeleton).total.min()), energy
+        energy = sum(float(self.ways(site).energy_pj.min()) for site in skeleton.sites)
+        return self.loads(skeleton).fewest, energy
 
     def loads(self, skeleton: Skeleton) -> Loads:
         """Return the schedules of a skeleton, by arrays."""
-        least = [self.least(site) for site in skeleton.sites]
-        return Loads(least, [site.pipeline for site in skeleton.sites])
+        key = tuple((id(self.ways(site)), site.pipeline) for site in skeleton.sites)
+        if key not in self._loads:
+            least = [self.ways(site).least for site in skeleton.sites]
+            self._loads[key] = Loads(least, [site.pipeline for site in skeleton.sites])
+        return self._loads[key]
 
-    def least(self, site: Site) -> Least:
-        """Return the least that a site takes."""
-        paces = paces_of([nest.loop for nest in site.nests], None, self.facts.extents)
-        spatial = any(nest.loop.spatial for nest in site.nests)
-        cut = site.nests if spatial else _cut(paces, self.names[site.einsum])
-        key = (site.einsum, cut, id(site.options))
-        if key not in self._least:
-            counts = [self.count(leaf) for leaf in self.leaves(site)]
-            cycles: dict[str, float] = {}
-            for each in counts:
-                cycles[each.array] = min(cycles.get(each.array, math.inf), each.cycles)
-            energy = min(self.operations_pj(leaf) for leaf in self.leaves(site))
-            starts = min(each.init_cycles for each in counts)
-            self._least[key] = (site, Least(cycles, starts, energy))
-        return self._least[key][1]
-
-    def slack(self, skeleton: Skeleton, most: float) -> list[dict[str, float]]:
+    def slack(self, skeleton: Skeleton, most: float) -> list[Floats]:
         """Return for each site, and each array, the cycles that an option may take at most.
 
         With more, the schedule takes over `most` cycles, whatever the others do.
         """
+        places = range(len(self.target.arrays))
         if math.isinf(most):
-            return [dict.fromkeys(self.least(site).cycles, math.inf) for site in skeleton.sites]
+            return [np.full(len(places), math.inf) for _ in skeleton.sites]
         loads = self.loads(skeleton)
-        return [loads.slack(number, most) for number in range(len(skeleton.sites))]
+        found = (loads.slack(number, most) for number in range(len(skeleton.sites)))
+        return [np.array([each.get(place, math.inf) for place in places]) for each in found]
 
     def moves(self, counts: Sequence[Iterable[Traffic]], tensor: str, *, writes: bool) -> Moves:
         """Add up what several options move of a tensor.
@@ -334,28 +375,32 @@ class _Counter:
         tab: Tabulator,
         site: Site,
         residents: Sequence[Resident],
-        limit: Mapping[str, float],
+        limit: Floats,
         *,
         tight: bool,
     ) -> None:
         self.tab, self.site, self.tight = tab, site, tight
-        self.leaves = tab.leaves(site)
-        self.tensors = sorted(_touched(self.leaves[0]))
-        self.residents = {each.tensor: each for each in residents if each.tensor in self.tensors}
-        counts = [tab.count(leaf) for leaf in self.leaves]
-        numbers = {array.name: number for number, array in enumerate(tab.target.arrays)}
-        self.arrays = np.array([numbers[leaf.array.name] for leaf in self.leaves])
-        self.cycles = np.array([count.cycles for count in counts], dtype=np.float64)
-        self.starts = np.array([count.init_cycles for count in counts], dtype=np.float64)
-        self.energy = np.array([tab.operations_pj(leaf) for leaf in self.leaves], dtype=np.float64)
-        self.parts = np.array([tab.parts(leaf) for leaf in self.leaves])
-        fast = [each.cycles <= limit[each.array] for each in counts]
-        self.alive = np.flatnonzero(fast) if any(fast) else np.arange(1)
+        self.ways = tab.ways(site)
+        tensors = self.ways.tensors
+        self.residents = {each.tensor: each for each in residents if each.tensor in tensors}
+        fast = self.ways.cycles <= limit[self.ways.arrays]
+        self.alive = np.flatnonzero(fast) if fast.any() else np.arange(1)
 
     def counted(self) -> SiteCosts:
         """Return the costs of the options that no other one makes pointless."""
         shares = self._shares()
         everywhere = {name: each.memories for name, each in self.residents.items()}
+        room = tuple((place, each.tobytes()) for place, each in shares.items())
+        key = (id(self.ways), self.tight, self.alive.tobytes(), tuple(everywhere.items()), room)
+        if key not in self.tab.counted:
+            self.tab.counted[key] = self._counted(shares, everywhere)
+        return replace(self.tab.counted[key], site=self.site)
+
+    def _counted(
+        self,
+        shares: Mapping[tuple[str, str], Floats],
+        everywhere: Mapping[str, tuple[str, ...]],
+    ) -> SiteCosts:
         inner = {memory for each in everywhere.values() for memory in each[:-1]}
         if self.tab.objective == "latency" and not inner.intersection(self.tab.narrow):
             outside = self._moves({name: each[-1:] for name, each in everywhere.items()})
@@ -365,16 +410,16 @@ class _Counter:
         return SiteCosts(
             self.site,
             tuple(int(each) for each in self.alive),
-            self.arrays[self.alive],
-            self.cycles[self.alive],
-            self.starts[self.alive],
-            self.energy[self.alive],
+            self.ways.arrays[self.alive],
+            self.ways.cycles[self.alive],
+            self.ways.init_cycles[self.alive],
+            self.ways.energy_pj[self.alive],
             {
                 key: Moves({m: a[kept] for m, a in each.at.items()}, each.energy_pj[kept])
                 for key, each in moves.items()
             },
             {key: each[self.alive] for key, each in shares.items()},
-            self.parts[self.alive],
+            self.ways.parts[self.alive],
         )
 
     def _shares(self) -> dict[tuple[str, str], Floats]:
@@ -384,10 +429,10 @@ class _Counter:
             for place in resident.places[:-1]:
                 owner = self.tab.owners[place.memory]
                 if owner:
-                    shares = np.zeros(len(self.leaves))
+                    shares = np.zeros(len(self.ways.cycles))
                     for pick in self.alive:
-                        if self.leaves[pick].array.name == owner:
-                            shares[pick] = self.tab.share(self.leaves[pick], tensor, place)
+                        if self.site.options[pick].array == owner:
+                            shares[pick] = self.tab.share(self.site, int(pick), tensor, place)
                     found[tensor, place.memory] = shares
         return found
 
@@ -403,7 +448,7 @@ class _Counter:
                 if memory != dram
             }
             rows = [self.tab.traffic(self.site, int(pick), homes) for pick in self.alive]
-            for tensor in self.tensors:
+            for tensor in self.ways.tensors:
                 key = (tensor, places.get(tensor, dram))
                 if key not in moves:  # zeros of an output that is kept come with its copies
                     own = [[row for row in each if row.memory == key[1]] for each in rows]
@@ -420,20 +465,23 @@ class _Counter:
         """
         columns = [each[self.alive] for each in shares.values()]
         if self.tight:
-            columns += list(self.parts[self.alive].T)
+            columns += list(self.ways.parts[self.alive].T)
         if self.tab.objective != "energy":
-            columns += [self.cycles[self.alive], self.starts[self.alive]]
+            columns += [self.ways.cycles[self.alive], self.ways.init_cycles[self.alive]]
             columns += [
                 each.at[memory]
                 for each in moves.values()
                 for memory in self.tab.narrow
                 if memory in each.at
             ]
-        energy = self.energy[self.alive] + sum(each.energy_pj for each in moves.values())
+        energy = self.ways.energy_pj[self.alive] + sum(each.energy_pj for each in moves.values())
         if self.tab.objective != "latency":
-            columns += [self.energy[self.alive], *(each.energy_pj for each in moves.values())]
+            columns += [
+                self.ways.energy_pj[self.alive],
+                *(each.energy_pj for each in moves.values()),
+            ]
         table = np.stack(columns, axis=1) if columns else np.zeros((len(self.alive), 1))
-        kept = _undominated(table, self.arrays[self.alive], energy)
+        kept = _undominated(table, self.ways.arrays[self.alive], energy)
         self.alive = self.alive[kept]
         return kept
 

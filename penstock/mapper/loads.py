@@ -23,11 +23,10 @@ MAX_CHOICES = 1 << 14
 
 @dataclass(frozen=True)
 class Least:
-    """The least that an Einsum takes: cycles on each array, of its ``init``, and picojoules."""
+    """The least that an Einsum takes: cycles on each array, by its number, and of its ``init``."""
 
-    cycles: Mapping[str, float]
+    cycles: Mapping[int, float]
     init_cycles: float
-    energy_pj: float
 
 
 class Loads:
@@ -50,6 +49,7 @@ class Loads:
             self._add(each, pipeline)
         self.times = {name: rows.max(axis=1) for name, rows in self.loads.items()}
         self.total = self.fixed + sum(self.times.values(), np.zeros(1))
+        self.fewest = float(self.total.min())
 
     @property
     def rows(self) -> int:
@@ -71,7 +71,7 @@ class Loads:
         columns = self.chosen[-1] if pipeline >= 0 else 0
         self.loads[pipeline][np.arange(self.rows), columns] += cycles
 
-    def slack(self, number: int, most: float) -> dict[str, float]:
+    def slack(self, number: int, most: float) -> dict[int, float]:
         """Return array → the cycles that an Einsum may take there in a schedule of `most`."""
         each, pipeline, chosen = self.least[number], self.pipelines[number], self.chosen[number]
         if chosen is None:

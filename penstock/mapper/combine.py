@@ -21,7 +21,7 @@ from penstock.mapper.residency import Home, Where
 from penstock.mapper.resources import LIMITED
 from penstock.mapper.space import Place, in_time, stages_of
 
-__all__ = ["Choice", "Combinations", "Totals", "reaches", "restricted", "sliced"]
+__all__ = ["Choice", "Combinations", "Single", "Spot", "Totals", "reaches", "sliced"]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -68,16 +68,6 @@ class Totals:
 def reaches(place: Place, body: Where) -> bool:
     """Whether what lives in a place is there while a body runs."""
     return place.home is None or body[: len(place.home.body)] == place.home.body
-
-
-def restricted(costs: Costs, picks: Sequence[int]) -> Costs:
-    """Return the costs with one option left for each site.
-
-    Args:
-        costs: of a skeleton.
-        picks: positions in the list of options that `costs` has.
-    """
-    return sliced(costs, [np.array([pick]) for pick in picks])
 
 
 def sliced(costs: Costs, parts: Sequence[NDArray[np.int64]]) -> Costs:
@@ -170,7 +160,11 @@ class Combinations:
 
     @cached_property
     def schedule(self) -> Floats:
-        """Cycles of the schedule: leaves one after another, pipelined loops by busiest array."""
+        """Cycles of the schedule: leaves one after another, pipelined loops by busiest array.
+
+        Exact unless the skeleton is recurrent, for then every consumer on another array works a
+        stage later, and no circle of waits is longer than an array's own list.
+        """
         total = np.zeros(self.one)
         loops: dict[int, dict[int, Floats]] = {}
         for number, costs in enumerate(self.costs.sites):
@@ -188,40 +182,6 @@ class Combinations:
                 busiest = np.maximum(busiest, load)
             total = total + busiest
         return total
-
-    def exact_schedule(self) -> float:
-        """Return the cycles of the only combination, with what iterations of a loop wait for.
-
-        `schedule` is exact unless the skeleton is recurrent, for then every consumer on another
-        array works a stage later, and no circle of waits is longer than an array's own list.
-        """
-        if not self.costs.skeleton.recurrent:
-            return float(self.schedule.sum())
-        total = 0.0
-        loops: dict[int, list[int]] = {}
-        for number, costs in enumerate(self.costs.sites):
-            total += float(costs.init_cycles.sum())
-            if costs.site.pipeline < 0:
-                total += float(costs.cycles.sum())
-            else:
-                loops.setdefault(costs.site.pipeline, []).append(number)
-        return total + sum(self._interval(members) for members in loops.values())
-
-    def _interval(self, members: list[int]) -> float:
-        """Return the cycles of a pipelined loop: its interval, for all iterations together."""
-        place = {number: index for index, number in enumerate(members)}
-        tasks, waits = [], []
-        for number in members:
-            costs = self.costs.sites[number]
-            array = self.target.arrays[int(costs.arrays[0])].name
-            stage = int(self.stages[number].sum())
-            tasks.append(Task(costs.site.einsum, array, stage, float(costs.cycles.sum())))
-            waits += [
-                Wait(place[maker], place[number], lag)
-                for maker, lag in costs.site.waits
-                if costs.site.direct and self.costs.sites[maker].site.direct
-            ]
-        return initiation_interval(tasks, tuple(waits)).cycles
 
     # -- tensors ---------------------------------------------------------------------------
 
@@ -370,7 +330,7 @@ class Combinations:
     def _fits(self, held: Sequence[tuple[Place, Floats]]) -> Flags:
         """Return where every memory has room on every way from the outermost body inward."""
         fits = np.ones(1, dtype=bool)
-        for memory, bodies in self.bodies().items():
+        for memory, bodies in self.bodies.items():
             base = self.costs.rest_bytes if memory == self.dram else 0.0
             for body in bodies:
                 total = np.full(1, base)
@@ -380,6 +340,7 @@ class Combinations:
                 fits = fits & (total <= self.room(memory))
         return fits
 
+    @cached_property
     def bodies(self) -> dict[str, list[Where]]:
         """Return memory → the bodies in which it may be fullest."""
         found: dict[str, set[Where]] = {self.dram: {()}}
@@ -389,10 +350,77 @@ class Combinations:
                     found.setdefault(place.memory, set()).add(place.home.body)
         return {memory: sorted(bodies) for memory, bodies in found.items()}
 
-    # -- one combination -------------------------------------------------------------------
 
-    def allowed(self, tensor: str) -> Iterator[Choice]:
-        """Yield the choices that the only combination allows."""
-        for each in self.choices[tensor]:
-            if bool(each.allowed.all()):
-                yield each
+@dataclass(frozen=True)
+class Spot:
+    """One memory for one tensor of a single combination: a `Choice` that it allows, in numbers."""
+
+    place: Place
+    size: float
+    at: Mapping[str, float]
+    energy_pj: float
+
+
+class Single:
+    """One of many combinations.
+
+    Args:
+        whole: all of them.
+        flat: its number.
+    """
+
+    def __init__(self, whole: Combinations, flat: int) -> None:
+        self.whole, self.picks = whole, whole.picks(flat)
+        self._index = np.unravel_index(flat, whole.shape)
+
+    def value(self, values: NDArray[Any]) -> float:
+        """Return what is this combination's of values that broadcast over all."""
+        return float(np.broadcast_to(values, self.whole.shape)[self._index])
+
+    @property
+    def fixed(self) -> tuple[dict[str, float], float]:
+        """Bytes at each memory, and picojoules, of what does not depend on the residency."""
+        fixed = self.whole.fixed
+        return {name: self.value(count) for name, count in fixed.at.items()}, self.value(
+            fixed.energy_pj
+        )
+
+    def spots(self, tensor: str) -> Iterator[Spot]:
+        """Yield the places where a tensor may live, innermost first."""
+        for each in self.whole.choices[tensor]:
+            if self.value(each.allowed):
+                at = {name: self.value(count) for name, count in each.at.items()}
+                yield Spot(each.place, self.value(each.size), at, self.value(each.energy_pj))
+
+    @property
+    def schedule(self) -> float:
+        """Cycles of the schedule, with what iterations of a loop wait for."""
+        costs = self.whole.costs
+        if not costs.skeleton.recurrent:
+            return self.value(self.whole.schedule)
+        total = 0.0
+        loops: dict[int, list[int]] = {}
+        for number, (site, pick) in enumerate(zip(costs.sites, self.picks, strict=True)):
+            total += float(site.init_cycles[pick])
+            if site.site.pipeline < 0:
+                total += float(site.cycles[pick])
+            else:
+                loops.setdefault(site.site.pipeline, []).append(number)
+        return total + sum(self._interval(members) for members in loops.values())
+
+    def _interval(self, members: list[int]) -> float:
+        """Return the cycles of a pipelined loop: its interval, for all iterations together."""
+        place = {number: index for index, number in enumerate(members)}
+        sites = self.whole.costs.sites
+        tasks, waits = [], []
+        for number in members:
+            costs, pick = sites[number], self.picks[number]
+            array = self.whole.target.arrays[int(costs.arrays[pick])].name
+            stage = int(self.value(self.whole.stages[number]))
+            tasks.append(Task(costs.site.einsum, array, stage, float(costs.cycles[pick])))
+            waits += [
+                Wait(place[maker], place[number], lag)
+                for maker, lag in costs.site.waits
+                if costs.site.direct and sites[maker].site.direct
+            ]
+        return initiation_interval(tasks, tuple(waits)).cycles

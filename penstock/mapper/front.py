@@ -22,7 +22,7 @@ from penstock.errors import MappingError
 from penstock.mapper import nodes
 from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
-from penstock.mapper.combine import Combinations, restricted
+from penstock.mapper.combine import Combinations, Single
 from penstock.mapper.costs import Tabulator
 from penstock.mapper.housing import Key, house_all
 from penstock.mapper.model import Evaluation, evaluate
@@ -268,19 +268,12 @@ class _Search:
             if work > MAX_WORK:
                 self.complete = False
                 return
-            combinations = self.open[number].combinations
-            picks = combinations.picks(flat)
-            one = Combinations(restricted(combinations.costs, picks), self.tab)
+            one = Single(self.open[number].combinations, flat)
 
-            def take(
-                key: Key,
-                kept: Mapping[str, Place],
-                costs: Any = combinations.costs,
-                picks: tuple[int, ...] = picks,
-            ) -> None:
-                self.offer(key[0], key[2], point_of(costs, picks, kept))
+            def take(key: Key, kept: Mapping[str, Place], one: Single = one) -> None:
+                self.offer(key[0], key[2], point_of(one, kept))
 
-            counted, steps, whole = house_all(one, one.exact_schedule(), self.worth, take)
+            counted, steps, whole = house_all(one, self.worth, take)
             work += steps + SETUP
             self.evaluated += counted
             self.complete = self.complete and whole

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from penstock.mapper.combine import Choice, Combinations, reaches
+from penstock.mapper.combine import Single, Spot, reaches
 from penstock.mapper.residency import Where
 from penstock.mapper.space import Place
 
@@ -56,63 +56,49 @@ class Housing:
     complete: bool
 
 
-def house(combination: Combinations, objective: str, schedule: float, beat: Key | None) -> Housing:
+def house(combination: Single, objective: str, beat: Key | None) -> Housing:
     """Find the best residency that is better than `beat`.
 
     Args:
-        combination: a single one (`combine.restricted`).
+        combination: whose tensors.
         objective: ``latency``, ``energy`` or ``edp``.
-        schedule: cycles of the combination's schedule.
         beat: the key to beat, None for any.
     """
-    search = _Search(combination, objective, schedule, beat)
-    if combination.costs.rest_bytes <= combination.room(combination.dram):
-        search.descend(0, dict(search.base_at), search.base_energy, {})
+    search = _Search(combination, objective, beat)
+    search.begin()
     complete = search.nodes <= MAX_NODES
     if search.found is not None and complete:  # the same cost with less energy, as far as is quick
         search.by_energy, search.nodes = True, MAX_NODES - MORE_NODES
-        search.descend(0, dict(search.base_at), search.base_energy, {})
+        search.begin()
     return Housing(search.found, search.points, search.nodes, complete)
 
 
 def house_all(
-    combination: Combinations,
-    schedule: float,
+    combination: Single,
     worth: Callable[[float, float], bool],
     take: Callable[[Key, Mapping[str, Place]], None],
 ) -> tuple[int, int, bool]:
     """Show every residency of a combination that `worth` does not rule out to `take`.
 
     Args:
-        combination: a single one.
-        schedule: cycles of its schedule.
+        combination: whose tensors.
         worth: whether a point with at least this latency and energy is wanted; may change.
         take: is given the key, of latency, and tensor → place.
 
     Returns:
         What `Housing` calls points, nodes and complete.
     """
-    search = _Every(combination, "latency", schedule, None, wanted=worth, given=take)
-    if combination.costs.rest_bytes <= combination.room(combination.dram):
-        search.descend(0, dict(search.base_at), search.base_energy, {})
+    search = _Every(combination, "latency", None, wanted=worth, given=take)
+    search.begin()
     return search.points, search.nodes, search.nodes <= MAX_NODES
-
-
-@dataclass(frozen=True)
-class _Option:
-    place: Place
-    size: float
-    at: Mapping[str, float]
-    energy_pj: float
 
 
 @dataclass
 class _Search:
     """The state of one branch and bound; lives only inside `house`."""
 
-    combination: Combinations
+    combination: Single
     objective: str
-    schedule: float
     beat: Key | None
     found: tuple[Key, Mapping[str, Place]] | None = None
     points: int = 0
@@ -121,21 +107,17 @@ class _Search:
     used: dict[tuple[str, Where], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        fixed = self.combination.fixed
-        self.base_at = {name: float(count.sum()) for name, count in fixed.at.items()}
-        self.base_energy = float(fixed.energy_pj.sum())
-        self.dram = self.combination.dram
-        self.bodies = self.combination.bodies()
+        self.schedule = self.combination.schedule
+        self.base_at, self.base_energy = self.combination.fixed
+        self.whole = self.combination.whole
+        self.dram, self.bodies = self.whole.dram, self.whole.bodies
+        self.rest_bytes = self.whole.costs.rest_bytes
         self.used = {
-            (memory, body): self.combination.costs.rest_bytes if memory == self.dram else 0.0
+            (memory, body): self.rest_bytes if memory == self.dram else 0.0
             for memory, bodies in self.bodies.items()
             for body in bodies
         }
-        residents = self.combination.costs.skeleton.residents
-        options = {
-            each.tensor: [_scalar(choice) for choice in self.combination.allowed(each.tensor)]
-            for each in residents
-        }
+        options = {tensor: list(self.combination.spots(tensor)) for tensor in self.whole.choices}
         self.order = sorted(options, key=lambda name: _weight(options[name]), reverse=True)
         self.options = [options[name] for name in self.order]
         self.rest = [(0.0, 0.0)]
@@ -144,10 +126,15 @@ class _Search:
             least = min(each.at.get(self.dram, 0.0) for each in choices)
             self.rest.insert(0, (moved + least, energy + min(each.energy_pj for each in choices)))
 
+    def begin(self) -> None:
+        """Search everything, if what is not kept has room."""
+        if self.rest_bytes <= self.whole.room(self.dram):
+            self.descend(0, dict(self.base_at), self.base_energy, {})
+
     def key(self, at: Mapping[str, float], energy: float) -> Key:
         """Return what costs amount to."""
         latency = self.schedule
-        for memory in self.combination.target.memories:
+        for memory in self.whole.target.memories:
             if memory.name in at and math.isfinite(memory.bytes_per_cycle):
                 speed = memory.bytes_per_cycle * memory.instances
                 latency = max(latency, at[memory.name] / speed)
@@ -188,14 +175,14 @@ class _Search:
         """Keep a residency that is worth it."""
         self.found = (key, kept)
 
-    def _room(self, option: _Option, sign: float) -> bool:
+    def _room(self, option: Spot, sign: float) -> bool:
         """Use room, or give it back; return whether there is enough."""
         fits = True
         memory = option.place.memory
         for body in self.bodies[memory]:
             if reaches(option.place, body):
                 self.used[memory, body] += sign * option.size
-                fits = fits and self.used[memory, body] <= self.combination.room(memory)
+                fits = fits and self.used[memory, body] <= self.whole.room(memory)
         return fits
 
 
@@ -213,11 +200,6 @@ class _Every(_Search):
         self.given(key, kept)
 
 
-def _weight(choices: list[_Option]) -> float:
+def _weight(choices: list[Spot]) -> float:
     """Return the most room that a tensor may take inside: large ones are placed first."""
     return max((each.size for each in choices if each.place.home is not None), default=0.0)
-
-
-def _scalar(choice: Choice) -> _Option:
-    at = {name: float(count.sum()) for name, count in choice.at.items()}
-    return _Option(choice.place, float(choice.size.sum()), at, float(choice.energy_pj.sum()))

@@ -24,7 +24,7 @@ from penstock.errors import MappingError
 from penstock.mapper import nodes
 from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
-from penstock.mapper.combine import Combinations, restricted, sliced
+from penstock.mapper.combine import Combinations, Single, sliced
 from penstock.mapper.costs import Costs, Tabulator
 from penstock.mapper.housing import Key, better, house, promising
 from penstock.mapper.model import Evaluation, evaluate
@@ -139,7 +139,6 @@ class Point:
 class _Open:
     """Combinations of one skeleton whose best residency is not known; bounds and positions."""
 
-    costs: Costs
     combinations: Combinations
     objective: NDArray[np.float64]
     dram_bytes: NDArray[np.float64]
@@ -374,7 +373,7 @@ class _Search:
         )
         if len(flat_open):
             rest = (least.dram_bytes[flat_open], least.energy_pj[flat_open], flat_open)
-            self.open.append(_Open(costs, combinations, floor[flat_open], *rest))
+            self.open.append(_Open(combinations, floor[flat_open], *rest))
 
     # -- one combination after the other ---------------------------------------------------
 
@@ -390,15 +389,14 @@ class _Search:
             if self.exhausted or work > MAX_WORK:
                 self.complete = False
                 return
-            picks = each.combinations.picks(flat)
-            one = Combinations(restricted(each.costs, picks), self.tab)
-            found = house(one, self.objective, one.exact_schedule(), beat)
+            one = Single(each.combinations, flat)
+            found = house(one, self.objective, beat)
             work += found.nodes + SETUP
             self.evaluated += found.points
             self.complete = self.complete and found.complete
             if found.found is not None:
                 key, kept = found.found
-                self.offer(key, point_of(each.costs, picks, kept))
+                self.offer(key, point_of(one, kept))
             yield
 
     def _queue(self) -> Iterator[tuple[float, float, _Open, int]]:
@@ -450,15 +448,14 @@ def built(point: Point, tab: Tabulator, bound: Bound) -> nodes.Mapping:
 
 def innermost(combinations: Combinations, flat: int) -> Point:
     """Return the point of a combination with every tensor as far in as it may live."""
-    picks = combinations.picks(flat)
-    one = Combinations(restricted(combinations.costs, picks), combinations.tab)
-    kept = {tensor: next(one.allowed(tensor)).place for tensor in one.choices}
-    return point_of(combinations.costs, picks, kept)
+    one = Single(combinations, flat)
+    return point_of(one, {name: next(one.spots(name)).place for name in combinations.choices})
 
 
-def point_of(costs: Costs, picks: Sequence[int], kept: Mapping[str, Place]) -> Point:
-    """Return a point of the space from positions among a site's options that are left."""
-    own = tuple(site.picks[pick] for site, pick in zip(costs.sites, picks, strict=True))
+def point_of(one: Single, kept: Mapping[str, Place]) -> Point:
+    """Return a point of the space from a combination and tensor → place."""
+    costs = one.whole.costs
+    own = tuple(site.picks[pick] for site, pick in zip(costs.sites, one.picks, strict=True))
     inside = {tensor: place for tensor, place in kept.items() if place.home is not None}
     return Point(costs.skeleton, own, inside)
 

@@ -1,0 +1,43 @@
+"""AccelForge's part of `peers.py`: map a spec (YAML on stdin), print what came out as JSON.
+
+Runs under a Python >= 3.12 that has ``pip install accelforge`` and Graphviz's ``dot``; knows
+nothing of penstock. AccelForge's defaults are left as they are.
+"""
+
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    text, out = sys.stdin.read(), sys.stdout
+    sys.stdout = sys.stderr  # the mapper prints its progress
+    import accelforge  # not before its time is taken: see `peers.py`
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # it writes pictures where it runs
+        Path("spec.yaml").write_text(text, encoding="utf-8")
+        started = time.perf_counter()
+        spec = accelforge.Spec.from_yaml("spec.yaml")
+        spec.mapper.metrics = accelforge.Metrics.LATENCY
+        found = spec.map_workload_to_arch()
+        seconds = time.perf_counter() - started
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    moved = found.actions(per_component=True, per_einsum=True)
+    said = {
+        "latency_s": float(found.latency()),
+        "per_einsum_s": {name: float(each) for name, each in found.latency(per_einsum=True).items()},
+        "dram_bytes": sum(float(n) for key, n in moved.items() if "dram" in key) / 8,
+        "seconds": seconds,
+        "cpu_s": sum(each.ru_utime + each.ru_stime for each in used),
+        "memory_mb": max(each.ru_maxrss for each in used) / 1024,
+        "version": accelforge.__version__ if hasattr(accelforge, "__version__") else "",
+    }
+    print(json.dumps(said), file=out)
+
+
+main()

@@ -10,13 +10,14 @@ import resource
 import sys
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 
 
 def main() -> None:
     text, out = sys.stdin.read(), sys.stdout
     sys.stdout = sys.stderr  # the mapper prints its progress
-    import accelforge  # not before its time is taken: see `peers.py`
+    import accelforge  # after the line above: it prints when it is loaded
 
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # it writes pictures where it runs
@@ -30,12 +31,14 @@ def main() -> None:
     moved = found.actions(per_component=True, per_einsum=True)
     said = {
         "latency_s": float(found.latency()),
-        "per_einsum_s": {name: float(each) for name, each in found.latency(per_einsum=True).items()},
+        "per_einsum_s": {
+            name: float(each) for name, each in found.latency(per_einsum=True).items()
+        },
         "dram_bytes": sum(float(n) for key, n in moved.items() if "dram" in key) / 8,
         "seconds": seconds,
         "cpu_s": sum(each.ru_utime + each.ru_stime for each in used),
         "memory_mb": max(each.ru_maxrss for each in used) / 1024,
-        "version": accelforge.__version__ if hasattr(accelforge, "__version__") else "",
+        "version": metadata.version("accelforge"),
     }
     print(json.dumps(said), file=out)
 

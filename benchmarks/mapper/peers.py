@@ -3,21 +3,21 @@
     python benchmarks/mapper/peers.py --accelforge 'PYTHON' [--limit SECONDS] [CASE ...]
 
 PYTHON is the command of an interpreter >= 3.12 in an environment of its own with ``pip install
-accelforge`` and Graphviz (``dot``). Without ``--accelforge`` only penstock runs. Each tool maps each
-case in a process of its own, with its defaults, for latency; printed are the result, the wall time of
-the search alone (imports aside), and CPU time and peak memory of the process.
+accelforge`` and Graphviz (``dot``). Without ``--accelforge`` only penstock runs. Each tool maps
+each case in a process of its own, with its defaults, for latency; printed are the result, the wall
+time of the search alone (imports aside), and CPU time and peak memory of the process.
 
-What AccelForge is given is derived from our `Bound` and `Target` by `spec`, never written by hand:
-one ``!Memory`` for each memory that all arrays share (the same bytes, bandwidth, energy); one
-``!Container`` for each array, with a fan-out for each axis, and in it one ``!Compute`` for each number
-of cycles that a point of some Einsum takes there; one Einsum for each Einsum, its accesses as
-projections. It has no iterative ranks, predicates or index arithmetic: such cases are refused.
+What AccelForge is given is derived from our `Bound` and `Target` by `spec`, never by hand: one
+``!Memory`` for each memory that all arrays share (the same bytes, bandwidth, energy); one
+``!Container`` for each array, with a fan-out for each axis, and in it one ``!Compute`` for each
+number of cycles that a point of some Einsum takes there; one Einsum for each Einsum, its accesses
+as projections. It has no iterative ranks, predicates or index arithmetic: those are refused.
 
 The common counting rules are AccelForge's: an Einsum takes the larger of its compute cycles and of
-the bytes that it moves at each memory over the bandwidth, and Einsums come one after another. Our
-winner is counted again by them (`in_turn`); where a tensor has several readers its bytes are charged
-on top of everything, against us. Our own model also overlaps Einsums: the second number. Memories of
-an array's own places (register files) are left out for both, since the tools fill them by rules that
+its bytes at each memory over the bandwidth, and Einsums come one after another. Our winner is
+counted again by them (`in_turn`); where a tensor has several readers its bytes are charged on top
+of everything, against us. Our own model also overlaps Einsums: the second number. Memories of an
+array's own places (register files) are left out for both, since the tools fill them by rules that
 do not compare; with unlimited bandwidth inside they would not change a latency.
 """
 
@@ -91,7 +91,7 @@ def cases():
 # -- what AccelForge is given ----------------------------------------------------------------
 
 
-class Inexpressible(Exception):
+class InexpressibleError(Exception):
     """AccelForge has no words for it."""
 
 
@@ -149,7 +149,7 @@ def places(bound, target, array, indent):
 
 def cycles(einsum, array):
     if output_ops(einsum):
-        raise Inexpressible(f"{einsum.name} has operators of its output elements")
+        raise InexpressibleError(f"{einsum.name} has operators of its output elements")
     costs = dict(array.cycles)
     return sum(count * costs[op] for op, count in point_ops(einsum).items()) or 1.0
 
@@ -159,14 +159,14 @@ def workload(bound, bits):
     lines += [f"    {name}: 0 <= {name} < {size}" for name, size in bound.extents.items()]
     lines += [f"  bits_per_value: {{All: {bits}}}", "  einsums:"]
     if bound.cascade.iterative:
-        raise Inexpressible(f"iterative rank of {', '.join(bound.cascade.iterative)}")
+        raise InexpressibleError(f"iterative rank of {', '.join(bound.cascade.iterative)}")
     for einsum in bound.cascade.einsums:
         if einsum.where is not None:
-            raise Inexpressible(f"predicate of {einsum.name}")
+            raise InexpressibleError(f"predicate of {einsum.name}")
         lines += [f"  - name: {einsum.name}_of", "    tensor_accesses:"]
         for access in dict.fromkeys((*einsum.operands, einsum.output)):
             if not all(isinstance(index, Var) for index in access.indices):
-                raise Inexpressible(f"index arithmetic of {access}")
+                raise InexpressibleError(f"index arithmetic of {access}")
             names = ", ".join(index.name for index in access.indices)
             out = ", output: True" if access == einsum.output else ""
             lines.append(f"    - {{name: {access.tensor}, projection: [{names}]{out}}}")
@@ -240,8 +240,8 @@ def show(name, tool, said):
         return
     more = f"{said['overlapping_s'] * 1e3:>12.4f}" if "overlapping_s" in said else " " * 12
     print(
-        f"{name:<28}{tool:<12}{said['latency_s'] * 1e3:>12.4f}{more}{said['dram_bytes'] / 1e6:>10.2f}"
-        f"{said['seconds']:>9.2f}{said['cpu_s']:>9.2f}{said['memory_mb']:>9.0f}",
+        f"{name:<28}{tool:<12}{said['latency_s'] * 1e3:>12.4f}{more}"
+        f"{said['dram_bytes'] / 1e6:>10.2f}{said['seconds']:>9.2f}{said['cpu_s']:>9.2f}{said['memory_mb']:>9.0f}",
         flush=True,
     )
 
@@ -275,7 +275,7 @@ def main() -> None:
         if options.accelforge:
             try:
                 text = spec(*known[name])
-            except Inexpressible as reason:
+            except InexpressibleError as reason:
                 rows[name]["AccelForge"] = {"failed": f"cannot express it: {reason}"}
             else:
                 command = [*shlex.split(options.accelforge), side]

@@ -119,7 +119,7 @@ def _idle(bound: Bound, target: Target, flow: Flow) -> bool:
     """Whether shared parallel loops would use only a small part of a CPU or GPU."""
     if target.family not in ("cpu", "gpu"):
         return False
-    names = flow.shared(steps_of(bound.cascade), bound.extents)
+    names, *_ = flow.shared(steps_of(bound.cascade), bound.extents)
     points = math.prod(bound.extents[name] for name in names)
     return points * IDLE < max(array.places for array in target.arrays)
 

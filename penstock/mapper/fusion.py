@@ -82,9 +82,11 @@ class Flow:
             name: (*einsum.operands, *self._inits[name]) for name, einsum in self.makers.items()
         }
 
-        self._shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._shared: dict[tuple[str, ...], tuple[tuple[str, ...], ...]] = {}
 
-    def shared(self, steps: Sequence[Step], extents: Mapping[str, int]) -> tuple[str, ...]:
+    def shared(
+        self, steps: Sequence[Step], extents: Mapping[str, int]
+    ) -> tuple[tuple[str, ...], ...]:
         """Return `shared_variables` of the steps; computed once for each list of steps."""
         key = tuple(einsum.name for step in steps for einsum in step.einsums)
         if key not in self._shared:
@@ -243,11 +245,12 @@ def shared_edges(steps: Sequence[Step], names: tuple[str, ...], flow: Flow) -> i
 
 def shared_variables(
     steps: Sequence[Step], extents: Mapping[str, int], flow: Flow
-) -> tuple[str, ...]:
-    """Return the variables that most of the steps can share loops over, best first.
+) -> tuple[tuple[str, ...], ...]:
+    """Return lists of variables that most of the steps can share loops over, the longest first.
 
     Greedy: the variable that keeps most accesses inside clusters, then the one that keeps most
-    together with it, as long as that is at least half of the first.
+    together with it, as long as that is at least half of the first. Where one more variable keeps
+    fewer, the list without it is there too: fewer loops, shared by more Einsums.
     """
     names = [
         name
@@ -261,13 +264,16 @@ def shared_variables(
         if extents[name] > 1 and all(name != step.variable for step in steps)
     ]
     chosen: tuple[str, ...] = ()
-    first = 0
+    found: list[tuple[str, ...]] = []
+    kept: list[int] = []
     while names:
         counts = {name: shared_edges(steps, (*chosen, name), flow) for name in names}
         best = max(names, key=lambda name: counts[name])
-        first = first or counts[best]
-        if counts[best] == 0 or 2 * counts[best] < first:
+        if counts[best] == 0 or (kept and 2 * counts[best] < kept[0]):
             break
+        if kept and counts[best] < kept[-1]:
+            found.append(chosen)
         chosen = (*chosen, best)
+        kept.append(counts[best])
         names.remove(best)
-    return chosen
+    return (chosen, *reversed(found))

@@ -39,6 +39,7 @@ class Recipe:
         pipelined: whether the iterations of the innermost of these loops overlap. Likewise.
         overlap: whether the steps of an iterative rank overlap, as far as they do not need each
             other. Only without `inner` and `pipelined`.
+        fewer: which of the lists of shared variables it is, from the longest on.
         blocks: the loops over blocks of a cascade of one Einsum, and nothing else.
     """
 
@@ -49,6 +50,7 @@ class Recipe:
     inner: int = 0
     pipelined: bool = False
     overlap: bool = False
+    fewer: int = 0
     blocks: tuple[Loop, ...] = ()
 
 
@@ -75,7 +77,10 @@ class Planner:
 
     def runs(self, steps: Sequence[Step]) -> Iterator[tuple[tuple[str, ...], Sequence[Step]]]:
         """Yield runs of steps, in order, with the variables over which each shares loops."""
-        names = self.flow.shared(steps, self.bound.extents) if self.recipe.fuse else ()
+        names: tuple[str, ...] = ()
+        if self.recipe.fuse:
+            lists = self.flow.shared(steps, self.bound.extents)
+            names = lists[min(self.recipe.fewer, len(lists) - 1)]
         if not names:
             if steps:
                 yield (), steps

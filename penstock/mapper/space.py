@@ -143,9 +143,13 @@ def skeletons(bound: Bound, target: Target, fmt: Format | None = None) -> Iterat
     seen: set[tuple[Node, ...]] = set()
     known: Known = {}
     order = popularity(flow)
-    planner = Planner(bound, target, flow, Recipe())
-    blocks = _blocks(planner, steps, fmt or parse_format(target.format))
-    for recipe in (*_recipes(planner), *blocks):
+    planners = [
+        Planner(bound, target, flow, Recipe(fewer=number))
+        for number in range(len(flow.shared(steps, bound.extents)))
+    ]
+    recipes = [recipe for planner in planners for recipe in _recipes(planner)]
+    recipes += _blocks(planners[0], steps, fmt or parse_format(target.format))
+    for recipe in recipes:
         body = Planner(bound, target, flow, recipe).grow(steps)
         if body not in seen:
             seen.add(body)
@@ -153,7 +157,12 @@ def skeletons(bound: Bound, target: Target, fmt: Format | None = None) -> Iterat
 
 
 def _recipes(planner: Planner) -> Iterator[Recipe]:
-    """Yield the parameters of all skeletons."""
+    """Yield the parameters of all skeletons that share the planner's variables."""
+    for recipe in _tilings(planner):
+        yield replace(recipe, fewer=planner.recipe.fewer)
+
+
+def _tilings(planner: Planner) -> Iterator[Recipe]:
     runs = [
         (planner.bound.extents[planner.longest(names)], planner.axis_size(steps))
         for names, steps in planner.runs(steps_of(planner.bound.cascade))

@@ -1,7 +1,8 @@
 """AccelForge's part of `peers.py`: map a spec (YAML on stdin), print what came out as JSON.
 
 Runs under a Python >= 3.12 that has ``pip install accelforge`` and Graphviz's ``dot``; knows
-nothing of penstock. AccelForge's defaults are left as they are.
+nothing of penstock. AccelForge's defaults are left as they are, but that it works in one process,
+as penstock does.
 """
 
 import json
@@ -19,6 +20,7 @@ def main() -> None:
     sys.stdout = sys.stderr  # the mapper prints its progress
     import accelforge  # after the line above: it prints when it is loaded
 
+    accelforge.set_n_parallel_jobs(1)  # one process: its time and memory are all there is
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # it writes pictures where it runs
         Path("spec.yaml").write_text(text, encoding="utf-8")
@@ -27,7 +29,7 @@ def main() -> None:
         spec.mapper.metrics = accelforge.Metrics.LATENCY
         found = spec.map_workload_to_arch()
         seconds = time.perf_counter() - started
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    used = resource.getrusage(resource.RUSAGE_SELF)
     moved = found.actions(per_component=True, per_einsum=True)
     said = {
         "latency_s": float(found.latency()),
@@ -36,8 +38,8 @@ def main() -> None:
         },
         "dram_bytes": sum(float(n) for key, n in moved.items() if "dram" in key) / 8,
         "seconds": seconds,
-        "cpu_s": sum(each.ru_utime + each.ru_stime for each in used),
-        "memory_mb": max(each.ru_maxrss for each in used) / 1024,
+        "cpu_s": used.ru_utime + used.ru_stime,
+        "memory_mb": used.ru_maxrss / 1024,
         "version": metadata.version("accelforge"),
     }
     print(json.dumps(said), file=out)

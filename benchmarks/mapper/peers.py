@@ -5,7 +5,7 @@
 PYTHON is the command of an interpreter >= 3.12 in an environment of its own with ``pip install
 accelforge`` and Graphviz (``dot``). Without ``--accelforge`` only penstock runs. Each tool maps
 each case in a process of its own, with its defaults, for latency; printed are the result, the wall
-time of the search alone (imports aside), and CPU time and peak memory of the process.
+time of the search alone (imports aside), and CPU time and peak memory of the one process.
 
 What AccelForge is given is derived from our `Bound` and `Target` by `spec`, never by hand: one
 ``!Memory`` for each memory that all arrays share (the same bytes, bandwidth, energy); one
@@ -241,7 +241,8 @@ def show(name, tool, said):
     more = f"{said['overlapping_s'] * 1e3:>12.4f}" if "overlapping_s" in said else " " * 12
     print(
         f"{name:<28}{tool:<12}{said['latency_s'] * 1e3:>12.4f}{more}"
-        f"{said['dram_bytes'] / 1e6:>10.2f}{said['seconds']:>9.2f}{said['cpu_s']:>9.2f}{said['memory_mb']:>9.0f}",
+        f"{said['dram_bytes'] / 1e6:>10.2f}{said['seconds']:>9.2f}{said['cpu_s']:>9.2f}"
+        f"{said['memory_mb']:>9.0f}",
         flush=True,
     )
 

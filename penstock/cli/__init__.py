@@ -365,6 +365,12 @@ def _reproduce(subparsers: Subparsers) -> None:
     parser = _command(subparsers, "reproduce", "count a published study again")
     parser.add_argument("study", choices=["fusemax"], help="which one")
     parser.add_argument(
+        "--search",
+        nargs="*",
+        metavar="LENGTH",
+        help="lengths at which mappings are searched too: 1K .. 1M; all, if not given",
+    )
+    parser.add_argument(
         "--as-published", action="store_true", help="with the errors of the published count"
     )
     parser.add_argument(

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from penstock.cli import output
 from penstock.cli.output import number
 from penstock.errors import UnknownNameError
 from penstock.report.data import Section, Table
 from penstock.reproduce import fusemax
+from penstock.reproduce.found import Beside, beside
 from penstock.reproduce.fusemax import Correction, Row, Size
 from penstock.reproduce.study import refusal
 
 __all__ = ["reproduce"]
+
+SHOWN = 4
+"""Einsums that a cell names."""
 
 
 def reproduce(options: argparse.Namespace) -> None:
@@ -27,7 +31,9 @@ def reproduce(options: argparse.Namespace) -> None:
     if options.json and not options.out:
         output.print_json(columns)
         return
-    section = _section(counted, as_published=options.as_published)
+    with output.progress("searching") as update:
+        found = beside(_lengths(options.search), progress=update)
+    section = _section(counted, found, as_published=options.as_published)
     paths: Sequence[object] = ()
     if options.out:
         from penstock.report import save_report
@@ -54,10 +60,7 @@ def _clock(options: argparse.Namespace) -> None:
     from penstock.cli.clock import section
     from penstock.report import save_report
 
-    unknown = [name for name in options.simulate if name not in fusemax.LENGTHS]
-    if unknown:
-        raise UnknownNameError("length", unknown[0], fusemax.LENGTHS)
-    found = section(options.simulate)
+    found = section(_lengths(options.simulate))
     command = " ".join(["penstock reproduce fusemax --simulate", *options.simulate])
     paths = save_report([], options.out, command, sections=[found]) if options.out else ()
     if options.json:
@@ -66,7 +69,19 @@ def _clock(options: argparse.Namespace) -> None:
     _print(found, paths)
 
 
-def _section(counted: Sequence[Row], *, as_published: bool) -> Section:
+def _lengths(wanted: Sequence[str] | None) -> Sequence[str]:
+    """Return lengths that were asked for, all without any.
+
+    Raises:
+        UnknownNameError: the study has no such length.
+    """
+    for name in wanted or ():
+        if name not in fusemax.LENGTHS:
+            raise UnknownNameError("length", name, fusemax.LENGTHS)
+    return tuple(fusemax.LENGTHS) if wanted is None else wanted
+
+
+def _section(counted: Sequence[Row], found: Sequence[Beside], *, as_published: bool) -> Section:
     """Return the study as tables, with all of its numbers as data."""
     ours = fusemax.averages(counted)
     changes = fusemax.corrections()
@@ -80,6 +95,7 @@ def _section(counted: Sequence[Row], *, as_published: bool) -> Section:
         Table(
             "Averages over all models and lengths", note, ("figure", "published", "ours"), figures
         ),
+        _found(found),
         _against_flat(counted, "Speed-up over FLAT", "latency", "{:.2f}", faster=True),
         _against_flat(counted, "Energy relative to FLAT", "energy", "{:.3f}", faster=False),
         _utilisation(counted),
@@ -94,6 +110,8 @@ def _section(counted: Sequence[Row], *, as_published: bool) -> Section:
         "paper": fusemax.PAPER,
         "corrections": [asdict(each) for each in changes],
         "sizes": [asdict(each) for each in sizes],
+        "found": [each.to_json() for each in found],
+        "refused": [asdict(each) for each in _refusals(counted)],
     }
     note = (
         "Five designs from mapping files, counted from their loop nests by the model; four models, "
@@ -195,19 +213,109 @@ def _utilisation(counted: Sequence[Row]) -> Table:
     return Table("Utilisation", note, ("model", "length", *names), rows)
 
 
-def _refused(counted: Sequence[Row]) -> Table:
-    """Say which mappings the machine cannot run, by our own rules."""
-    rows: dict[tuple[str, str], list[str]] = {}
+def _found(found: Sequence[Beside]) -> Table:
+    """Say what the search finds for each case, and what the busiest array does there."""
+    rows = tuple(
+        (
+            each.model,
+            each.seq_len,
+            f"{each.published.latency_s * 1e3:,.3f}",
+            f"{each.found.evaluation.latency_s * 1e3:,.3f}",
+            f"{each.faster - 1:.2%}",
+            f"{each.own_s:.1f}",
+            each.form,
+            _busiest(each.per_tile(each.published)),
+            _busiest(each.per_tile(each.found.evaluation)),
+        )
+        for each in found
+    )
+    optimal = sum(each.found.optimal for each in found)
+    return Table(
+        "What the search finds",
+        "given the 3-pass cascade and the machine, against +binding; latency in ms (model), "
+        f"seconds of one process for the search; {optimal} of {len(found)} optimal in their space. "
+        "Then the cycles of the busiest array for 256 x 256 scores. +binding corrects its running "
+        "sums once for 256 keys, a 1-pass form with larger tiles once for m0 keys, one of 2 passes "
+        "never; the division (AV) weighs at short lengths",
+        (
+            *("model", "length", "+binding", "found", "faster", "search s", "cascade"),
+            *("busiest array, +binding", "busiest array, found"),
+        ),
+        rows,
+    )
+
+
+def _busiest(cycles: dict[str, dict[str, float]]) -> str:
+    """Write the array with most cycles, and the Einsums that take them."""
+    array, mine = max(cycles.items(), key=lambda each: sum(each[1].values()))
+    first = sorted(mine.items(), key=lambda each: -each[1])
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in first[:SHOWN])
+    rest = sum(value for _, value in first[SHOWN:])
+    more = f", others {rest:.4g}" if rest else ""
+    return f"{array} {sum(mine.values()):.5g}: {shown}{more}"
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """A published mapping that does not fit, with the fullest memory."""
+
+    configuration: str
+    model: str
+    seq_len: str
+    mapping: str
+    reason: str
+    memory: str
+    needed_bytes: float
+    available_bytes: float
+    held: str
+
+
+def _refusals(counted: Sequence[Row]) -> list[_Refusal]:
+    found = []
     for row in counted:
         why = refusal(row.attention)
-        if why:
-            where = f"{row.model} {row.seq_len}"
-            rows.setdefault((row.configuration, row.attention.case.mapping), []).append(
-                f"{where}: {why}"
+        if not why:
+            continue
+        each = max(row.attention.found.occupancy, key=lambda o: o.needed_bytes / o.capacity_bytes)
+        held = ", ".join(f"{name} {_mb(size)}" for name, size in each.tensors if size >= 2**20)
+        found.append(
+            _Refusal(
+                row.configuration,
+                row.model,
+                row.seq_len,
+                row.attention.case.mapping,
+                why,
+                each.memory,
+                each.needed_bytes,
+                each.capacity_bytes,
+                held,
             )
+        )
+    return found
+
+
+def _mb(size: float) -> str:
+    return f"{size / 2**20:,.5g}"
+
+
+def _refused(counted: Sequence[Row]) -> Table:
+    """Say which mappings the machine cannot run, by our own rules."""
+    cases: dict[tuple[str, ...], list[str]] = {}
+    total: dict[str, int] = {}
+    for each in _refusals(counted):
+        room = (each.memory, _mb(each.needed_bytes), _mb(each.available_bytes), each.held)
+        cases.setdefault((each.configuration, each.mapping, *room), []).append(
+            f"{each.model} {each.seq_len}"
+        )
+        total[each.configuration] = total.get(each.configuration, 0) + 1
+    problems = len(counted) // len(fusemax.CONFIGURATIONS)
+    numbers = ", ".join(f"{name} {count} of {problems}" for name, count in total.items())
     return Table(
         "Published mappings that do not fit",
-        "by penstock's own check, which counts every copy that is in flight; one case of each",
-        ("configuration", "mapping", "cases", "for example"),
-        tuple((*key, f"{len(each)} of 24", each[0]) for key, each in rows.items()),
+        "by penstock's own check: a tensor takes its room from the Einsum that makes it to the "
+        "last that reads it, once for each iteration in flight, where the published count lets "
+        "scores, exponentials and weights follow each other in the same place; "
+        f"{numbers}; in MB",
+        ("configuration", "mapping", "memory", "needed", "available", "held together", "cases"),
+        tuple((*key, ", ".join(names)) for key, names in cases.items()),
     )

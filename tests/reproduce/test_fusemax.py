@@ -156,7 +156,7 @@ def test_command_prints_rows(capsys):
 
 def test_command_writes_a_report(tmp_path, capsys):
     place = tmp_path / "fusemax.html"
-    assert main(["reproduce", "fusemax", "--out", str(place)]) == 0
+    assert main(["reproduce", "fusemax", "--search", "1K", "--out", str(place)]) == 0
     shown = capsys.readouterr().out
     assert "7.97" in shown
     assert "Array sizes" in shown
@@ -166,3 +166,21 @@ def test_command_writes_a_report(tmp_path, capsys):
     data = json.loads(place.with_suffix(".json").read_text())["sections"][0]
     assert data["as_published"] is False
     assert len(data["rows"]) == 120
+    assert [each["seq_len"] for each in data["found"]] == ["1K"] * 4
+    assert all(each["faster"] > 1.1 and each["search"]["optimal"] for each in data["found"])
+    bert = data["found"][0]
+    # fusemax.md 3.4: 2F + 10 + F / M1 cycles on the 1D array, of which AV takes F / M1
+    assert bert["published_cycles_per_tile"]["pe1d"]["AV"] == 64 / 4
+    assert sum(bert["published_cycles_per_tile"]["pe1d"].values()) == 2 * 64 + 10 + 64 / 4
+    needs = {(e["configuration"], e["model"], e["seq_len"]): e for e in data["refused"]}
+    assert [sum(key[0] == name for key in needs) for name in ("unfused", "FLAT")] == [12, 20]
+    flat = needs["FLAT", "BERT", "4K"]
+    assert (flat["memory"], flat["available_bytes"]) == ("gb", 2**25)
+    assert flat["needed_bytes"] > 3 * 128 / 129 * 2**25  # three tensors, 1/129 of each spilled
+    assert "held together" in page
+    assert "What the search finds" in page
+
+
+def test_a_length_that_the_study_lacks(capsys):
+    assert main(["reproduce", "fusemax", "--search", "2K"]) == 1
+    assert "unknown length '2K'" in capsys.readouterr().err

@@ -122,14 +122,13 @@ class Ways:
 
 
 class Tabulator:
-    """Counts the skeletons of one problem; remembers visits, which many skeletons share."""
+    """Counts the skeletons of one problem; remembers what many of them share."""
 
     def __init__(self, bound: Bound, target: Target, fmt: Format, objective: str) -> None:
         self.target, self.fmt, self.objective = target, fmt, objective
         self.facts: Facts = facts_of(bound)
         self.owners = {memory.name: memory.array for memory in target.memories}
         self.narrow = [m.name for m in target.memories if math.isfinite(m.bytes_per_cycle)]
-        self._visits: dict[tuple[str, tuple[Pace, ...]], Visits] = {}
         self._counts: dict[tuple[Any, ...], LeafCount] = {}
         self._traffic: dict[tuple[Any, ...], tuple[Traffic, ...]] = {}
         self._shares: dict[tuple[Any, ...], float] = {}
@@ -237,19 +236,16 @@ class Tabulator:
         axes = tuple(loop.axis for loop in leaf.compute.loops)
         return leaf.name, leaf.array.name, _cut(leaf.paces, self.names[leaf.name]), leaf.inner, axes
 
-    def visits(self, alike: tuple[Any, ...], leaf: Leaf) -> Visits:
-        """Return the visits of a leaf."""
-        name, _, cut, *_ = alike
-        if (name, cut) not in self._visits:
-            self._visits[name, cut] = visits_of(leaf.step, cut, self.facts)
-        return self._visits[name, cut]
+    def _visits(self, leaf: Leaf, alike: tuple[Any, ...]) -> Visits:
+        _, _, cut, *_ = alike
+        return visits_of(leaf.step, cut, self.facts)
 
     def count(self, leaf: Leaf) -> LeafCount:
         """Return what a leaf does."""
         key = self.alike(leaf)
         if key not in self._counts:
             self._counts[key] = count_leaf(
-                leaf, self.visits(key, leaf), self.facts, self.target, self.fmt
+                leaf, self._visits(leaf, key), self.facts, self.target, self.fmt
             )
         return self._counts[key]
 
@@ -259,7 +255,7 @@ class Tabulator:
         alike = self.alike(leaf)
         key = (alike, tuple((name, place.memory) for name, place in homes.items()))
         if key not in self._traffic:
-            visits = self.visits(alike, leaf)
+            visits = self._visits(leaf, alike)
             self._traffic[key] = count_traffic(
                 Tree([leaf], [], []), (visits,), self.facts, self.target
             )

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -112,6 +113,7 @@ class Facts:
         self.init_ops = {each.name: point_ops(each) for each in inits.values()}
         self.init_names = {name: self._init_names(name) for name in inits}
         self.rolling = {name: self._rolls(name) for name in self.iterative}
+        self.visits: dict[Any, Any] = {}  # of `visits.visits_of`
 
     def _step(self, einsum: Einsum, guard: Expr | None, init: Einsum | None) -> Step:
         reads = {str(each): each for each in einsum.operands}

@@ -66,13 +66,21 @@ def active_tiles(step: Step, grid: Grid, facts: Facts) -> Flags | None:
 
 
 def visits_of(step: Step, paces: tuple[Pace, ...], facts: Facts) -> Visits:
-    """Count the visits of a leaf inside loops.
+    """Count the visits of a leaf inside loops; once for the same loops.
 
     Args:
         step: its Einsum.
         paces: the loops around it, outermost first.
-        facts: of the cascade.
+        facts: of the cascade; remembers them.
     """
+    found: dict[tuple[str, tuple[Pace, ...]], Visits] = facts.visits
+    key = (step.einsum.name, paces)
+    if key not in found:
+        found[key] = _visits_of(step, paces, facts)
+    return found[key]
+
+
+def _visits_of(step: Step, paces: tuple[Pace, ...], facts: Facts) -> Visits:
     chains = {
         name: tuple(pace for pace in paces if pace.variable == name)
         for name in step.einsum.variables

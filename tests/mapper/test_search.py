@@ -69,28 +69,28 @@ def cost_of(found, objective):
     return {"latency": latency, "energy": energy, "edp": latency * energy}[objective]
 
 
-@pytest.mark.parametrize("seed", range(54))
+@pytest.mark.parametrize("seed", range(30))
 def test_brute_force_finds_nothing_better(seed):
     rng = np.random.default_rng(seed)
     target = tiny_target(rng)
     name = list(TINY)[seed % len(TINY)]
-    objective = ("latency", "energy", "edp")[seed % 3]
     shapes = {"a": int(rng.integers(2, 5)), "b": int(rng.integers(2, 4)), "t": 2}
     cascade = parse(TINY[name])
-    if seed >= 42:
+    if seed >= 18:
         kinds = rng.choice(["int4", "int8", "fp16", "fp64"], len(cascade.arity))
         cascade = replace(cascade, formats=tuple(zip(cascade.arity, kinds.tolist(), strict=True)))
     ranks = {rank for each in cascade.inputs for rank in each.ranks}
     bound = bind(cascade, shapes={each: shapes[each] for each in ranks})
-    found = explore(bound, target, FP16, objective=objective)
     costs = costs_of_all(bound, target)
     cost = {"latency": min(costs)[0], "energy": min(energy for _, energy in costs)}
     cost["edp"] = min(latency * energy for latency, energy in costs)
-    assert cost_of(found.evaluation, objective) == pytest.approx(cost[objective], rel=1e-9)
-    assert found.optimal
-    assert found.points == 1 + sum(each.size for each in skeletons(bound, target))
-    assert 1 < len(costs) < found.points
-    assert found.evaluated + found.ruled_out == found.points
+    for objective, least in cost.items():
+        found = explore(bound, target, FP16, objective=objective)
+        assert cost_of(found.evaluation, objective) == pytest.approx(least, rel=1e-9)
+        assert found.optimal
+        assert found.points == 1 + sum(each.size for each in skeletons(bound, target))
+        assert 1 < len(costs) < found.points
+        assert found.evaluated + found.ruled_out == found.points
 
 
 def one_pass(length, **shapes):

@@ -10,6 +10,7 @@ from penstock.codegen.hls import tasks_of
 from penstock.codegen.hls_pragmas import HlsNotes
 from penstock.codegen.loops import Program
 from penstock.codegen.timeline import Timeline, timeline
+from penstock.errors import MappingError
 from penstock.sim.pipeline import Network, Process, minimal_depths, run_pipeline
 
 __all__ = ["kernel_network", "kernel_timing"]
@@ -24,21 +25,38 @@ def kernel_network(program: Program, clock_hz: float) -> tuple[Network, dict[str
     return Network(tuple(found)), lines
 
 
+def _least(network: Network) -> dict[str, int]:
+    """Return depths of which none can be less without a deadlock."""
+    ones = dict.fromkeys(network.writer, 1)
+    try:
+        run_pipeline(network, ones)
+    except MappingError:  # deadlocks
+        return minimal_depths(network)
+    return ones
+
+
 def kernel_timing(program: Program, clock_hz: float) -> Timing:
     """Return how the tasks of a program run, with the depths that its kernel gets.
 
-    A stream is as deep as full speed needs, two tokens at least (one is written while one is
-    read), or as the tile that the mapping keeps besides the one in use.
+    A stream is as deep as full speed needs (a power of two, or all that ever is in it), two tokens
+    at least (one is written while one is read), or as the tile that the mapping keeps besides
+    the one in use.
     """
     network, lines = kernel_network(program, clock_hz)
-    fast = minimal_depths(network, cycles=run_pipeline(network).cycles)
     streams = tasks_of(program).streams
-    depths = {name: max(each.depth, fast[name]) for name, each in streams.items()}
-    run = run_pipeline(network, depths)
+    free = run_pipeline(network)
+    room = 2
+    while True:
+        wanted = {name: min(room, free.peaks[name]) for name in streams}
+        depths = {name: max(each.depth, wanted[name]) for name, each in streams.items()}
+        run = run_pipeline(network, depths)
+        if run.cycles <= free.cycles or room >= max(free.peaks.values()):
+            break
+        room *= 2
     return Timing(
         run.cycles,
         depths,
-        minimal_depths(network),
+        _least(network),
         dict(run.ends),
         tuple(
             (task, stream, state, cycles)

@@ -488,5 +488,7 @@ def _legal(name: str) -> str:
     text = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_") or "x"
     if text[0].isdigit():
         text = f"x{text}"
-    generated = text.startswith(("AP_", "SC_", "PK_", "L_", "const_", "read_", "write_"))
+    generated = text.startswith(
+        ("AP_", "SC_", "PK_", "L_", "const_", "read_", "write_", "compute_")
+    )
     return f"{text}_" if text in _KEYWORDS or generated else text

@@ -85,8 +85,8 @@ class _Sink:
                 yield from self.sink(stmt.body, (*around, stmt))
             case Alloc():
                 yield self.expanded(stmt, around)
-            case Block(body, comment):
-                yield Block(tuple(self.groups(body, around)), comment)
+            case Block(body):
+                yield replace(stmt, body=tuple(self.groups(body, around)))
             case Store():
                 raise AssertionError("a store contains no loop")
 
@@ -208,5 +208,5 @@ class Rewrite:
                 return If(self.expression(condition), self.statement(body))
             case Alloc(buffer, body):
                 return Alloc(buffer, self.statement(body))
-            case Block(body, comment):
-                return Block(tuple(self.statement(each) for each in body), comment)
+            case Block(body):
+                return replace(stmt, body=tuple(self.statement(each) for each in body))

@@ -114,7 +114,7 @@ class _TaskPrinter(Printer):
     def task(self, task: Task) -> str:
         """Return the name of a task's function."""
         role, _, tensor = task.name.partition("_")
-        return f"{role}_{self.names[tensor]}" if tensor else role
+        return f"{role}_{self.names.get(tensor, tensor)}" if tensor else role
 
     def call(self, task: Task) -> str:
         """Return the call of a task."""

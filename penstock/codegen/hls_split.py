@@ -1,4 +1,4 @@
-"""Loops → tasks joined by streams: memory readers, the computation, memory writers.
+"""Loops → tasks joined by streams: memory readers, stages of the computation, memory writers.
 
 Every task has the loops and conditions of the program and keeps only its own statements; what one
 needs from the other goes through a stream, at the same place of both::
@@ -14,10 +14,10 @@ side by side (a word). Writers are the mirror image; a store under a condition t
 cannot know sends that condition along. All tasks pass their streams in program order, so that one
 token of room in each is enough (`hls_depths`).
 
-A tensor whose addresses or conditions need values stays with the computation, which then has its
-port; so does an output that is read again, and intermediates in the outer memory.
+What a later stage of the computation reads is sent in the same way by the one that writes it. A
+tensor that cannot be streamed (`hls_direct.py`) stays with the computation, which has its port.
 
-Excluded on purpose: one task for each stage of a pipelined loop (the computation is one task).
+Excluded on purpose: which statement belongs to which stage (`hls_stages.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from penstock.codegen.hls_direct import direct_tensors
 from penstock.codegen.hls_loops import Rewrite, is_serial
+from penstock.codegen.hls_stages import Stages, stages_of
 from penstock.codegen.loops import (
     Alloc,
     Block,
@@ -49,8 +51,6 @@ from penstock.codegen.lower_index import atom, has_load, integer, range_of
 
 __all__ = ["Stream", "Task", "Tasks", "split"]
 
-COMPUTE = "compute"
-
 Kind = Literal["data", "acc", "mask", "index"]
 
 Parts = dict[str, list[LoopStmt]]
@@ -64,6 +64,7 @@ class Stream:
     Args:
         name: unique in the program.
         tensor: whose elements go through it.
+        reader: the task that takes them out.
         kind: of the elements, as in `Buffer.kind`.
         lanes: elements of one token.
         depth: tokens that it holds.
@@ -73,6 +74,7 @@ class Stream:
 
     name: str
     tensor: str
+    reader: str
     kind: Kind
     lanes: int
     depth: int = 2
@@ -130,19 +132,21 @@ def split(program: Program, workspace: frozenset[str]) -> Tasks:
         program: any, spatial loops inside serial ones (`hls_loops.sink_spatial`).
         workspace: names of its intermediates that live in the outer memory.
     """
-    direct = _Scan(program).found()
-    splitter = _Split(program, direct)
-    parts = splitter.statement(program.body, ())
+    direct = direct_tensors(program)
+    given = {each.name for each in (*program.inputs, *program.outputs)}
+    stages = stages_of(program, frozenset(given - direct.keys()), workspace | direct.keys())
+    splitter = _Split(program, direct, stages)
+    parts = splitter.statement(program.body, (), ())
     ports = {each.name for each in (*program.inputs, *program.outputs)} | workspace
     order = [f"read_{each.name}" for each in program.inputs]
-    order += [COMPUTE, *(f"write_{each.name}" for each in program.outputs)]
+    order += [*stages.names, *(f"write_{each.name}" for each in program.outputs)]
     tasks = []
     for name in order:
         if name in parts:
             body = _block(parts[name])
             tasks.append(_task(name, body, ports, splitter.streams))
     if not tasks:
-        tasks.append(Task(COMPUTE, Block(()), (), ()))
+        tasks.append(Task(stages.names[0], Block(()), (), ()))
     joined: LoopStmt = Block(tuple(task.body for task in tasks))
     for each in splitter.streams.values():
         joined = Alloc(Buffer(each.name, (), each.kind), joined)
@@ -165,67 +169,6 @@ def _block(stmts: list[LoopStmt]) -> LoopStmt:
 
 def _has_serial(stmt: LoopStmt) -> bool:
     return any(is_serial(each) for each in walk_statements(stmt))
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """Finds what cannot be streamed."""
-
-    program: Program
-    why: dict[str, str] = field(default_factory=dict)
-
-    def found(self) -> dict[str, str]:
-        """Return tensor → the reason why the computation itself accesses it."""
-        outputs = {each.name for each in self.program.outputs}
-        for element in elements(self.program.body):
-            if not element.written and element.buffer in outputs:
-                self.why[element.buffer] = "it is read again"
-        self._visit(self.program.body, (), replicable=True)
-        known = {each.name for each in (*self.program.inputs, *self.program.outputs)}
-        return {name: reason for name, reason in self.why.items() if name in known}
-
-    def _visit(self, stmt: LoopStmt, lanes: tuple[str, ...], *, replicable: bool) -> None:
-        match stmt:
-            case Block(body):
-                for each in body:
-                    self._visit(each, lanes, replicable=replicable)
-            case Alloc(_, body):
-                self._visit(body, lanes, replicable=replicable)
-            case If(condition, body):
-                self._note(condition, "a condition needs its values")
-                known = not (has_load(condition) and _has_serial(body))
-                self._visit(body, lanes, replicable=replicable and known)
-            case For():
-                self._note(stmt.extent, "a loop's length needs its values")
-                known = replicable and not has_load(stmt.extent)
-                inside = () if _has_serial(stmt) else (*lanes, stmt.variable)
-                self._visit(stmt.body, inside, replicable=known)
-            case Store():
-                self._store(stmt, lanes, replicable=replicable)
-
-    def _store(self, stmt: Store, lanes: tuple[str, ...], *, replicable: bool) -> None:
-        for index in stmt.indices:
-            self._note(index, "an address needs its values")
-            if has_load(index):
-                self.why[stmt.buffer] = "its addresses need values"
-        used = names(*stmt.indices)
-        if not all(lane in used for lane in lanes):
-            self.why[stmt.buffer] = "several places write one element"
-        if not replicable:
-            self.why[stmt.buffer] = "a condition around it needs values"
-        for node in walk_expression(stmt.value):
-            if isinstance(node, Load):
-                for index in node.indices:
-                    self._note(index, "an address needs its values")
-                    if has_load(index):
-                        self.why[node.buffer] = "its addresses need values"
-                if not replicable:
-                    self.why[node.buffer] = "a condition around it needs values"
-
-    def _note(self, expr: LoopExpr, reason: str) -> None:
-        for node in walk_expression(expr):
-            if isinstance(node, Load):
-                self.why[node.buffer] = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,12 +201,14 @@ def _accesses(
 class _Site:
     """One step of the innermost serial loop, while it is split.
 
-    ``before`` and ``after`` are what the computation does besides its statement, ``registers``
+    ``received`` is what each of its tasks takes from readers; ``before`` and ``after`` are what the
+    computation does besides its statement, ``registers``
     what it needs for that, ``above`` the conditions around all of it.
     """
 
     above: tuple[LoopExpr, ...]
     parts: Parts = field(default_factory=dict)
+    received: dict[str, list[Store]] = field(default_factory=dict)
     before: list[LoopStmt] = field(default_factory=list)
     after: list[Store] = field(default_factory=list)
     registers: list[Buffer] = field(default_factory=list)
@@ -279,6 +224,7 @@ class _Split:
 
     program: Program
     direct: dict[str, str]
+    stages: Stages
     streams: dict[str, Stream] = field(default_factory=dict)
     words: set[str] = field(default_factory=set)
 
@@ -308,33 +254,56 @@ class _Split:
 
     # -- control ---------------------------------------------------------------------------
 
-    def statement(self, stmt: LoopStmt, above: tuple[LoopExpr, ...]) -> Parts:
-        """Return what each task does of a statement; `above` are the conditions around it."""
+    def statement(
+        self, stmt: LoopStmt, above: tuple[LoopExpr, ...], tasks: tuple[str, ...]
+    ) -> Parts:
+        """Return what each task does of a statement.
+
+        Args:
+            stmt: the statement.
+            above: the conditions around it.
+            tasks: those of the computation that do it.
+        """
+        tasks = self.stages.done_by.get(id(stmt), tasks)
         match stmt:
             case Block(body, comment):
-                return self.block(body, comment, above)
+                return self.block(body, comment, above, tasks)
             case Alloc(buffer, body):
-                parts = self.statement(body, above)
-                if COMPUTE in parts:
-                    parts[COMPUTE] = [Alloc(buffer, _block(parts[COMPUTE]))]
-                return parts
+                return self.allocated(buffer, self.statement(body, above, tasks))
             case For() if _has_serial(stmt):
-                parts = self.statement(stmt.body, above)
+                parts = self.statement(stmt.body, above, tasks)
                 return {t: [replace(stmt, body=_block(b))] for t, b in parts.items()}
             case If(condition, body) if not has_load(condition):
-                parts = self.statement(body, (*above, condition))
+                parts = self.statement(body, (*above, condition), tasks)
                 return {t: [If(condition, _block(b))] for t, b in parts.items()}
             case If(condition, body) if _has_serial(body):
-                parts = self.statement(body, above)  # all of it is `direct`
-                assert parts.keys() <= {COMPUTE}
+                parts = self.statement(body, above, tasks)  # all of it is `direct`
+                assert parts.keys() <= set(self.stages.names)
                 return {t: [If(condition, _block(b))] for t, b in parts.items()}
             case _:
-                return self.leaf(stmt, above)
+                return self.leaf(stmt, above, tasks)
 
-    def block(self, body: tuple[LoopStmt, ...], comment: str, above: tuple[LoopExpr, ...]) -> Parts:
+    def allocated(self, buffer: Buffer, parts: Parts) -> Parts:
+        """Give every task of the computation that uses a buffer one of its own."""
+        result = dict(parts)
+        for task in self.stages.names:
+            if task in parts and (
+                len(self.stages.names) == 1
+                or any(e.buffer == buffer.name for each in parts[task] for e in elements(each))
+            ):
+                result[task] = [Alloc(buffer, _block(parts[task]))]
+        return result
+
+    def block(
+        self,
+        body: tuple[LoopStmt, ...],
+        comment: str,
+        above: tuple[LoopExpr, ...],
+        tasks: tuple[str, ...],
+    ) -> Parts:
         result: Parts = {}
         for each in body:
-            for task, stmts in self.statement(each, above).items():
+            for task, stmts in self.statement(each, above, tasks).items():
                 result.setdefault(task, []).extend(stmts)
         if comment:
             return {task: [Block(tuple(stmts), comment)] for task, stmts in result.items()}
@@ -342,31 +311,32 @@ class _Split:
 
     # -- one step of the innermost serial loop ---------------------------------------------
 
-    def leaf(self, stmt: LoopStmt, above: tuple[LoopExpr, ...]) -> Parts:
+    def leaf(self, stmt: LoopStmt, above: tuple[LoopExpr, ...], tasks: tuple[str, ...]) -> Parts:
         """Split a statement without serial loops."""
         site = _Site(above)
         accesses = tuple(_accesses(stmt))
-        swaps = self.fetches(accesses, site)
-        if isinstance(stmt, Store) and stmt.value in swaps and stmt.buffer not in self.outputs:
-            site.parts[COMPUTE] = [replace(stmt, value=self.received(site))]
+        swaps = self.fetches(accesses, site, tasks)
+        leaves = self.outputs | self.stages.mirrors.keys()
+        if isinstance(stmt, Store) and stmt.value in swaps and stmt.buffer not in leaves:
+            for task in tasks:
+                (receive,) = site.received[task]
+                site.parts[task] = [replace(stmt, value=receive.value)]
             return site.parts
         new = [self.store(each, swaps, site) for each in accesses]
         body = _mapped(stmt, iter(new))
-        stmts = [*site.before, *([] if body is None else [body]), *site.after]
-        if stmts:
-            whole = _block(stmts)
-            for buffer in reversed(site.registers):
-                whole = Alloc(buffer, whole)
-            site.parts[COMPUTE] = [whole]
+        for task in tasks:
+            before = [*site.received.get(task, ()), *site.before]
+            stmts = [*before, *([] if body is None else [body]), *site.after]
+            if stmts:
+                whole = _block(stmts)
+                for buffer in reversed(site.registers):
+                    whole = Alloc(buffer, whole)
+                site.parts[task] = [whole]
         return site.parts
 
-    def received(self, site: _Site) -> LoopExpr:
-        """Return the only token of a site, which goes straight to its place."""
-        (receive,) = site.before
-        assert isinstance(receive, Store)
-        return receive.value
-
-    def fetches(self, accesses: tuple[_Access, ...], site: _Site) -> dict[Load, Load]:
+    def fetches(
+        self, accesses: tuple[_Access, ...], site: _Site, tasks: tuple[str, ...]
+    ) -> dict[Load, Load]:
         """Return load of a streamed input → load of what came through its stream."""
         wanted: dict[Load, tuple[tuple[For, ...], list[LoopExpr]]] = {}
         for access in accesses:
@@ -375,34 +345,41 @@ class _Split:
                 hidden = {e.variable for e in access.lanes if e not in used}
                 guards = [g for g in access.guards if hidden.isdisjoint(names(g))]
                 guards = [g for g in guards if not has_load(g)]
-                stream = self.stream(load.buffer, _together(used), self.buffers[load.buffer].kind)
-                self.deepen(stream, access, load)
+                for task in tasks:
+                    self.deepen(self.stream(load.buffer, _together(used), task), access, load)
                 if load in wanted:
                     guards = [g for g in wanted[load][1] if g in guards]
                 wanted[load] = (used, guards)
         swaps: dict[Load, Load] = {}
         for load, (used, guards) in wanted.items():
-            kind, lanes = self.buffers[load.buffer].kind, _together(used)
-            stream = self.stream(load.buffer, lanes, kind)
-            word = self.word(load.buffer, lanes, kind, site.registers)
-            site.before.append(Store(word.name, (), Load(stream, ())))
+            lanes = _together(used)
+            word = self.word(load.buffer, lanes, self.buffers[load.buffer].kind, site.registers)
+            streams = {task: self.stream(load.buffer, lanes, task) for task in tasks}
+            for task, stream in streams.items():
+                receive = Store(word.name, (), Load(stream, ()))
+                site.received.setdefault(task, []).append(receive)
             swaps[load] = Load(word.name, _flat(used))
             tests = [*guards, *self.inside(load, (*site.above, *guards))]
-            site.part(f"read_{load.buffer}").append(self.reader(load, used, tests, stream))
+            reader = self.reader(load, used, tests, tuple(streams.values()))
+            site.part(f"read_{load.buffer}").append(reader)
         return swaps
 
     def reader(
-        self, load: Load, used: tuple[For, ...], tests: list[LoopExpr], stream: str
+        self,
+        load: Load,
+        used: tuple[For, ...],
+        tests: list[LoopExpr],
+        streams: tuple[str, ...],
     ) -> LoopStmt:
-        """Return what puts one token of an input into its stream."""
-        if not used and not tests:
-            return Store(stream, (), load)
+        """Return what puts one token of an input into its streams."""
+        if not used and not tests and len(streams) == 1:
+            return Store(streams[0], (), load)
         made: list[Buffer] = []
         word = self.word(load.buffer, _together(used), self.buffers[load.buffer].kind, made)
         fill = _guarded(tests, Store(word.name, _flat(used), load))
-        clear = [] if used else [Store(word.name, (), Const(0.0))]
-        send = Store(stream, (), Load(word.name, ()))
-        return Alloc(word, Block((*clear, self.renamed(fill, used), send)))
+        clear = [Store(word.name, (), Const(0.0))] if tests and not used else []
+        sends = (Store(each, (), Load(word.name, ())) for each in streams)
+        return Alloc(word, Block((*clear, self.renamed(fill, used), *sends)))
 
     def renamed(self, stmt: LoopStmt, lanes: tuple[For, ...]) -> LoopStmt:
         """Put a statement into unrolled loops of its own."""
@@ -424,49 +401,64 @@ class _Split:
             if high >= extent and above not in facts:
                 yield above
 
-    # -- outputs ---------------------------------------------------------------------------
+    # -- what leaves a task ----------------------------------------------------------------
 
     def store(self, access: _Access, swaps: dict[Load, Load], site: _Site) -> LoopStmt | None:
-        """Return what the computation does of a store; the writers' share goes to the site."""
+        """Return what the computation does of a store; the other tasks' share goes to the site."""
         store = replace(access.store, value=_swapped(access.store.value, swaps))
-        if store.buffer not in self.outputs:
+        targets: tuple[str, ...] = self.stages.mirrors.get(store.buffer, ())
+        if store.buffer in self.outputs:
+            targets = (f"write_{store.buffer}",)
+        if not targets:
             return store
+        own = not self.stages.readers.get(store.buffer, frozenset()) <= {*targets}
         pure = [each for each in access.guards if not has_load(each)]
-        writer = site.part(f"write_{store.buffer}")
         if isinstance(store.value, Const) and len(pure) == len(access.guards):
-            writer.append(self.renamed(_guarded(pure, store), access.lanes))
-            return None
-        if not access.lanes and not access.guards:
-            stream = self.stream(store.buffer, 1, "data")
-            writer.append(replace(store, value=Load(stream, ())))
+            for task in targets:
+                alone = self.renamed(_guarded(pure, store), access.lanes)
+                site.part(task).append(alone)
+            return store if own else None
+        if not access.lanes and not access.guards and len(targets) == 1 and not own:
+            stream = self.stream(store.buffer, 1, targets[0])
+            site.part(targets[0]).append(replace(store, value=Load(stream, ())))
             return Store(stream, (), store.value)
-        return self.sent(replace(access, store=store), pure, site)
+        sent = self.sent(replace(access, store=store), pure, site, targets)
+        if not own:
+            return sent[0] if len(sent) == 1 else Block(sent)
+        first = sent[0]
+        assert isinstance(first, Store)
+        return Block((*sent, replace(store, value=Load(first.buffer, first.indices))))
 
-    def sent(self, access: _Access, pure: list[LoopExpr], site: _Site) -> LoopStmt:
-        """Return the store into a word; the site gets what sends it and what the writer does."""
+    def sent(
+        self, access: _Access, pure: list[LoopExpr], site: _Site, targets: tuple[str, ...]
+    ) -> tuple[LoopStmt, ...]:
+        """Return the store into a word; the site gets what sends it and what the targets do."""
         tensor, lanes, place = access.store.buffer, _together(access.lanes), _flat(access.lanes)
-        theirs: list[Buffer] = []
-        word = self.word(tensor, lanes, "data", site.registers)
-        back = self.word(tensor, lanes, "data", theirs)
-        stream = self.stream(tensor, lanes, "data")
-        site.after.append(Store(stream, (), Load(word.name, ())))
-        takes = [Store(back.name, (), Load(stream, ()))]
-        body: LoopStmt = Store(tensor, access.store.indices, Load(back.name, place))
-        result: LoopStmt = Store(word.name, place, access.store.value)
-        if len(pure) < len(access.guards):  # the writer cannot know all conditions: send them
+        kind = self.buffers[tensor].kind
+        word = self.word(tensor, lanes, kind, site.registers)
+        result: tuple[LoopStmt, ...] = (Store(word.name, place, access.store.value),)
+        on = None
+        if len(pure) < len(access.guards):  # the others cannot know all conditions: send them
             on = self.word(f"{tensor}_on", lanes, "mask", site.registers)
-            on_back = self.word(f"{tensor}_on", lanes, "mask", theirs)
-            flags = self.stream(tensor, lanes, "mask")
-            clear = self.renamed(Store(on.name, place, integer(0)), access.lanes)
-            site.before.append(clear)
-            site.after.append(Store(flags, (), Load(on.name, ())))
-            result = Block((result, Store(on.name, place, integer(1))))
-            takes.append(Store(on_back.name, (), Load(flags, ())))
-            body = If(Load(on_back.name, place), body)
-        whole: LoopStmt = Block((*takes, self.renamed(_guarded(pure, body), access.lanes)))
-        for buffer in reversed(theirs):
-            whole = Alloc(buffer, whole)
-        site.part(f"write_{tensor}").append(whole)
+            site.before.append(self.renamed(Store(on.name, place, integer(0)), access.lanes))
+            result = (*result, Store(on.name, place, integer(1)))
+        for task in targets:
+            theirs: list[Buffer] = []
+            back = self.word(tensor, lanes, kind, theirs)
+            stream = self.stream(tensor, lanes, task)
+            site.after.append(Store(stream, (), Load(word.name, ())))
+            takes = [Store(back.name, (), Load(stream, ()))]
+            body: LoopStmt = Store(tensor, access.store.indices, Load(back.name, place))
+            if on is not None:
+                on_back = self.word(f"{tensor}_on", lanes, "mask", theirs)
+                flags = self.stream(tensor, lanes, task, "mask")
+                site.after.append(Store(flags, (), Load(on.name, ())))
+                takes.append(Store(on_back.name, (), Load(flags, ())))
+                body = If(Load(on_back.name, place), body)
+            whole: LoopStmt = Block((*takes, self.renamed(_guarded(pure, body), access.lanes)))
+            for buffer in reversed(theirs):
+                whole = Alloc(buffer, whole)
+            site.part(task).append(whole)
         return result
 
     def deepen(self, name: str, access: _Access, load: Load) -> None:
@@ -481,13 +473,14 @@ class _Split:
 
     # -- names -----------------------------------------------------------------------------
 
-    def stream(self, tensor: str, lanes: int, kind: Kind) -> str:
-        """Return the stream of a tensor whose tokens have so many elements."""
+    def stream(self, tensor: str, lanes: int, reader: str, kind: Kind | None = None) -> str:
+        """Return the stream of a tensor to a task whose tokens have so many elements."""
+        wanted = (tensor, lanes, reader, kind or self.buffers[tensor].kind)
         for each in self.streams.values():
-            if (each.tensor, each.lanes, each.kind) == (tensor, lanes, kind):
+            if (each.tensor, each.lanes, each.reader, each.kind) == wanted:
                 return each.name
         name = self.fresh(f"{tensor}_on_s" if kind == "mask" else f"{tensor}_s")
-        self.streams[name] = Stream(name, tensor, kind, lanes)
+        self.streams[name] = Stream(name, tensor, reader, wanted[3], lanes)
         return name
 
     def word(self, tensor: str, lanes: int, kind: Kind, made: list[Buffer]) -> Buffer:

@@ -68,8 +68,8 @@ class _Widen:
     def statement(self, stmt: LoopStmt) -> LoopStmt:
         """Return a statement with its copies in words."""
         match stmt:
-            case Block(body, comment):
-                return Block(tuple(self.statement(each) for each in body), comment)
+            case Block(body):
+                return replace(stmt, body=tuple(self.statement(each) for each in body))
             case For() if is_serial(stmt) and self.copies_a_row(stmt):
                 return self.widened(stmt)
             case For() | If() | Alloc():

@@ -145,10 +145,17 @@ class Alloc:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Statements in order. ``comment`` names the Einsum that they compute."""
+    """Statements in order.
+
+    Args:
+        body: the statements.
+        comment: names the Einsum that they compute.
+        stage: of that Einsum in a pipelined loop; None for what is no whole Einsum.
+    """
 
     body: tuple[LoopStmt, ...]
     comment: str = ""
+    stage: int | None = None
 
 
 LoopStmt = Block | For | If | Alloc | Store

@@ -204,7 +204,11 @@ class _Emitter(Pointer):
         if stmt is None or own is None:
             return stmt
         stage = f" stage {own.stage}" if own.stage else ""
-        return block([stmt], f"{own.einsum} on {own.array}{stage}")
+        return Block(
+            stmt.body if isinstance(stmt, Block) and not stmt.comment else (stmt,),
+            f"{own.einsum} on {own.array}{stage}",
+            own.stage,
+        )
 
     def part(self, part: Part, context: Context) -> LoopStmt | None:
         """Return the statements of one part."""

@@ -406,14 +406,17 @@ def generate(design: Design, backend: str, command: str = "") -> Artifact:
     source = Provenance(design.cascade.name, design.digest, command)
     golden = None
     if generator.wants_golden:  # a project that describes itself
-        golden = _golden(design)
+        golden = _golden(design, program)
         timing = kernel_timing(program, design.target.clock_hz)
         source = replace(source, metrics=design.evaluate().metrics(), timing=timing)
     return generator.generate(program, design.target, source, golden)
 
 
-def _golden(design: Design) -> tuple[Arrays, Arrays]:
+def _golden(design: Design, program: Program) -> tuple[Arrays, Arrays]:
     inputs = random_inputs(design.bound, design.format)
+    for buffer in program.inputs:
+        if buffer.kind == "index":  # lengths, coordinates: small whole numbers
+            inputs[buffer.name] = np.floor(np.abs(inputs[buffer.name]))
     return inputs, interpret(design.bound, inputs, design.format)
 
 

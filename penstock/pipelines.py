@@ -44,10 +44,10 @@ def kernel_timing(program: Program, clock_hz: float) -> Timing:
     """
     network, lines = kernel_network(program, clock_hz)
     streams = tasks_of(program).streams
-    free = run_pipeline(network)
+    free, least = run_pipeline(network), _least(network)
     room = 2
     while True:
-        wanted = {name: min(room, free.peaks[name]) for name in streams}
+        wanted = {name: max(least[name], min(room, free.peaks[name])) for name in streams}
         depths = {name: max(each.depth, wanted[name]) for name, each in streams.items()}
         run = run_pipeline(network, depths)
         if run.cycles <= free.cycles or room >= max(free.peaks.values()):
@@ -56,7 +56,7 @@ def kernel_timing(program: Program, clock_hz: float) -> Timing:
     return Timing(
         run.cycles,
         depths,
-        _least(network),
+        least,
         dict(run.ends),
         tuple(
             (task, stream, state, cycles)

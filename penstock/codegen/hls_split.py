@@ -12,7 +12,8 @@ needs from the other goes through a stream, at the same place of both::
 A token is what one step of the innermost serial loop needs: one element, or one for each place
 side by side (a word). Writers are the mirror image; a store under a condition that the writer
 cannot know sends that condition along. All tasks pass their streams in program order, so that one
-token of room in each is enough (`hls_depths`).
+token of room in each is enough where a step ends before the next begins; a pipelined task that
+writes later than it reads may need more (`penstock.pipelines`).
 
 What a later stage of the computation reads is sent in the same way by the one that writes it. A
 tensor that cannot be streamed (`hls_direct.py`) stays with the computation, which has its port.

@@ -325,7 +325,7 @@ def _operator(jitted: Jitted) -> Callable[..., Any]:
 
 
 def _description(program: Program) -> str:
-    from penstock.codegen.tvm_cpu import memory_type
+    from penstock.codegen.tvm_expr import memory_type
 
     kinds = [memory_type(each, program.format) for each in program.inputs]
     shapes = [each.shape for each in program.outputs]

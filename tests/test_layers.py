@@ -28,6 +28,7 @@ ALLOWED = {
     "pipelines": MAPPER | {"sim", "codegen"},
     "tiles": set(),
     "streaming": IR | {"tiles"},
+    "tuning": MAPPER | {"codegen", "samples", "streaming", "tiles"},
     "jitted": MAPPER | {"codegen", "streaming", "tiles"},
     "design": MAPPER | {"sim", "codegen", "report", "samples", "zoo", "pipelines"},
 }

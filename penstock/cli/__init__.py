@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _rewrite(subparsers)
     _reproduce(subparsers)
     _tiles(subparsers)
+    _tune(subparsers)
     _targets(subparsers)
     _zoo(subparsers)
     _command(subparsers, "models", "list the published models whose sizes --model gives")
@@ -132,6 +133,7 @@ EXAMPLES = {
     "rewrite": "attention --passes 1",
     "reproduce": "fusemax -o fusemax.html",
     "tiles": "sliding_window --shape h=1 p=4096 m=4096 --tile p=128 m=128",
+    "tune": "causal_attention --shape h=8 p=1024 m=1024 e=64 f=64",
     "targets": "fusemax --json",
     "models": "--json",
     "completion": "bash >> ~/.bashrc",
@@ -339,6 +341,18 @@ def _tiles(subparsers: Subparsers) -> None:
         help="coordinates of a tile, e.g. --tile p=128 m=128; a rank left out is not cut",
     )
     parser.add_argument("--inputs", metavar="NPZ", help="arrays that predicates read")
+
+
+def _tune(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "tune", "measure the tiles of a CPU kernel on this machine")
+    _source(parser, CASCADE)
+    parser.add_argument("--format", default="fp32", help="number format (default: fp32)")
+    parser.add_argument(
+        "--database",
+        metavar="FILE",
+        default="tune.jsonl",
+        help="JSON lines of what was measured; a second run goes on there (default: tune.jsonl)",
+    )
 
 
 def _targets(subparsers: Subparsers) -> None:

@@ -23,6 +23,7 @@ from penstock.cli.sources import (
     variants_of,
 )
 from penstock.cli.tiles import tiles
+from penstock.cli.tune import tune
 from penstock.design import Design
 from penstock.errors import PenstockError, UnknownNameError
 from penstock.mapper.search import SearchResult
@@ -502,6 +503,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "rewrite": rewrite,
     "reproduce": reproduce,
     "tiles": tiles,
+    "tune": tune,
     "targets": targets,
     "zoo": zoo,
     "models": models,

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from penstock.codegen.backends import Provenance
 from penstock.codegen.base import Artifact
 from penstock.codegen.loops import Buffer, Program
+from penstock.codegen.tvm_entry import entry_source as library_source
 from penstock.codegen.tvm_env import FFI_BELOW, FFI_FROM, TVM_VERSION, cores, require_tvm
-from penstock.codegen.tvm_expr import check_format, element_type
+from penstock.codegen.tvm_expr import check_format, memory_type
 from penstock.codegen.tvm_math import CPU_MATH
 from penstock.codegen.tvm_plan import plan
 from penstock.codegen.tvm_script import from_source, script
@@ -28,7 +29,7 @@ from penstock.einsum_ir.interpreter.rounding import quantise
 from penstock.errors import DataError
 from penstock.targets.base import Target
 
-__all__ = ["Kernel", "artifact", "build", "compiled", "execute", "memory_type", "schedule"]
+__all__ = ["Kernel", "artifact", "build", "compiled", "execute", "schedule"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -108,12 +109,6 @@ def _loaded(array: NDArray[Any]) -> NDArray[Any]:
     return (array.astype(np.uint32) << 16).view(np.float32)
 
 
-def memory_type(buffer: Buffer, fmt: Format) -> str:
-    """Return NumPy's name for the elements of a parameter; bf16 is held in uint16."""
-    kind = element_type(buffer, fmt)
-    return "uint16" if kind == "bfloat16" else kind
-
-
 def schedule(program: Program) -> str:
     """Return the TVMScript of a program as it is compiled for a CPU, without imports.
 
@@ -163,7 +158,9 @@ def artifact(program: Program, target: Target, source: Provenance) -> Artifact:
     """Return the schedule as a Python file that needs only TVM and NumPy.
 
     It defines ``Module`` (TVMScript with loop kinds), ``build()`` and ``run(function, inputs)``;
-    run as a program it compiles itself and times one call on random inputs.
+    run as a program it compiles itself and times one call on random inputs. With ``--library`` it
+    compiles a shared library, together with the C file beside it; the third file calls that one
+    without TVM.
 
     Raises:
         DataError: a fixed-point format, or an operator that TVM lacks.
@@ -186,7 +183,13 @@ def artifact(program: Program, target: Target, source: Provenance) -> Artifact:
         shapes=_table(program, program.inputs),
         made_shapes=_table(program, program.outputs),
     )
-    return Artifact({f"{source.name}_tvm.py": filled})
+    kernel, name = library_source(program), source.name
+    loader = _LOADER.format(
+        name=name, digest=source.digest, shapes=_table(program, program.inputs),
+        made_shapes=_table(program, program.outputs),
+    )  # fmt: skip
+    files = {f"{name}_tvm.py": filled, f"{name}_entry.c": kernel, f"{name}_load.py": loader}
+    return Artifact(files)
 
 
 def _table(program: Program, buffers: tuple[Buffer, ...]) -> str:
@@ -205,7 +208,10 @@ T.vectorized) are the mapping's decisions; comments quote it.
 """
 
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 os.environ.setdefault("TVM_NUM_THREADS", str(os.cpu_count() or 1))
 
@@ -228,11 +234,27 @@ OUTPUTS = [
 {module}
 
 
-def build():
-    """Compile for this machine; the result takes the inputs, then the outputs, as tensors."""
+def compiled():
+    """Compile for this machine."""
     cpu = tvm.get_global_func("target.llvm_get_system_cpu")()
     target = tvm.target.Target({{"kind": "llvm", "mcpu": str(cpu)}})
-    return tvm.compile(Module, target=target)["main"]
+    return tvm.compile(Module, target=target)
+
+
+def build():
+    """Return the function; it takes the inputs, then the outputs, as tensors."""
+    return compiled()["main"]
+
+
+def library():
+    """Write {name}.so beside this file, for {name}_load.py and for C (see {name}_entry.c)."""
+    here = Path(__file__).resolve().parent
+    loops, made = here / "{name}.o", here / "{name}.so"
+    compiled().mod.write_to_file(str(loops), "o")
+    flags = ["-O2", "-fPIC", "-shared", "-fopenmp", "-fvisibility=hidden", "-Wl,-Bsymbolic"]
+    sources = [str(here / "{name}_entry.c"), str(loops)]
+    subprocess.run(["cc", *flags, *sources, "-lm", "-o", str(made)], check=True)
+    return made
 
 
 def stored(array, kind):
@@ -261,6 +283,9 @@ def loaded(array):
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--library"]:
+        print(library())
+        raise SystemExit
     generator = np.random.default_rng(0)
     arrays = {{name: generator.standard_normal(shape) for name, shape, _ in INPUTS}}
     function = build()
@@ -271,4 +296,42 @@ if __name__ == "__main__":
     for name, each in results.items():
         print(f"{{name}} {{each.shape}}: mean {{float(each.astype(np.float64).mean()):.6g}}")
     print(f"{{seconds * 1e3:.3f}} ms")
+'''
+
+_LOADER = '''"""{name} from a compiled library, design {digest}: needs NumPy, not TVM.
+
+Make {name}.so with: python {name}_tvm.py --library
+"""
+
+import ctypes
+import os
+from pathlib import Path
+
+import numpy as np
+
+INPUTS = [
+{shapes}
+]
+OUTPUTS = [
+{made_shapes}
+]
+
+
+def load(path=Path(__file__).with_name("{name}.so"), threads=os.cpu_count() or 1):
+    """Return a function from a dict of contiguous arrays to a dict of arrays."""
+    library = ctypes.CDLL(str(path))
+    library.penstock_error.restype = ctypes.c_char_p
+
+    def run(inputs):
+        given = [inputs[name] for name, _, _ in INPUTS]
+        for array, (name, shape, kind) in zip(given, INPUTS, strict=True):
+            if array.shape != shape or array.dtype != kind or not array.flags.c_contiguous:
+                raise ValueError(f"{{name}} must be a contiguous {{kind}} array of shape {{shape}}")
+        made = [np.empty(shape, kind) for _, shape, kind in OUTPUTS]
+        data = (ctypes.c_void_p * (len(given) + len(made)))(*(a.ctypes.data for a in given + made))
+        if library.penstock_run(data, threads):
+            raise RuntimeError(library.penstock_error().decode())
+        return {{name: array for (name, _, _), array in zip(OUTPUTS, made, strict=True)}}
+
+    return run
 '''

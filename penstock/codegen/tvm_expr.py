@@ -23,7 +23,7 @@ from penstock.codegen.tvm_ranges import Ranges, interval
 from penstock.einsum_ir.formats import Format
 from penstock.errors import DataError
 
-__all__ = ["ExprPrinter", "Typed", "check_format", "element_type", "safe"]
+__all__ = ["ExprPrinter", "Typed", "check_format", "element_type", "memory_type", "safe"]
 
 Kind = Literal["int", "bool", "value"]
 
@@ -61,6 +61,12 @@ def element_type(buffer: Buffer, fmt: Format) -> str:
             return compute_type(fmt)
         case "data":
             return _STORAGE[fmt.name]
+
+
+def memory_type(buffer: Buffer, fmt: Format) -> str:
+    """Return NumPy's name for the elements of a parameter; bf16 is held in uint16."""
+    kind = element_type(buffer, fmt)
+    return "uint16" if kind == "bfloat16" else kind
 
 
 def compute_type(fmt: Format) -> str:

@@ -476,6 +476,19 @@ def test_the_schedule_file_runs_on_its_own(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith("O (2, 20, 16): mean ")
     assert done.stderr == ""
+    run = [sys.executable, "attn_tvm.py", "--library"]
+    subprocess.run(run, cwd=tmp_path / "out", check=True, capture_output=True)
+    code = (
+        "import sys; sys.modules['tvm'] = None\n"
+        "import numpy as np, attn_load\n"
+        "sizes = {name: shape for name, shape, _ in attn_load.INPUTS}\n"
+        "given = {name: np.ones(shape, 'f4') for name, shape in sizes.items()}\n"
+        "print(attn_load.load()(given)['O'].min(), attn_load.load(threads=1)(given)['O'].max())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "out", capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["1.0", "1.0"], done.stderr[-2000:]
 
 
 def test_nothing_is_printed(capfd):

@@ -1,0 +1,145 @@
+"""Run every stock cascade through TVM on this CPU and compare it with the interpreter.
+
+    python tools/zoo_tvm.py [NAME ...] [--json FILE]
+
+Each cascade is mapped to the machine it runs on, as it is written and, where it makes several
+passes over a rank, in its streaming form; compiled; and run in fp32 on the inputs of the tests of
+the stock cascades. A line gives the largest difference over the largest value (limit 1e-5), or
+the reason for which there is no code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+sys.path[:0] = [str(TESTS), str(TESTS / "zoo")]
+
+import table_first  # noqa: E402 - lies beside the tests
+import table_more  # noqa: E402
+import table_multimodal  # noqa: E402
+import test_decode  # noqa: E402
+import test_loops  # noqa: E402
+import test_recurrent  # noqa: E402
+import test_standard  # noqa: E402
+from cases import Case  # noqa: E402
+from looped import drawn  # noqa: E402
+
+from penstock import zoo  # noqa: E402
+from penstock.codegen.lower import lower  # noqa: E402
+from penstock.codegen.tvm_cpu import execute  # noqa: E402
+from penstock.design import relative_error  # noqa: E402
+from penstock.einsum_ir.formats import parse_format  # noqa: E402
+from penstock.einsum_ir.interpreter.inputs import bind_arrays  # noqa: E402
+from penstock.einsum_ir.interpreter.interp import interpret  # noqa: E402
+from penstock.errors import PenstockError  # noqa: E402
+from penstock.mapper.build import default_mapping  # noqa: E402
+from penstock.streaming import streamed  # noqa: E402
+from penstock.targets import TARGETS  # noqa: E402
+from penstock.tiles import Tiles  # noqa: E402
+
+LIMIT = 1e-5
+USUAL = {"b": 2, "h": 2, "g": 1, "p": 37, "m": 41, "e": 8, "f": 8, "d": 8, "n": 12, "k": 9}
+USUAL |= {"y": 9, "x": 9, "r": 13, "c": 13, "s": 6, "t": 12, "i": 5, "j": 5, "m0": 8}
+FMT = parse_format("fp32")
+
+Given = tuple[dict[str, np.ndarray], dict[str, int], dict[str, float]]
+
+
+def prepared(name: str) -> Given:
+    """Return inputs, extents and constants of a cascade, from its test where it has one."""
+    for table in (table_first, table_more, table_multimodal):
+        found = getattr(table, "MECHANISMS", {}).get(name)
+        if found is not None:
+            case = found.cases[0]
+            arrays = drawn(name, found, case)
+            return arrays, *_kinds(name, case)
+    for module in (test_decode, test_loops, test_recurrent, test_standard):
+        for each in _cases(module):
+            if each.name == name:
+                return each.inputs(1.0), each.shapes, dict(each.constants)
+    cascade = zoo.load(name)
+    sizes = {rank: USUAL.get(rank, 6) for each in cascade.inputs for rank in each.ranks}
+    random = np.random.default_rng(3)
+    arrays = {
+        each.tensor: random.normal(size=[sizes[rank] for rank in each.ranks])
+        for each in cascade.inputs
+    }
+    return arrays, {}, {}
+
+
+def _cases(module: object) -> Iterator[Case]:
+    for value in vars(module).values():
+        for each in value if isinstance(value, list | tuple) else ():
+            if isinstance(each, Case):
+                yield each
+
+
+def _kinds(name: str, case: dict[str, float]) -> tuple[dict[str, int], dict[str, float]]:
+    used = {v for einsum in zoo.load(name).einsums for v in einsum.variables}
+    shapes = {key: int(value) for key, value in case.items() if key in used}
+    return shapes, {key: value for key, value in case.items() if key.isupper()}
+
+
+def checked(name: str, stream: bool) -> tuple[str, float | None]:
+    """Return what happened, and the error if the code ran."""
+    arrays, shapes, constants = prepared(name)
+    target = TARGETS.get("cpu")
+    bound = bind_arrays(zoo.load(name), arrays, shapes=shapes, constants=constants)
+    used = bound
+    if stream:
+        cascade = zoo.load(name)
+        kept = {rank: n for rank, n in bound.extents.items() if rank in _ranks(cascade)}
+        used = streamed(cascade, kept, constants, Tiles(2, 4, 4))
+        if used.cascade == bound.cascade:
+            return "one form", None
+    inputs = {each.tensor: arrays[each.tensor].astype(np.float32) for each in used.cascade.inputs}
+    program = lower(used, default_mapping(used, target, FMT), target, FMT)
+    exact = {tensor: each.astype(np.float64) for tensor, each in inputs.items()}
+    want = interpret(bound, exact, parse_format("fp64"))
+    error = relative_error(execute(program, inputs), want)
+    return ("ok" if error <= LIMIT else "WRONG"), error
+
+
+def _ranks(cascade: object) -> set[str]:
+    inputs = {rank for each in cascade.inputs for rank in each.ranks}  # type: ignore[attr-defined]
+    return inputs | {v for each in cascade.einsums for v in each.variables}  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    """Check the cascades and print a line for each, then the counts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    rows = []
+    for name in given.names or zoo.names():
+        for stream in (False, True):
+            try:
+                said, error = checked(name, stream)
+            except PenstockError as refused:
+                said, error = f"refused: {refused.what}", None
+            if said == "one form":
+                continue
+            form = "streamed" if stream else "written"
+            rows.append({"cascade": name, "form": form, "result": said, "error": error})
+            shown = "" if error is None else f"{error:.1e}"
+            print(f"{name:24}{form:10}{shown:10}{said}", flush=True)
+            if given.json:
+                given.json.write_text(json.dumps(rows, indent=1) + "\n")
+    counts = dict.fromkeys(("ok", "WRONG", "refused"), 0)
+    for row in rows:
+        counts[str(row["result"]).split(":")[0]] += 1
+    print(", ".join(f"{count} {said}" for said, count in counts.items()))
+    if counts["WRONG"]:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

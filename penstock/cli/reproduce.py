@@ -232,7 +232,8 @@ def _found(found: Sequence[Beside]) -> Table:
     optimal = sum(each.found.optimal for each in found)
     return Table(
         "What the search finds",
-        "given the 3-pass cascade and the machine, against +binding; latency in ms (model), "
+        "given the machine, the 3-pass cascade and its form with the division deferred (section "
+        "IV-D of the paper), against +binding; latency in ms (model), "
         f"seconds of one process for the search; {optimal} of {len(found)} optimal in their space. "
         "Then the cycles of the busiest array for 256 x 256 scores. +binding corrects its running "
         "sums once for 256 keys, a 1-pass form with larger tiles once for m0 keys, one of 2 passes "

@@ -30,6 +30,7 @@ from penstock.mapper.search import (
     MAX_WORK,
     SAME,
     SETUP,
+    Coverage,
     Point,
     Progress,
     built,
@@ -54,22 +55,15 @@ class FrontPoint:
 
 
 @dataclass(frozen=True)
-class Front:
+class Front(Coverage):
     """The Pareto front of latency and energy, the fastest first.
 
     Args:
-        members: one mapping for each point of the front.
-        points, evaluated, ruled_out, optimal, seconds, interrupted: as in `SearchResult`;
-            ``optimal`` says that the front is that of the space.
+        members: one mapping for each point of the front; ``optimal`` says that the front is that
+            of the space.
     """
 
     members: tuple[FrontPoint, ...]
-    points: int
-    evaluated: int
-    ruled_out: int
-    optimal: bool
-    seconds: float
-    interrupted: bool = False
 
     def summary(self) -> str:
         """Return one sentence on how the front was found."""
@@ -84,12 +78,7 @@ class Front:
     def to_json(self) -> dict[str, Any]:
         """Return the front as a JSON object."""
         return {
-            "points": self.points,
-            "evaluated": self.evaluated,
-            "ruled_out": self.ruled_out,
-            "optimal": self.optimal,
-            "seconds": self.seconds,
-            "interrupted": self.interrupted,
+            **self.counts(),
             "front": [
                 {
                     "latency_cycles": each.evaluation.latency_cycles,
@@ -138,12 +127,11 @@ def explore_front(
     members = search.members()
     return Front(
         members,
-        points,
-        search.evaluated,
-        points - search.evaluated,
-        search.complete and not interrupted,
-        time.perf_counter() - started,
-        interrupted,
+        points=points,
+        evaluated=search.evaluated,
+        optimal=search.complete and not interrupted,
+        seconds=time.perf_counter() - started,
+        interrupted=interrupted,
     )
 
 

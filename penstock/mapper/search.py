@@ -39,6 +39,7 @@ __all__ = [
     "MAX_WORK",
     "SAME",
     "SETUP",
+    "Coverage",
     "Objective",
     "Point",
     "Progress",
@@ -67,34 +68,59 @@ SAME = 1e-9
 """Relative difference up to which the model's cost is what the search believed."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """How much of a space was looked at.
+
+    Args:
+        points: mappings in the space.
+        evaluated: of them, those of which the cost was computed.
+        optimal: whether what was found is the best of the whole space, under the model.
+        seconds: wall time.
+        interrupted: whether Ctrl-C ended the search early.
+    """
+
+    points: int
+    evaluated: int
+    optimal: bool
+    seconds: float
+    interrupted: bool = False
+
+    @property
+    def ruled_out(self) -> int:
+        """Mappings shown to be no better or not to fit; not looked at, if not ``optimal``.
+
+        Equal or beaten in everything by another option, or bounded.
+        """
+        return self.points - self.evaluated
+
+    def counts(self) -> dict[str, Any]:
+        """Return the numbers as a JSON object."""
+        return {
+            "points": self.points,
+            "evaluated": self.evaluated,
+            "ruled_out": self.ruled_out,
+            "optimal": self.optimal,
+            "seconds": self.seconds,
+            "interrupted": self.interrupted,
+        }
+
+
 @dataclass(frozen=True)
-class SearchResult:
+class SearchResult(Coverage):
     """The best mapping found, and how.
 
     Args:
         mapping: the best.
         evaluation: what the model says of it.
-        points: mappings in the space.
-        evaluated: of them, those of which the cost was computed.
-        ruled_out: of them, those shown to be no better (equal or beaten in everything by another
-            option, or bounded) or not to fit; not looked at, if not ``optimal``.
-        optimal: whether no mapping of the space is better under the model.
-        seconds: wall time.
         bound: the cascade, with its extents, that it maps: the winner of several variants.
         variants: of how many the space consists.
-        interrupted: whether Ctrl-C ended the search early.
     """
 
     mapping: nodes.Mapping
     evaluation: Evaluation
-    points: int
-    evaluated: int
-    ruled_out: int
-    optimal: bool
-    seconds: float
     bound: Bound
     variants: int = 1
-    interrupted: bool = False
 
     @property
     def points_per_s(self) -> float:
@@ -114,16 +140,7 @@ class SearchResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as a JSON object."""
-        return {
-            "points": self.points,
-            "evaluated": self.evaluated,
-            "ruled_out": self.ruled_out,
-            "optimal": self.optimal,
-            "seconds": self.seconds,
-            "points_per_s": self.points_per_s,
-            "variants": self.variants,
-            "interrupted": self.interrupted,
-        }
+        return {**self.counts(), "points_per_s": self.points_per_s, "variants": self.variants}
 
 
 @dataclass(frozen=True)
@@ -226,14 +243,13 @@ def explore_variants(
     return SearchResult(
         mapping,
         evaluation,
-        points,
-        evaluated,
-        points - evaluated,
-        not interrupted and all(each.complete for each in found),
-        time.perf_counter() - started,
         winner.bound,
         len(bounds),
-        interrupted,
+        points=points,
+        evaluated=evaluated,
+        optimal=not interrupted and all(each.complete for each in found),
+        seconds=time.perf_counter() - started,
+        interrupted=interrupted,
     )
 
 

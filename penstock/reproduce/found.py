@@ -1,8 +1,9 @@
 """What the search finds for FuseMax's cases, beside +binding.
 
-Given are the machine and the 3-pass cascade; what `reduce_passes` derives from it, with every size
-of the key tiles, and the 2-pass form of the paper's section IV-D are the variants. Excluded: the
-published mappings (`fusemax.py`), what is printed.
+Given are the machine, the 3-pass cascade, and its 2-pass form of the paper's section IV-D (the
+division after the sum), which no rewrite derives yet; the variants are these and what
+`reduce_passes` derives, with every size of the key tiles. Excluded: the published mappings
+(`fusemax.py`), what is printed.
 """
 
 from __future__ import annotations

@@ -122,6 +122,7 @@ def test_a_second_tile_of_the_mapping_waits_in_the_stream():
     assert streams["K_s"].reason == "keep K in uram x2: the next tile waits here"
 
 
+@pytest.mark.slow
 def test_stages_of_a_pipelined_loop_are_tasks_of_their_own():
     """Stage 1 gets what it reads as it is written; both together take less time."""
     shapes = {"h": 4, "g": 2, "p": 37, "m": 37, "e": 8, "f": 8, "m0": 8}
@@ -172,6 +173,7 @@ def run_bounded(binary, folder, out, depths):
     )
 
 
+@pytest.mark.slow
 def test_least_depths_run_and_one_less_deadlocks(tmp_path):
     shapes = {"h": 2, "p": 7, "m": 7, "e": 4, "f": 3, "g": 1, "m0": 3}
     design = remap(zoo.load("gqa_causal_1pass"), "u280", shapes=shapes, fmt=parse_format("fp32"))
@@ -232,6 +234,7 @@ def test_streams_are_strict(tmp_path):
     assert said("x", "y") == (0, "")
 
 
+@pytest.mark.slow
 def test_the_vendors_stream_gives_the_same():
     inputs, outputs = arrays()
     flags = ("-O0", "-DPK_VENDOR_STREAM")

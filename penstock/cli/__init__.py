@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _compare(subparsers)
     _rewrite(subparsers)
     _reproduce(subparsers)
+    _synth(subparsers)
     _tiles(subparsers)
     _tune(subparsers)
     _targets(subparsers)
@@ -132,6 +133,7 @@ EXAMPLES = {
     "compare": "a.json b.json -o both.html",
     "rewrite": "attention --passes 1",
     "reproduce": "fusemax -o fusemax.html",
+    "synth": "rtl/mac.sv --top mac --family ecp5 --route",
     "tiles": "sliding_window --shape h=1 p=4096 m=4096 --tile p=128 m=128",
     "tune": "causal_attention --shape h=8 p=1024 m=1024 e=64 f=64",
     "targets": "fusemax --json",
@@ -373,6 +375,18 @@ def _completion(subparsers: Subparsers) -> None:
 def _demo(subparsers: Subparsers) -> None:
     parser = _command(subparsers, "demo", "the main job: BERT and Llama-3, from cascade to report")
     parser.add_argument("--out", metavar="FOLDER", default="build", help="where to write")
+
+
+def _synth(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "synth", "count what SystemVerilog becomes on an FPGA, by yosys")
+    parser.add_argument("file", metavar="FILE", nargs="+", help="SystemVerilog, in order")
+    parser.add_argument("--top", metavar="MODULE", required=True, help="the outermost module")
+    parser.add_argument(
+        "--family", metavar="F", default="xcup", help="xc7, xcu, xcup (default) or ecp5"
+    )
+    parser.add_argument(
+        "--route", action="store_true", help="place and route too, for a clock (ecp5)"
+    )
 
 
 def _reproduce(subparsers: Subparsers) -> None:

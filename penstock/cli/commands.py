@@ -6,11 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from textwrap import fill, shorten
 from typing import Any
 
 from penstock.cli import output
-from penstock.cli.files import read_arrays, write_arrays, write_bytes
+from penstock.cli.files import read_arrays, read_text, write_arrays, write_bytes
 from penstock.cli.formats import explore_formats
 from penstock.cli.front import explore_front
 from penstock.cli.sources import (
@@ -216,6 +217,21 @@ def _only_with_sweep(options: argparse.Namespace) -> None:
     for name in ("jobs", "cluster", "resume"):
         if getattr(options, name) is not None:
             raise PenstockError(f"--{name} goes with a sweep", fix="add --sweep NAME=VALUES")
+
+
+def synth(options: argparse.Namespace) -> None:
+    """Map SystemVerilog to an FPGA, and count its cells."""
+    from penstock.codegen.synth import synthesize
+
+    files = {
+        f"{place}_{Path(name).name}": read_text(name) for place, name in enumerate(options.file)
+    }
+    found = synthesize(files, options.top, options.family, route=options.route)
+    if options.json:
+        metrics = [each.to_json() for each in found.metrics()]
+        output.print_json({"tool": found.tool, "metrics": metrics, "cells": dict(found.cells)})
+    else:
+        output.print_metrics(found.metrics())
 
 
 def reproduce(options: argparse.Namespace) -> None:
@@ -496,6 +512,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "passes": passes,
     "explore": explore,
     "simulate": simulate,
+    "synth": synth,
     "generate": generate,
     "verify": verify,
     "report": report,

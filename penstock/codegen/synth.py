@@ -48,7 +48,7 @@ class Synthesis:
     """The result.
 
     Args:
-        tool: that counted, with its version.
+        tool: that counted.
         family: of the part.
         cells: kind of cell of the family → number.
         clock_hz: that nextpnr reached after placing and routing; None if it was not run.

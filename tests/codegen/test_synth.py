@@ -1,0 +1,71 @@
+"""Synthesis by yosys: what is counted, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+
+from penstock import cli
+from penstock.codegen import synth
+from penstock.codegen.synth import counted, synthesize
+from penstock.errors import ToolError, UnknownNameError
+
+MAC = """
+module mac #(parameter int W = 8) (
+  input  logic clk, input logic clear,
+  input  logic signed [W-1:0] a, b,
+  output logic signed [3*W-1:0] sum
+);
+  always_ff @(posedge clk)
+    if (clear) sum <= '0;
+    else sum <= sum + a * b;
+endmodule
+"""
+
+
+def test_cells_are_counted_by_kind():
+    cells = {"LUT2": 3, "LUT6": 4, "INV": 1, "FDRE": 5, "FDPE_1": 1, "DSP48E2": 2, "BUFG": 1}
+    cells |= {"RAMB18E2": 1, "RAMB36E2": 2, "RAM32M": 7, "CARRY4": 6, "SRL16E": 1}
+    want = {"LUT": 8, "FF": 6, "DSP": 2, "BRAM": 3, "LUT RAM": 8, "carry": 6}
+    assert counted(cells) == want
+    assert counted({"TRELLIS_FF": 24, "MULT18X18D": 1, "CCU2C": 12, "DP16KD": 1, "LUT4": 2}) == {
+        "LUT": 2,
+        "FF": 24,
+        "DSP": 1,
+        "BRAM": 1,
+        "LUT RAM": 0,
+        "carry": 12,
+    }
+
+
+@pytest.mark.parametrize("row", [24, {"num_cells": 24}, {"count": 24}])
+def test_statistics_of_several_versions_of_yosys(row):
+    assert synth._cells({"design": {"num_cells_by_type": {"FDRE": row}}}) == {"FDRE": 24}
+
+
+def test_what_cannot_be():
+    with pytest.raises(UnknownNameError, match="unknown FPGA family 'xcvu' "):
+        synthesize({"mac.sv": MAC}, "mac", "xcvu")
+    with pytest.raises(ToolError, match="no open tool places and routes on xc7"):
+        synthesize({"mac.sv": MAC}, "mac", "xc7", route=True)
+
+
+def test_a_missing_tool(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(synth.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ToolError, match="yosys is not installed"):
+        synthesize({"mac.sv": MAC}, "mac")
+
+
+@pytest.mark.skipif(shutil.which("yosys") is None, reason="yosys is not on the path")
+def test_a_multiply_add_is_one_dsp_block_and_its_sum(tmp_path, capsys):
+    path = tmp_path / "mac.sv"
+    path.write_text(MAC)
+    assert cli.main(["synth", str(path), "--top", "mac", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    values = {each["name"]: each["value"] for each in found["metrics"]}
+    assert (values["DSP"], values["FF"], values["BRAM"]) == (1, 24, 0)
+    assert {each["evidence"] for each in found["metrics"]} == {"synthesis"}
+    path.write_text("module mac(input x);\n  wibble")
+    assert cli.main(["synth", str(path), "--top", "mac"]) == 1
+    assert "yosys refuses the design" in capsys.readouterr().err

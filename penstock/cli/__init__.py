@@ -272,7 +272,7 @@ def _generate(subparsers: Subparsers) -> None:
     _source(parser, CASCADE)
     _machine(parser, required=False)
     parser.add_argument("--mapping", metavar="FILE", help="use this mapping")
-    parser.add_argument("--backend", metavar="B", required=True, help="tvm, cuda, hls or loops")
+    parser.add_argument("--backend", metavar="B", required=True, help="tvm, cuda, hls, loops, rtl")
     parser.add_argument("-o", "--out", metavar="FOLDER", help="where to write; else to stdout")
 
 
@@ -289,6 +289,14 @@ def _verify(subparsers: Subparsers) -> None:
         help="loops, tvm, hls, sim (one or more)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs")
+    parser.add_argument(
+        "--rtl",
+        action="store_true",
+        help="run the design's RTL in Verilator and the simulator: equal in every cycle and bit?",
+    )
+    parser.add_argument(
+        "--cases", metavar="N", type=int, default=8, help="random data and stalls for --rtl"
+    )
 
 
 def _report(subparsers: Subparsers) -> None:

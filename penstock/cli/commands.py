@@ -310,10 +310,14 @@ def generate(options: argparse.Namespace) -> None:
     from penstock import design
     from penstock.codegen.backends import BACKENDS
 
-    backend = BACKENDS.get(options.backend)
-    made = design_of(options, backend.usual_target)
     command = f"penstock generate --backend {options.backend}"
-    artifact = design.generate(made, options.backend, command)
+    if options.backend == "rtl":
+        from penstock.cosim import generate_rtl
+
+        artifact = generate_rtl(design_of(options, "mesh4x4"), command)
+    else:
+        made = design_of(options, BACKENDS.get(options.backend).usual_target)
+        artifact = design.generate(made, options.backend, command)
     if options.out:
         paths = artifact.save(options.out)
         if options.json:
@@ -336,6 +340,9 @@ def verify(options: argparse.Namespace) -> None:
     from penstock import design
     from penstock.codegen.backends import BACKENDS
 
+    if options.rtl:
+        _verify_rtl(options)
+        return
     checks = []
     for name in options.backend:
         if name == "sim":
@@ -353,6 +360,21 @@ def verify(options: argparse.Namespace) -> None:
     else:
         output.print_checks(checks)
     _exit_on_failure(checks)
+
+
+def _verify_rtl(options: argparse.Namespace) -> None:
+    """Run a design's RTL in Verilator beside the simulator, with random data and stalls."""
+    from penstock.cosim import check_of, cosimulate
+
+    found = cosimulate(design_of(options, "mesh4x4"), cases=options.cases, seed=options.seed)
+    check = check_of(found)
+    if options.json:
+        output.print_json(
+            {"checks": [check.to_json()], "cases": [each.to_json() for each in found]}
+        )
+    else:
+        output.print_checks([check])
+    _exit_on_failure([check])
 
 
 def report(options: argparse.Namespace) -> None:

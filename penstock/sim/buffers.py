@@ -178,7 +178,8 @@ class Writers:
 class _Slot:
     """The copies of one kept tile.
 
-    ``history`` has, for each of the last tiles, user → the last task that used it.
+    ``history`` has, for each of the last tiles, user → the last task that used it; ``turns``
+    counts the tiles so far.
     """
 
     hold: Hold
@@ -190,6 +191,7 @@ class _Slot:
     seen: set[Label] = field(default_factory=set)
     load: int = NOBODY
     dirty: bool = False
+    turns: int = 0
 
 
 class Slots:
@@ -217,6 +219,7 @@ class Slots:
     def _next(self, slot: _Slot, label: Label) -> None:
         slot.label = slot.expected = label
         slot.history.append({})
+        slot.turns += 1
         slot.claimed.clear()
         slot.load = NOBODY
 
@@ -229,6 +232,10 @@ class Slots:
         """Whether a tile is there."""
         slot = self._slot(hold)
         return bool(slot.history) and slot.label == label
+
+    def holds_any(self, hold: Hold) -> bool:
+        """Whether a hold has a tile."""
+        return self._slot(hold).block is not None
 
     def turn(self, hold: Hold, label: Label, block: Block) -> bool:
         """Make a tile the present one; return whether it was there at any time before."""
@@ -264,6 +271,12 @@ class Slots:
     def load_of(self, hold: Hold) -> int:
         """Return the task that fetched the present tile, -1 if none did."""
         return self._slot(hold).load
+
+    def place(self, hold: Hold) -> tuple[int, Block]:
+        """Return the number of the present tile, counted from 1, and the tile."""
+        slot = self._slot(hold)
+        assert slot.block is not None
+        return slot.turns, slot.block
 
     def leaving(self, hold: Hold) -> Block | None:
         """Return the present tile if it has to be written out; from then on it has not."""

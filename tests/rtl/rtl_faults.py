@@ -1,0 +1,96 @@
+"""Faults of the RTL and of the simulator, each of which the comparison has to notice.
+
+All faults of the RTL are in one build: ``X`` becomes ``(fault == 7 ? (Y) : (X))``, and the
+command line of the simulation says which one is on. Faults of the simulator are edits of its text.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from penstock.machine.hardware import Hardware
+from penstock.sim import clocked
+
+RTL = (
+    # (source file, text, what stands there instead)
+    ("core", "left <= 8'd1", "left == 8'd0"),
+    ("core", "left_next <= 8'd1", "left_next == 8'd0"),
+    ("core", "{2'd0, g_rows} + g_lanes", "{2'd0, g_rows}"),
+    ("core", "group_last && top5", "group_last"),
+    ("core", "group_first && zero5", "group_first"),
+    ("core", "d_valid && (!d_last || x_ready)", "d_valid"),
+    ("core", "x_cycle + 8'd1", "x_cycle"),
+    ("core", "at5 + 16'd1 ==", "at5 + 16'd2 =="),
+    ("core", "base0 + down0 + across0", "base0 + down0"),
+    ("core", "row0 + 6'd1 ==", "row0 =="),
+    ("core", "left == 8'd1 && r_op_last", "left == 8'd1"),
+    ("core", "(64'sd1 <<< (down - 6'd1))", "64'sd0"),
+    ("core", "r_row < r_rows", "r_row + 6'd1 < r_rows"),
+    ("core", "over_rows && i != 0", "1'b0"),
+    ("place", "old > value ? old : value", "old < value ? old : value"),
+    ("place", "old + value", "{old[63:8] + value[63:8], old[7:0] + value[7:0]}"),
+    ("place", "64'sd32 <<< sha", "64'sd4 <<< sha"),
+    ("place", "limit - twice - ONE", "limit - twice"),
+    ("place", "$signed(tested0) < 0", "$signed(tested0) <= 0"),
+    ("place", "gated && blocked[4]", "1'b0"),
+    ("place", "a_present ? left : right", "left"),
+    ("place", "a_present && b_present", "a_present"),
+    ("stream", "addr + step", "addr + step + 1'b1"),
+    ("stream", "at5 + 16'd1 ==", "at5 + 16'd2 =="),
+    ("fifo", "used < limit", "used <= limit"),
+    ("fifo", "tail == 8'(DEPTH - 1)", "tail == 8'(DEPTH - 2)"),
+    ("", "st_active && (!st_held || st_push)", "st_active && !st_held"),
+    ("", "ld_active && ld_valid", "ld_active"),
+    ("", "st_push && st_held_end", "st_go && st_end"),
+    ("part", "6'd1 < wlanes", "6'd1 <= wlanes"),
+)
+
+SIMULATOR = (
+    ("max(met, self.load + 1)", "max(met, self.load)"),
+    ("return start + 1", "return start"),
+    ("max(self.free + 1, self.handed + self.beats)", "self.free + 1"),
+    ("self.beats = draining", "self.beats = 1"),
+    ("shape.rows + lanes if", "shape.rows if"),
+    ("last_beat = data + beats - 1", "last_beat = data"),
+    ("found.append(max(1, *ports))", "found.append(sum(ports))"),
+    ("self.handed + self.beats + 1)", "self.handed + self.beats)"),
+    ("room = self.popped[0] + 1", "room = self.popped[0]"),
+    ("offered = _next(self.offers, self.pushed + 1)", "offered = self.pushed + 1"),
+    ("if moved or outermost", "if outermost"),
+    ("self.pushed = max(read + 1, room)", "self.pushed = read + 1"),
+)
+
+
+def faulty(hw: Hardware):
+    """Return an edit of the sources of a machine that has all faults, none of them on."""
+
+    def edit(files):
+        changed = dict(files)
+        for number, (part, old, new) in enumerate(RTL, 1):
+            name = f"{hw.name}_{part}.sv" if part else f"{hw.name}.sv"
+            assert old in changed[name], (part, old)
+            relation = next((op for op in (" ==", " <") if old.endswith(op)), "")
+            before, after = old.removesuffix(relation), new.removesuffix(relation)
+            chosen = f"(faults::on == {number} ? ({after}) : ({before})){relation}"
+            changed[name] = changed[name].replace(old, chosen)
+        top = f"{hw.name}.sv"
+        start = 'initial void\'($value$plusargs("fault=%d", faults::on));'
+        changed[top] = changed[top].replace("endmodule", f"  {start}\nendmodule")
+        package = "package faults;\n  int unsigned on;\nendpackage\n"
+        flat = {
+            name: text.replace("/* verilator hier_block */", "") for name, text in changed.items()
+        }
+        return {"faults.sv": package, **flat}
+
+    return edit
+
+
+def faulty_clock(old: str, new: str):
+    """Return the simulator with one edit of its text."""
+    text = Path(clocked.__file__).read_text()
+    assert old in text, old
+    spec = importlib.util.spec_from_loader("faulty_clock", loader=None)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["faulty_clock"] = module
+    exec(compile(text.replace(old, new), "faulty_clock", "exec"), module.__dict__)
+    return module.run_clocked

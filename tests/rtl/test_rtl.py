@@ -1,0 +1,238 @@
+"""Clocked machines: RTL in Verilator, the simulator and the interpreter agree, and must."""
+
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rtl_designs import array, random_case
+from rtl_faults import RTL, SIMULATOR, faulty, faulty_clock
+
+from penstock import parse, zoo
+from penstock.codegen.rtl import machine_files
+from penstock.codegen.rtl_run import build, run_jobs
+from penstock.cosim import case_of, compared, cosimulate, generate_rtl, patterns
+from penstock.design import remap
+from penstock.einsum_ir.formats import parse_format
+from penstock.errors import MappingError, TargetError
+from penstock.machine.hardware import hardware_of
+from penstock.mapper.notation import parse_mapping
+from penstock.sim.clocked import run_clocked
+
+FIXED = parse_format("fixed<16,6>")
+needs_verilator = pytest.mark.skipif(shutil.which("verilator") is None, reason="no verilator")
+
+
+def design(name, target="4x4", fmt=FIXED, **shapes):
+    return remap(zoo.load(name), array(target), shapes=shapes, fmt=fmt)
+
+
+def agree(cases, **options):
+    found = compared(cases, **options)
+    return [
+        (each.case.design.cascade.name, dict(each.case.design.bound.extents), each.differences)
+        for each in found
+        if each.differences
+    ]
+
+
+@needs_verilator
+@pytest.mark.slow
+def test_random_designs_are_equal_in_every_cycle_and_bit():
+    cases = [random_case(seed, array("4x4"), largest=13) for seed in range(20)]
+    assert agree(cases) == []
+
+
+@needs_verilator
+@pytest.mark.slow
+def test_hard_data_and_odd_lengths():
+    cases = []
+    for name, shapes in (
+        ("attention", dict(h=1, p=1, m=37, e=5, f=3)),
+        ("attention", dict(h=1, p=37, m=1, e=3, f=2)),
+        ("causal_attention", dict(h=1, p=9, m=4, e=4, f=4)),  # rows that see no key
+        ("causal_attention_1pass", dict(h=1, p=7, m=5, e=4, f=4, m0=2)),
+        ("attention_1pass", dict(b=1, h=1, p=5, m=37, e=4, f=4, m0=4)),
+    ):
+        for fmt in (FIXED, parse_format("fixed<16,12>")):
+            made = design(name, fmt=fmt, **shapes)
+            rng = np.random.default_rng(len(cases))
+            inputs = {
+                each.tensor: rng.normal(0, 1000, made.bound.dims[each.tensor])
+                for each in made.cascade.inputs
+            }
+            offers, takes = patterns(len(cases))
+            cases.append(case_of(made, inputs=inputs, offers=offers, takes=takes, fifo_in=1))
+    assert agree(cases) == []
+
+
+@needs_verilator
+@pytest.mark.slow
+def test_other_cascades():
+    text = """
+cascade soft(X[p, e], Y[m, e]) -> (Z[p, m], R[p], C[p])
+  A[p, m] = clamp(X[p, e] * Y[m, e], -4, 4)      :: sum[e]
+  Z[p, m] = where(A[p, m] > 1, relu(A[p, m]) + (p - m), abs(A[p, m]) * 0.5) s.t. (p + m) != 3
+  R[p] = Z[p, m]                                  :: max[m]
+  init S[p, 0] = 1
+  S[p, i + 1] = S[p, i] + X[p, i] * X[p, i] s.t. X[p, i] > 0
+  C[p] = S[p, E]
+"""
+    shapes = dict(p=6, m=5, e=7, i=7)
+    cases = [case_of(remap(parse(text), array("4x4"), shapes=shapes, fmt=FIXED))]
+    cases += [
+        case_of(design(name, **shapes))
+        for name, shapes in (
+            ("linear_attention", dict(h=1, p=6, m=5, e=3, f=4)),
+            ("sliding_window", dict(h=1, p=9, m=9, e=3, f=2)),
+        )
+    ]
+    assert agree(cases) == []
+
+
+@needs_verilator
+def test_sources_pass_the_strictest_lint(tmp_path):
+    hw = hardware_of(array("2x2"), FIXED)
+    for file, text in machine_files(hw, "// a test").items():
+        (tmp_path / file).write_text(text)
+    sources = sorted(each.name for each in tmp_path.glob("*.sv"))
+    command = ["verilator", "--lint-only", "-Wall", "-sv", "--top-module", hw.name, *sources]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# --- faults -----------------------------------------------------------------------------------
+
+
+MAPPED = (
+    # sums that go on from tile to tile, reduced along both axes; results faster than their drain;
+    # words that share a bank; halves rounded up; absent operands that are filled in
+    (
+        "(X[p, m], Y[m]) -> Z[p]\n  Z[p] = X[p, m] * Y[m]",
+        "for m by 4\n  Z on pe2d: p by 2, p@cols, m by 2, m@rows",
+        dict(p=3, m=9),
+    ),
+    (
+        "(X[p], Y[m]) -> Z[p, m]\n  Z[p, m] = X[p] * Y[m]",
+        "Z on pe2d: p by 2, m by 2, p@cols, m@rows",
+        dict(p=4, m=8),
+    ),
+    (
+        "(X[x], Y[p]) -> Z[p]\n  Z[p] = X[2 * p] + Y[p]",
+        "Z on pe2d: p by 2, p@cols",
+        dict(p=6, x=9),
+    ),
+    ("(X[p], Y[p]) -> Z[p]\n  Z[p] = X[p] / Y[p]", "Z on pe1d: p by 2, p@lanes", dict(p=40)),
+    (
+        "(X[p], Y[p]) -> Z[p]\n  Z[p] = fill(X[p + 2], Y[p])",
+        "Z on pe2d: p by 2, p@cols",
+        dict(p=6),
+    ),
+)
+
+
+def mapped(text, lines, shapes):
+    """Return a case of one Einsum with a mapping; the second operand is 2."""
+    mapping = parse_mapping(f"mapping m for c on mesh4x4\n{lines}")
+    made = remap(parse(f"cascade c{text}"), array("2x2"), shapes=shapes, fmt=FIXED, mapping=mapping)
+    rng, dims = np.random.default_rng(7), made.bound.dims
+    inputs = {"X": rng.integers(-99, 99, dims["X"]) / 1024, "Y": np.full(dims["Y"], 2.0)}
+    return case_of(made, inputs=inputs)
+
+
+@pytest.fixture(scope="module")
+def small_cases():
+    """Cases on which every fault shows; they agree without one."""
+    cases = [random_case(seed, array("2x2"), largest=7) for seed in range(12)]
+    made = design("causal_attention", "2x2", h=1, p=5, m=6, e=3, f=3)
+    slow, fast = patterns(3)[0], (True,)
+    one_pass = dict(h=1, p=5, m=6, e=3, f=3, m0=2)
+    cases.append(case_of(design("causal_attention_1pass", "2x2", **one_pass)))
+    cases += [
+        case_of(made, fifo_in=fifo, fifo_out=fifo, offers=fast, takes=slow) for fifo in (1, 3, 8)
+    ]
+    return [*cases, *(mapped(*each) for each in MAPPED)]
+
+
+@pytest.fixture(scope="module")
+def faulty_machine(small_cases):
+    hw = small_cases[0].job.program.hardware
+    return build(hw, edit=faulty(hw))
+
+
+@needs_verilator
+@pytest.mark.slow
+def test_the_machine_with_no_fault_on_agrees(small_cases, faulty_machine):
+    assert agree(small_cases, binary=faulty_machine, arguments=["+fault=0"]) == []
+
+
+@needs_verilator
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(1, len(RTL) + 1), ids=lambda n: RTL[n - 1][1])
+def test_a_fault_of_the_rtl_is_noticed(number, small_cases, faulty_machine):
+    assert agree(small_cases, binary=faulty_machine, arguments=[f"+fault={number}"])
+
+
+@needs_verilator
+@pytest.mark.slow
+@pytest.mark.parametrize(("old", "new"), SIMULATOR)
+def test_a_fault_of_the_simulator_is_noticed(old, new, small_cases, faulty_machine):
+    clock = faulty_clock(old, new)
+    jobs = [replace(case.job, limit=100_000) for case in small_cases]
+    outcomes = run_jobs(faulty_machine, jobs, arguments=["+fault=0"])
+    assert any(
+        clock(case.job.program, case.job.offers, case.job.takes).done != outcome.done
+        for case, outcome in zip(small_cases, outcomes, strict=True)
+    )
+
+
+@needs_verilator
+@pytest.mark.slow
+def test_a_wrong_fifo_depth_is_noticed(small_cases, faulty_machine):
+    case = small_cases[-1 - len(MAPPED)]
+    job = replace(case.job, limit=100_000)
+    (outcome,) = run_jobs(faulty_machine, [job], arguments=["+fault=0"])
+    clock = run_clocked(replace(case.job.program, fifo_out=1), case.job.offers, case.job.takes)
+    assert clock.done != outcome.done
+
+
+# --- without Verilator ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("Z[p] = tanh(X[p])", "no array has 'tanh'"),
+        ("Z = X[p] :: prod[p]", "Z needs 'prod'"),
+        ("Z[p] = X[p * 2 // 3]", "no address for"),
+    ],
+)
+def test_what_the_machine_lacks_is_refused_by_name(text, cause):
+    output = text.split(" =")[0]
+    cascade = parse(f"cascade c(X[p]) -> {output}\n  {text}")
+    with pytest.raises(MappingError) as caught:
+        case_of(remap(cascade, array("4x4"), shapes={"p": 6}, fmt=FIXED))
+    assert cause in str(caught.value)
+
+
+def test_only_fixed_point_on_small_arrays():
+    with pytest.raises(TargetError, match="fixed point"):
+        hardware_of(array("4x4"), parse_format("fp32"))
+    with pytest.raises(TargetError, match="at most 16 places"):
+        hardware_of(array("4x4").override("pe2d.rows", 32), FIXED)
+
+
+def test_generating_is_pure():
+    made = design("attention", h=1, p=4, m=4, e=4, f=4)
+    files = generate_rtl(made, "a test").files
+    assert files == generate_rtl(made, "a test").files
+    assert all(made.digest in text for text in files.values())
+
+
+@needs_verilator
+@pytest.mark.slow
+def test_verifying_a_design_runs_both_sides():
+    found = cosimulate(design("attention", h=1, p=5, m=6, e=4, f=4), cases=4)
+    assert [each.differences for each in found] == [()] * 4
+    assert len({each.rtl.cycles for each in found}) > 1

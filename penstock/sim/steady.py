@@ -128,7 +128,12 @@ def steady(plan: Plan, progress: Progress | None = None, known: Known | None = N
         MappingError: units wait for each other in a circle; what does not repeat is too long.
     """
     every = stretches(plan)
-    groups = chains(plan)
+    free = {name for each in every for name in each.takes}
+    groups = tuple(
+        part
+        for chain in chains(plan)  # steps of a loop that may not be shorter need not be alike
+        for part in ((chain,) if free.issuperset(chain.variables) else chain.parts())
+    )
     kept = _few(every, groups)
     while True:
         units = {each: _removed(each, kept[each], plan) for each in every}

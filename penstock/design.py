@@ -33,13 +33,14 @@ from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
 from penstock.mapper.front import Front
 from penstock.mapper.front import explore_front as search_front
+from penstock.mapper.launch import launch
 from penstock.mapper.model import Evaluation, evaluate
 from penstock.mapper.nodes import Mapping
 from penstock.mapper.notation import parse_mapping
 from penstock.mapper.roofline import roofline
 from penstock.mapper.search import Objective, SearchResult, explore_variants
 from penstock.mapper.search import explore as search
-from penstock.mapper.variants import bind_variants
+from penstock.mapper.variants import bind_variants, derived
 from penstock.metrics import Check, Metric
 from penstock.pipelines import kernel_timing
 from penstock.report.data import Page, Simulated
@@ -211,8 +212,9 @@ def explore(
         fmt: number format; the machine's own if left out.
         objective: ``latency``, ``energy`` or ``edp``.
         progress: called with (points done, points in all, best so far).
-        variants: cascades that compute the same: the design is that of the best. With these, and
-            with ``()``, tiles whose extent `shapes` leaves out (``m0``) are searched as well.
+        variants: cascades that compute the same: the design is that of the best; with ``()`` those
+            that the rewrites derive (fewer passes, trees of parts). With either, tiles whose
+            extent `shapes` leaves out (``m0``) are searched as well.
 
     Returns:
         The design, and how the search came to it.
@@ -226,9 +228,10 @@ def explore(
         bound = bind(_with_constants(cascade, constants), shapes=shapes)
         found = search(bound, machine, chosen, objective=objective, progress=progress)
     else:
-        bounds = bind_variants((cascade, *variants), machine, shapes=shapes, constants=constants)
+        others = tuple(variants) or derived(cascade, chosen)
+        bounds = bind_variants((cascade, *others), machine, shapes=shapes, constants=constants)
         found = explore_variants(bounds, machine, chosen, objective=objective, progress=progress)
-    return Design(found.bound.cascade, found.mapping, machine, chosen), found
+    return Design(found.bound.cascade, found.mapping, found.target, chosen), found
 
 
 def explore_front(
@@ -423,6 +426,11 @@ def _golden(design: Design, program: Program) -> tuple[Arrays, Arrays]:
 def sample(design: Design, seed: int = 0) -> Arrays:
     """Return random inputs for a design, with large logits."""
     return dict(random_inputs(design.bound, design.format, seed))
+
+
+def choices(design: Design) -> tuple[Metric, ...]:
+    """Return what the mapping chose in the machine's words: warps, split-K, units, channels."""
+    return launch(design.mapping, design.bound, design.target, design.format, design.evaluate())
 
 
 def bounds(design: Design) -> tuple[Metric, ...]:

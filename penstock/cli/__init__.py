@@ -213,8 +213,9 @@ def _explore(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--objective",
         default="latency",
-        choices=["latency", "energy", "edp", "front"],
-        help="what is best; front: all that none beats in latency and energy",
+        choices=["latency", "energy", "edp", "area", "front"],
+        help="what is best; area: of the machines of a sweep; front: all that none beats in "
+        "latency and energy",
     )
     parser.add_argument("--mapping", metavar="FILE", help="evaluate this mapping, do not search")
     parser.add_argument(
@@ -226,8 +227,8 @@ def _explore(subparsers: Subparsers) -> None:
         "--variants",
         metavar="FILE",
         nargs="*",
-        help="cascades that compute the same: the best of all wins; tiles (m0) without --shape "
-        "are searched",
+        help="cascades that compute the same: the best of all wins; without a name, those that "
+        "the rewrites derive; tiles (m0) without --shape are searched",
     )
     parser.add_argument("-o", "--out", metavar="JSON", help="write the design, or the sweep, here")
     _sweep(parser)

@@ -157,7 +157,7 @@ def explore(options: argparse.Namespace) -> None:
         page = design.page(made, search=found, commands=(command,))
         save_report([page], options.report, command)
     bounds = design.bounds(made)
-    metrics = made.evaluate().metrics()
+    metrics = (*made.evaluate().metrics(), *design.choices(made))
     if options.json:
         search = found.to_json() if found else None
         numbers = {"metrics": metrics, "bounds": bounds}
@@ -217,6 +217,10 @@ def _only_with_sweep(options: argparse.Namespace) -> None:
     for name in ("jobs", "cluster", "resume"):
         if getattr(options, name) is not None:
             raise PenstockError(f"--{name} goes with a sweep", fix="add --sweep NAME=VALUES")
+    if options.objective == "area":
+        raise PenstockError(
+            "all mappings to one machine have its area", fix="add --sweep NAME=VALUES"
+        )
 
 
 def synth(options: argparse.Namespace) -> None:

@@ -134,6 +134,8 @@ class _Grower:
         grown: list[Part] = []
         for place, node in enumerate(body):
             match node:
+                case Keep() if self.target.memory(node.memory).cache:
+                    continue  # hardware copies by itself
                 case Keep():
                     return (*grown, Hold(node, env, self.parts(body[place + 1 :], env)))
                 case Nest():

@@ -68,6 +68,7 @@ def default_mapping(bound: Bound, target: Target, fmt: Format) -> Mapping:
         MappingError: an Einsum has an operator that no array of the machine has, or the tensors
             do not even fit the outermost memory.
     """
+    target = target.in_format(fmt.name)
     legal: list[tuple[int, Mapping]] = []
     broken: MappingError | None = None
     flow = Flow(bound.cascade)
@@ -212,8 +213,10 @@ def best_leaf(
     choices: list[tuple[float, int, Compute]] = []
     for number, array in enumerate(able):
         lanes = ranked_assignments(einsum, array, left, taken, order)[0]
-        cost = points / speedup(lanes, array, left) * max(cycles_of_point(einsum, array), 1.0)
-        loops = leaf_loops(einsum, array, left, lanes)
+        cost = (
+            points / speedup(lanes, array, left, taken) * max(cycles_of_point(einsum, array), 1.0)
+        )
+        loops = leaf_loops(einsum, array, left, lanes, taken)
         choices.append((cost, number, Compute(einsum.name, array.name, loops)))
     return min(choices, key=lambda each: each[:2])[2]
 
@@ -289,13 +292,15 @@ def home_memories(home: Home, target: Target, flow: Flow) -> tuple[Memory, ...]:
     """Return the memories in which a tensor may be kept at its home, innermost first.
 
     Inputs are kept in memories that all arrays share; what threads make, in registers; what
-    outlives the parallel loops of a CPU or GPU, nowhere that is private to a core.
+    outlives the parallel loops of a CPU or GPU, nowhere that is private to a core. Hardware caches
+    are for inputs.
     """
-    inside = tuple(reversed(target.memories[1:]))
+    inside = tuple(each for each in reversed(target.memories[1:]) if each.along not in home.split)
     if not home.private and target.family in ("cpu", "gpu"):
-        inside = tuple(each for each in inside if each.instances == 1 and target.family == "cpu")
+        inside = tuple(each for each in inside if each.instances == 1)
     if home.tensor not in flow.makers:
         return tuple(each for each in inside if not each.array)
+    inside = tuple(each for each in inside if not each.cache)
     if _kinds(home, target) & {"thread"}:
         inside = tuple(each for each in inside if each.array)
     return inside

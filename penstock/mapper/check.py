@@ -13,6 +13,7 @@ from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
 from penstock.errors import MappingError, Span, UnknownNameError
 from penstock.mapper.facts import Facts, facts_of
+from penstock.mapper.leaf import layout_of, threads_own
 from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest, Node, leaves, untimed
 from penstock.mapper.occupancy import Occupancy, occupancies
 from penstock.mapper.order import check_order, check_stages
@@ -36,7 +37,8 @@ def check(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> None:
         MappingError: a rule is broken; says which, with the numbers that decided.
         UnknownNameError: an Einsum, tensor, variable, array, axis or memory that is not there.
     """
-    facts = facts_of(bound)
+    facts, target = facts_of(bound), target.in_format(fmt.name)
+    _check_blocks(target)
     _check_nodes(mapping.body, (), facts, target)
     _check_leaves(mapping, facts)
     tree = tree_of(mapping, facts, target)
@@ -49,9 +51,22 @@ def check(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> None:
         _check_scope(scope, tree, facts, target)
     for leaf in tree.leaves:
         _check_reach(leaf, facts, target)
+        _check_threads(leaf, tree, target)
     for each in occupancies(tree, facts, target, fmt):
         _check_room(each, target)
     check_parts(tree.leaves, facts.extents, target, fmt)
+
+
+def _check_blocks(target: Target) -> None:
+    """Check that an FPGA part has the blocks of the memories that are to be built."""
+    have = dict(target.resources)
+    for name, count in target.needed().items():
+        if name in have and count > have[name]:
+            raise MappingError(
+                f"the memories of {target.name} need {count:,.0f} {name}, the part has "
+                f"{have[name]:,}",
+                fix="make them smaller",
+            )
 
 
 def check_timed(mapping: Mapping) -> None:
@@ -327,6 +342,13 @@ def _check_axis(leaf: Leaf, loop: Loop, steps: int, span: Span | None, array: Ar
             span=span,
             fix=f"step '{loop.variable}' by {axis.size} coordinates in a loop around it",
         )
+    if axis.most and steps > axis.most:
+        raise MappingError(
+            f"{leaf.name} lays {steps:,} steps along axis {axis.name} of {array.name}, which takes "
+            f"{axis.most:,} at most",
+            span=span,
+            fix=f"step '{loop.variable}' by {axis.most} coordinates in a loop around it",
+        )
     reduced = einsum.reduce.over if einsum.reduce else ()
     if loop.variable in reduced and not axis.reduces:
         raise MappingError(
@@ -355,6 +377,7 @@ def _uses(leaf: Leaf, tensor: str) -> bool:
 
 def _check_scope(scope: Scope, tree: Tree, facts: Facts, target: Target) -> None:
     tensor, keep = scope.tensor, scope.keep
+    _check_along(scope, target)
     if not any(_uses(leaf, tensor) for leaf in scope.leaves):
         raise MappingError(
             f"'{keep}' keeps {tensor}, which nothing in its body uses",
@@ -378,6 +401,21 @@ def _check_scope(scope: Scope, tree: Tree, facts: Facts, target: Target) -> None
             span=keep.span,
             fix=f"keep {tensor} further out, around all that uses it",
         )
+
+
+def _check_along(scope: Scope, target: Target) -> None:
+    """A memory of each place along an axis is not kept in around loops along that axis."""
+    axis = target.memory(scope.memory).along
+    for leaf in scope.leaves:
+        inside = [nest.loop for nest in leaf.nests[len(scope.nests) :]]
+        inside += leaf.compute.loops
+        if axis and axis in [loop.axis for loop in inside]:
+            raise MappingError(
+                f"'{scope.keep}' stands around a loop along {axis}, where each place has its own "
+                f"{scope.memory}",
+                span=scope.keep.span,
+                fix=f"keep {scope.tensor} inside all loops along {axis}",
+            )
 
 
 def _check_nested(scope: Scope, outer: Scope, facts: Facts, target: Target) -> None:
@@ -428,6 +466,26 @@ def _check_reach(leaf: Leaf, facts: Facts, target: Target) -> None:
                 span=leaf.compute.span,
                 fix=f"keep {tensor} in a memory that both reach, or run {leaf.name} on {owner}",
             )
+
+
+def _check_threads(leaf: Leaf, tree: Tree, target: Target) -> None:
+    """A thread reads from registers only what it has itself: no other thread's elements."""
+    for tensor in sorted({use.tensor for use in leaf.step.reads}):
+        scope = leaf.kept.get(tensor)
+        if scope is None or not threads_own(target.memory(scope.memory), target):
+            continue
+        mine = layout_of(leaf.compute.loops, leaf.step, tensor, leaf.array)
+        for other in scope.leaves:
+            if other.array is not leaf.array or not _uses(other, tensor):
+                continue
+            theirs = layout_of(other.compute.loops, other.step, tensor, other.array)
+            if mine != theirs:
+                raise MappingError(
+                    f"{leaf.name} reads {tensor} from {scope.memory} of other threads: it and "
+                    f"{other.name} lay different indices of {tensor} along threads",
+                    span=leaf.compute.span,
+                    fix=f"keep {tensor} in a memory that all threads reach",
+                )
 
 
 def _check_room(each: Occupancy, target: Target) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from penstock.mapper.costs import Costs, Moves, Tabulator
 from penstock.mapper.interval import Task, Wait, initiation_interval
+from penstock.mapper.leaf import threads_own
 from penstock.mapper.residency import Home, Where
 from penstock.mapper.resources import LIMITED
 from penstock.mapper.space import Place, in_time, stages_of
@@ -37,6 +38,7 @@ class Choice:
         size: bytes that it takes there.
         at: memory → bytes that the tensor moves there.
         energy_pj: of these.
+        cached: bytes that it takes in the cache around the place.
     """
 
     place: Place
@@ -44,6 +46,7 @@ class Choice:
     size: Floats
     at: Mapping[str, Floats]
     energy_pj: Floats
+    cached: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def sliced(costs: Costs, parts: Sequence[NDArray[np.int64]]) -> Costs:
                 moves=moves,
                 shares={key: each[part] for key, each in site.shares.items()},
                 parts=site.parts[part],
+                layouts={key: each[part] for key, each in site.layouts.items()},
             )
         )
     return replace(costs, sites=tuple(sites))
@@ -208,12 +212,16 @@ class Combinations:
             size = np.full(1, self.costs.sizes[tensor, place])
         size = size * self._copies(tensor, place.home)
         allowed = allowed & (size <= self.room(memory))
-        return Choice(place, allowed, size, moved.at, moved.energy_pj)
+        cached = self.costs.sizes[tensor, place.around] if place.around else 0.0
+        if place.around is not None:
+            allowed = allowed & (cached <= self.room(place.around.memory))
+        return Choice(place, allowed, size, moved.at, moved.energy_pj, cached)
 
     def room(self, memory: str) -> float:
         """Return the bytes that may be kept in a memory, in one place of a spread one."""
         found = self.target.memory(memory)
-        return found.total_bytes if self.target.spread(found) is None else found.capacity_bytes
+        pooled = self.target.spread(found) is None and not found.along
+        return found.total_bytes if pooled else found.capacity_bytes
 
     def _readers(self, tensor: str) -> list[int]:
         steps = self.tab.facts.steps
@@ -235,7 +243,18 @@ class Combinations:
             share = costs.shares.get((tensor, memory))
             if share is not None:
                 size = np.maximum(size, self.along(number, share))
+        if threads_own(self.target.memory(memory), self.target):
+            allowed = allowed & self._alike(tensor, mine, readers)
         return allowed, size
+
+    def _alike(self, tensor: str, mine: int, readers: list[int]) -> Flags:
+        """Return where all who use a tensor on an array lay it along threads in one way."""
+        alike: Flags = np.ones(self.one, dtype=bool)
+        first = self.along(readers[0], self.costs.sites[readers[0]].layouts[tensor])
+        for number in [*readers[1:], *(self.order[t] for t in (tensor,) if t in self.order)]:
+            layout = self.along(number, self.costs.sites[number].layouts[tensor])
+            alike = alike & ((layout == first) | (self.arrays[number] != mine))
+        return alike
 
     def _copies(self, tensor: str, home: Home) -> NDArray[np.int64]:
         """Return the copies of a tensor that iterations in flight need."""
@@ -298,6 +317,8 @@ class Combinations:
                     at[name] = at.get(name, np.zeros(1)) + np.where(here, count, 0.0)
                 taken = np.where(here, choice.size, 0.0)
                 held.append((choice.place, taken))
+                if choice.place.around is not None:
+                    held.append((choice.place.around, np.where(here, choice.cached, 0.0)))
         return self._totals(at, energy, self._fits(held) & self.legal)
 
     def least(self) -> Totals:
@@ -345,7 +366,7 @@ class Combinations:
         """Return memory → the bodies in which it may be fullest."""
         found: dict[str, set[Where]] = {self.dram: {()}}
         for resident in self.costs.skeleton.residents:
-            for place in resident.places:
+            for place in (one for each in resident.places for one in each.all):
                 if place.home is not None:
                     found.setdefault(place.memory, set()).add(place.home.body)
         return {memory: sorted(bodies) for memory, bodies in found.items()}
@@ -359,6 +380,7 @@ class Spot:
     size: float
     at: Mapping[str, float]
     energy_pj: float
+    cached: float = 0.0
 
 
 class Single:
@@ -390,7 +412,8 @@ class Single:
         for each in self.whole.choices[tensor]:
             if self.value(each.allowed):
                 at = {name: self.value(count) for name, count in each.at.items()}
-                yield Spot(each.place, self.value(each.size), at, self.value(each.energy_pj))
+                size, energy = self.value(each.size), self.value(each.energy_pj)
+                yield Spot(each.place, size, at, energy, each.cached)
 
     @property
     def schedule(self) -> float:

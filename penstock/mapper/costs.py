@@ -20,6 +20,7 @@ from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
 from penstock.mapper.counting import LeafCount, Traffic, count_leaf, count_traffic
 from penstock.mapper.facts import Facts, facts_of
+from penstock.mapper.leaf import layout_of, threads_own
 from penstock.mapper.loads import Least, Loads
 from penstock.mapper.nodes import Compute, Keep
 from penstock.mapper.occupancy import box_at, bytes_held
@@ -54,6 +55,7 @@ class SiteCosts:
         cycles: that the array is taken; ``init_cycles`` more before its loop.
         energy_pj: of the operations.
         moves: (tensor, memory) → traffic if the tensor lives there.
+        layouts: tensor → a number for each way to lay it along threads.
         shares: (tensor, memory) → bytes in one place, for memories that the option's array owns.
         parts: LUT, FF and DSP of the operators; a row for each option.
     """
@@ -67,6 +69,7 @@ class SiteCosts:
     moves: Mapping[tuple[str, str], Moves]
     shares: Mapping[tuple[str, str], Floats]
     parts: Floats
+    layouts: Mapping[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ class Costs:
         skeleton: itself.
         sites: by site.
         copies: (input or output, place) → traffic of copying it in or out (one entry).
-        sizes: (tensor, place) → bytes of one copy, in memories that no array's places own.
+        sizes: (tensor, place) → bytes of one copy, in memories that no array's places own; caches
+            around a place by themselves.
         rest_bytes: what the outermost memory holds in any case.
         whole_bytes: tensor → bytes of all of it.
     """
@@ -101,6 +105,7 @@ class Ways:
         cycles: that the array is taken; ``init_cycles`` more before its loop.
         energy_pj: of the operations.
         parts: LUT, FF and DSP of the operators, zeros where no part limits them.
+        layouts: tensor → a number for each way to lay it along threads.
     """
 
     options: tuple[Option, ...]
@@ -110,6 +115,7 @@ class Ways:
     init_cycles: Floats
     energy_pj: Floats
     parts: Floats
+    layouts: Mapping[str, NDArray[np.int64]]
 
     @cached_property
     def least(self) -> Least:
@@ -129,6 +135,8 @@ class Tabulator:
         self.facts: Facts = facts_of(bound)
         self.owners = {memory.name: memory.array for memory in target.memories}
         self.narrow = [m.name for m in target.memories if math.isfinite(m.bytes_per_cycle)]
+        self.threaded = {m.array for m in target.memories if threads_own(m, target)}
+        self.layouts: dict[frozenset[tuple[str, int]], int] = {}
         self._counts: dict[tuple[Any, ...], LeafCount] = {}
         self._traffic: dict[tuple[Any, ...], tuple[Traffic, ...]] = {}
         self._shares: dict[tuple[Any, ...], float] = {}
@@ -153,10 +161,15 @@ class Tabulator:
             users = [leaf for leaf in leaves if each.tensor in _touched(leaf)]
             for place in each.places[:-1]:
                 scope = _scope(each.tensor, place, users)
+                scopes = [scope]
                 if not self.owners[place.memory]:
                     sizes[each.tensor, place] = self.held(scope)
+                if place.around is not None:
+                    scope.outer = _scope(each.tensor, place.around, users)
+                    sizes[each.tensor, place.around] = self.held(scope.outer)
+                    scopes = [scope.outer, scope]
                 if each.tensor in self.facts.inputs | self.facts.outputs:
-                    rows = count_traffic(Tree([], [scope], []), (), self.facts, self.target)
+                    rows = count_traffic(Tree([], scopes, []), (), self.facts, self.target)
                     copies[each.tensor, place] = self.moves([rows], each.tensor, writes=True)
         whole = {
             name: math.prod(dims) * self.facts.element_bytes(name, self.fmt)
@@ -216,7 +229,18 @@ class Tabulator:
             np.array([each.init_cycles for each in counts], dtype=np.float64),
             np.array(energy, dtype=np.float64),
             np.array([self._parts(leaf) for leaf in leaves]),
+            {tensor: self._layouts(leaves, tensor) for tensor in sorted(_touched(leaves[0]))},
         )
+
+    def _layouts(self, leaves: Sequence[Leaf], tensor: str) -> NDArray[np.int64]:
+        """Number the ways in which leaves lay a tensor along threads."""
+        ways = [
+            layout_of(leaf.compute.loops, leaf.step, tensor, leaf.array)
+            if leaf.array.name in self.threaded
+            else frozenset()
+            for leaf in leaves
+        ]
+        return np.array([self.layouts.setdefault(way, len(self.layouts)) for way in ways])
 
     def _parts(self, leaf: Leaf) -> tuple[float, ...]:
         if not self.target.resources:
@@ -381,6 +405,8 @@ class _Counter:
         self.residents = {each.tensor: each for each in residents if each.tensor in tensors}
         fast = self.ways.cycles <= limit[self.ways.arrays]
         self.alive = np.flatnonzero(fast) if fast.any() else np.arange(1)
+        rows = np.stack([self.ways.arrays, *(self.ways.layouts[n] for n in self.residents)], axis=1)
+        self.kinds = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
 
     def counted(self) -> SiteCosts:
         """Return the costs of the options that no other one makes pointless."""
@@ -416,6 +442,7 @@ class _Counter:
             },
             {key: each[self.alive] for key, each in shares.items()},
             self.ways.parts[self.alive],
+            {name: self.ways.layouts[name][self.alive] for name in self.residents},
         )
 
     def _shares(self) -> dict[tuple[str, str], Floats]:
@@ -454,7 +481,9 @@ class _Counter:
     def _prune(
         self, moves: Mapping[tuple[str, str], Moves], shares: Mapping[tuple[str, str], Floats]
     ) -> NDArray[np.int64]:
-        """Leave out options that another one on the same array equals or beats in everything.
+        """Leave out options that another one of the same kind equals or beats in everything.
+
+        Of one kind are those on one array that lay all tensors along threads in the same way.
 
         What counts is what the objective, or room in a memory, can depend on. Returns the
         positions, among the options before, of those that are left.
@@ -477,20 +506,20 @@ class _Counter:
                 *(each.energy_pj for each in moves.values()),
             ]
         table = np.stack(columns, axis=1) if columns else np.zeros((len(self.alive), 1))
-        kept = _undominated(table, self.ways.arrays[self.alive], energy)
+        kept = _undominated(table, self.kinds[self.alive], energy)
         self.alive = self.alive[kept]
         return kept
 
 
-def _undominated(table: Floats, arrays: NDArray[np.int64], energy: Floats) -> NDArray[np.int64]:
-    """Return the rows that no other row of the same array is at most equal to everywhere.
+def _undominated(table: Floats, kinds: NDArray[np.int64], energy: Floats) -> NDArray[np.int64]:
+    """Return the rows that no other row of the same kind is at most equal to everywhere.
 
     Of equal rows the one with the least energy stays, then the first.
     """
     order = np.lexsort((np.arange(len(energy)), energy))
     kept: list[int] = []
     for row in order:
-        others = [each for each in order if each != row and arrays[each] == arrays[row]]
+        others = [each for each in order if each != row and kinds[each] == kinds[row]]
         rank = {int(each): number for number, each in enumerate(order)}
         beaten = any(
             bool((table[each] <= table[row]).all())

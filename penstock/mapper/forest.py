@@ -80,7 +80,8 @@ def forest(
         inner = {**remaining}
         for loop in loops:
             inner[loop.variable] = min(inner[loop.variable], loop.tile)
-        body.append(chain(loops, forest(opened, rest, inner, flow), pipelined=level.pipelined))
+        overlaps = level.pipelined and not loops[-1].spatial
+        body.append(chain(loops, forest(opened, rest, inner, flow), pipelined=overlaps))
     return (*body, *forest(pending, rest, remaining, flow))
 
 

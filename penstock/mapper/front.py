@@ -111,6 +111,7 @@ def explore_front(
     """
     started = time.perf_counter()
     target.check_energies("front")
+    target = target.in_format(fmt.name)
     space = list(skeletons(bound, target, fmt))
     search = _Search(bound, target, fmt)
     points, covered = 1 + sum(each.size for each in space), 1

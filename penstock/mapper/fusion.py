@@ -82,15 +82,15 @@ class Flow:
             name: (*einsum.operands, *self._inits[name]) for name, einsum in self.makers.items()
         }
 
-        self._shared: dict[tuple[str, ...], tuple[tuple[str, ...], ...]] = {}
+        self._shared: dict[tuple[tuple[str, ...], int], tuple[tuple[str, ...], ...]] = {}
 
     def shared(
-        self, steps: Sequence[Step], extents: Mapping[str, int]
+        self, steps: Sequence[Step], extents: Mapping[str, int], least: int = 2
     ) -> tuple[tuple[str, ...], ...]:
         """Return `shared_variables` of the steps; computed once for each list of steps."""
-        key = tuple(einsum.name for step in steps for einsum in step.einsums)
+        key = tuple(einsum.name for step in steps for einsum in step.einsums), least
         if key not in self._shared:
-            self._shared[key] = shared_variables(steps, extents, self)
+            self._shared[key] = shared_variables(steps, extents, self, least)
         return self._shared[key]
 
     def reads(self, einsum: Einsum) -> tuple[Access, ...]:
@@ -244,13 +244,13 @@ def shared_edges(steps: Sequence[Step], names: tuple[str, ...], flow: Flow) -> i
 
 
 def shared_variables(
-    steps: Sequence[Step], extents: Mapping[str, int], flow: Flow
+    steps: Sequence[Step], extents: Mapping[str, int], flow: Flow, least: int = 2
 ) -> tuple[tuple[str, ...], ...]:
     """Return lists of variables that most of the steps can share loops over, the longest first.
 
     Greedy: the variable that keeps most accesses inside clusters, then the one that keeps most
-    together with it, as long as that is at least half of the first. Where one more variable keeps
-    fewer, the list without it is there too: fewer loops, shared by more Einsums.
+    together with it, as long as that is at least half (a `least`-th) of the first. Where one more
+    variable keeps fewer, the list without it is there too: fewer loops, shared by more Einsums.
     """
     names = [
         name
@@ -269,7 +269,7 @@ def shared_variables(
     while names:
         counts = {name: shared_edges(steps, (*chosen, name), flow) for name in names}
         best = max(names, key=lambda name: counts[name])
-        if counts[best] == 0 or (kept and 2 * counts[best] < kept[0]):
+        if counts[best] == 0 or (kept and least * counts[best] < kept[0]):
             break
         if kept and counts[best] < kept[-1]:
             found.append(chosen)

@@ -178,11 +178,12 @@ class _Search:
     def _room(self, option: Spot, sign: float) -> bool:
         """Use room, or give it back; return whether there is enough."""
         fits = True
-        memory = option.place.memory
-        for body in self.bodies[memory]:
-            if reaches(option.place, body):
-                self.used[memory, body] += sign * option.size
-                fits = fits and self.used[memory, body] <= self.whole.room(memory)
+        for place, size in zip(option.place.all, (option.size, option.cached), strict=False):
+            memory = place.memory
+            for body in self.bodies[memory]:
+                if reaches(place, body):
+                    self.used[memory, body] += sign * size
+                    fits = fits and self.used[memory, body] <= self.whole.room(memory)
         return fits
 
 

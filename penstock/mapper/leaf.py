@@ -13,19 +13,22 @@ from penstock.einsum_ir.nodes import Access, Einsum, Var, variables
 from penstock.einsum_ir.shapes import Bound
 from penstock.einsum_ir.work import output_ops, point_ops
 from penstock.errors import MappingError
+from penstock.mapper.facts import Step
 from penstock.mapper.lanes import Assignment, tiled_loops
 from penstock.mapper.nodes import Loop
-from penstock.targets.base import Array, Axis, Target
+from penstock.targets.base import Array, Axis, Memory, Target
 
 __all__ = [
     "Assignment",
     "arrays_for",
     "assignments",
     "cycles_of_point",
+    "layout_of",
     "leaf_loops",
     "operators",
     "ranked_assignments",
     "speedup",
+    "threads_own",
 ]
 
 SPATIAL_REDUCTIONS = frozenset({"sum", "max", "min"})
@@ -103,9 +106,11 @@ def assignments(
         remaining: variable → coordinates that the shared loops leave.
         taken: axes that shared spatial loops use already.
     """
-    free = [axis for axis in array.axes if axis.name not in taken]
-    if taken:  # inside a core or a thread only its own lanes are left
-        free = [axis for axis in free if axis.kind in ("simd", "pe")]
+    free = [axis for axis in array.axes if axis.name not in taken and axis.size > 1]
+    kinds = {axis.kind for axis in array.axes if axis.name in taken}
+    if kinds:  # inside a core or a block no other one is left, inside a thread only its own lanes
+        inner = ("simd", "pe") if "thread" in kinds else ("simd", "pe", "thread")
+        free = [axis for axis in free if axis.kind in inner]
     options = [("", *_eligible(einsum, axis, remaining)) for axis in free]
     for names in product(*options):
         used = [name for name in names if name]
@@ -113,12 +118,14 @@ def assignments(
             yield tuple((axis.name, name) for axis, name in zip(free, names, strict=True) if name)
 
 
-def speedup(assignment: Assignment, array: Array, remaining: Mapping[str, int]) -> float:
+def speedup(
+    assignment: Assignment, array: Array, remaining: Mapping[str, int], taken: Sequence[str] = ()
+) -> float:
     """Return the points done per step: along each axis, steps / rounds."""
     steps: dict[str, float] = {}
     for axis, name in assignment:
         extent, size = remaining[name], array.axis(axis).size
-        grid = _grid(array, axis)
+        grid = _grid(array, axis, taken)
         if grid is not None and extent > size:
             blocks = math.ceil(extent / size)
             steps[grid.name] = steps.get(grid.name, 1.0) * blocks
@@ -129,11 +136,11 @@ def speedup(assignment: Assignment, array: Array, remaining: Mapping[str, int]) 
     )
 
 
-def _grid(array: Array, axis: str) -> Axis | None:
-    """Return the axis of thread blocks if `axis` is one of threads."""
+def _grid(array: Array, axis: str, taken: Sequence[str]) -> Axis | None:
+    """Return the axis of thread blocks if `axis` is one of threads, and blocks are not taken."""
     if array.axis(axis).kind != "thread":
         return None
-    return next((each for each in array.axes if each.kind == "block"), None)
+    return next((e for e in array.axes if e.kind == "block" and e.name not in taken), None)
 
 
 def ranked_assignments(
@@ -157,7 +164,8 @@ def ranked_assignments(
         lanes = sum(_contiguity(einsum, name) for axis, name in kinds if axis.kind == "simd")
         blocked = sum(len(ranks) - ranks.get(name, 0) for axis, name in kinds if axis.reduces)
         alike = tuple(-ranks.get(name, 0) for _, name in kinds)
-        speed = round(4 * math.log2(speedup(each, array, remaining)))  # within a fifth: the same
+        points = speedup(each, array, remaining, taken)
+        speed = round(4 * math.log2(points))  # within a fifth: the same
         return (-speed, reduced, -lanes, blocked, alike)
 
     return sorted(assignments(einsum, array, remaining, taken), key=key)
@@ -182,6 +190,7 @@ def leaf_loops(
     array: Array,
     remaining: Mapping[str, int],
     assignment: Assignment,
+    taken: Sequence[str] = (),
     *,
     in_turn: bool = False,
 ) -> tuple[Loop, ...]:
@@ -191,8 +200,9 @@ def leaf_loops(
     wait for the one before it.
 
     A variable with more coordinates than its axis has places is stepped in tiles of the axis
-    first: over thread blocks for threads, one after another for PEs; other axes fold. Reductions
-    with lanes have a register tile, where there is one.
+    first: over thread blocks for threads, one after another for PEs; other axes fold, up to the
+    steps that they take at most. Reductions with lanes have a register tile, where there is one.
+    `taken` are axes that shared spatial loops use.
     """
     tiled = tiled_loops(einsum, array, remaining, assignment)
     if tiled is not None:
@@ -211,9 +221,11 @@ def leaf_loops(
         if axis is None:
             where += [Loop(name)] if extent > 1 else []
             continue
-        grid = _grid(array, axis.name)
+        grid = _grid(array, axis.name, taken)
         if extent > axis.size and grid is not None:
             shared.append(Loop(name, axis.size, grid.name))
+        elif axis.most and extent > axis.most:
+            where.append(Loop(name, axis.most))
         elif extent > axis.size and not axis.folds:
             where.append(Loop(name, axis.size))
         by_kind = {"block": shared, "core": shared, "simd": lanes}
@@ -221,3 +233,25 @@ def leaf_loops(
     if in_turn:
         return (*shared, *inner, *outer, *places, *tree, *lanes)
     return (*shared, *outer, *places, *inner, *tree, *lanes)
+
+
+def threads_own(memory: Memory, target: Target) -> bool:
+    """Whether single threads own a memory: no other thread reads what is there."""
+    axes = target.spread(memory) or ()
+    return any(axis.kind == "thread" for axis in axes)
+
+
+def layout_of(
+    loops: Sequence[Loop], step: Step, tensor: str, array: Array
+) -> frozenset[tuple[str, int]]:
+    """Return (axis, dimension) pairs: which index of a tensor a leaf lays along axes of threads."""
+    threads = [axis.name for axis in array.axes if axis.kind == "thread"]
+    uses = [use for use in (*step.reads, step.write) if use.tensor == tensor]
+    return frozenset(
+        (loop.axis, place)
+        for loop in loops
+        if loop.axis in threads
+        for use in uses
+        for place, dim in enumerate(use.dims)
+        if loop.variable in dim.variables
+    )

@@ -235,7 +235,7 @@ def evaluate(mapping: Mapping, bound: Bound, target: Target, fmt: Format) -> Eva
     Cost: 1 to 3 ms for a dozen Einsums without predicates; with predicates in proportion to the
     number of tiles of the variables that they mention.
     """
-    facts = facts_of(bound)
+    facts, target = facts_of(bound), target.in_format(fmt.name)
     tree = tree_of(mapping, facts, target)
     counted = count_leaves(tree, facts, target, fmt)
     leaves = tuple(leaf for leaf, _ in counted)

@@ -65,8 +65,8 @@ def _row(memory: Memory, tensors: Mapping[str, float], target: Target) -> Occupa
     return Occupancy(
         memory.name,
         sum(tensors.values()),
-        memory.total_bytes if axes is None else memory.capacity_bytes,
-        " x ".join(axis.name for axis in axes) if axes else "",
+        memory.total_bytes if axes is None and not memory.along else memory.capacity_bytes,
+        " x ".join(axis.name for axis in axes) if axes else memory.along,
         tuple(ordered),
     )
 
@@ -135,7 +135,7 @@ def bytes_held(scope: Scope, facts: Facts, target: Target, fmt: Format) -> float
     box = box_at(scope.nests, facts)
     count: float = footprint(uses, box, facts, window)
     if axes is None:
-        count *= _side_by_side(scope, facts, ())
+        count *= _side_by_side(scope, facts, (memory.along,))
     else:
         names = tuple(axis.name for axis in axes)
         shares = [

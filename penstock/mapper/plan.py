@@ -40,6 +40,11 @@ class Recipe:
         overlap: whether the steps of an iterative rank overlap, as far as they do not need each
             other. Only without `inner` and `pipelined`.
         fewer: which of the lists of shared variables it is, from the longest on.
+        together: whether the threads of a block work on each Einsum together, each Einsum laid out
+            in its own way, instead of each thread on coordinates of its own. GPUs only.
+        least: Einsums share loops over a variable if that keeps a `least`-th of the accesses inside
+            that the best one keeps; more than 2 for parts of a reduction, of which only some know.
+        cut: with `together`, the variable that is cut into tiles of `outer`; "" = the longest.
         blocks: the loops over blocks of a cascade of one Einsum, and nothing else.
     """
 
@@ -51,6 +56,9 @@ class Recipe:
     pipelined: bool = False
     overlap: bool = False
     fewer: int = 0
+    together: bool = False
+    cut: str = ""
+    least: int = 2
     blocks: tuple[Loop, ...] = ()
 
 
@@ -79,7 +87,7 @@ class Planner:
         """Yield runs of steps, in order, with the variables over which each shares loops."""
         names: tuple[str, ...] = ()
         if self.recipe.fuse:
-            lists = self.flow.shared(steps, self.bound.extents)
+            lists = self.flow.shared(steps, self.bound.extents, self.recipe.least)
             names = lists[min(self.recipe.fewer, len(lists) - 1)]
         if not names:
             if steps:
@@ -123,11 +131,29 @@ class Planner:
     ) -> tuple[Level, ...]:
         outer, inner = self._tile(self.axis_size(steps)), self.recipe.inner
         loops = (*(Loop(name) for name in others), Loop(longest, outer))
+        loops = self._over_units(loops, steps)
         if not inner or inner >= outer:
             grouped = any(step.variable for step in steps)
             return (Level(loops, pipelined=self.recipe.pipelined and not grouped),)
         inside = Level((Loop(longest, inner),), pipelined=self.recipe.pipelined)
         return (Level(loops), *stepping(steps), inside)
+
+    def _over_units(self, loops: tuple[Loop, ...], steps: Sequence[Step]) -> tuple[Loop, ...]:
+        """Share out over compute units, if there are several, the loop that keeps most busy."""
+        array = self._common_array(steps, "core")
+        units = axis_of(array, "core") if array is not None else None
+        if units is None or units.size == 1:
+            return loops
+        busiest = max(loops, key=lambda loop: self._busy(loop, units))
+        return tuple(
+            replace(each, axis=units.name) if each is busiest else each
+            for each in sorted(loops, key=lambda loop: loop is not busiest)
+        )
+
+    def _busy(self, loop: Loop, axis: Axis) -> float:
+        """Return the share of an axis that a loop's steps keep busy."""
+        count = math.ceil(self.bound.extents[loop.variable] / loop.tile)
+        return count / (math.ceil(count / axis.size) * axis.size)
 
     def _tile(self, usual: int) -> int:
         return self.recipe.outer or max(1, usual // self.recipe.divisor)
@@ -161,6 +187,13 @@ class Planner:
         if array is None or blocks is None or threads is None:
             return (Level((*(Loop(name) for name in others), Loop(longest))),)
         extent = self.bound.extents[longest]
+        if self.recipe.together:
+            cut = self.recipe.cut if self.recipe.cut in others else longest
+            loops = [
+                Loop(name, self.recipe.outer if name == cut else 1, blocks.name)
+                for name in (*others, longest)
+            ]
+            return (Level(tuple(loops), array=array.name),)
         tile = min(max(self._tile(threads.size), WARP), threads.size)
         tile = min(tile, 1 << max(0, extent - 1).bit_length())
         loops = [Loop(name, 1, blocks.name) for name in others]

@@ -50,12 +50,14 @@ class Home:
         body: where a ``keep`` of it may stand.
         nests: the nests around that body, outermost first.
         uses: everything that touches it.
+        split: axes along which shared loops further in, around some of its uses, lie.
     """
 
     tensor: str
     body: Where
     nests: tuple[Nest, ...]
     uses: tuple[Use, ...]
+    split: frozenset[str] = frozenset()
 
     @property
     def private(self) -> bool:
@@ -150,9 +152,15 @@ def homes(body: tuple[Node, ...], bound: Bound, flow: Flow) -> dict[str, tuple[H
         else:
             bodies = _reused(where, body, [use.access for use in mine])
         found[tensor] = tuple(
-            Home(tensor, each, nests_to(body, each), tuple(mine)) for each in bodies
+            Home(tensor, each, nests_to(body, each), tuple(mine), _split(body, each, mine))
+            for each in bodies
         )
     return found
+
+
+def _split(body: tuple[Node, ...], where: Where, mine: Sequence[Use]) -> frozenset[str]:
+    inner = (nest for use in mine for nest in nests_to(body, use.body)[len(where) :])
+    return frozenset(nest.loop.axis for nest in inner if nest.loop.spatial)
 
 
 def _common(places: list[Where]) -> Where:

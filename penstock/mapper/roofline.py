@@ -8,7 +8,7 @@ inside the machine but its arrays' peak.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,17 +61,27 @@ class RooflinePoint:
         return min(self.peak_ops_per_cycle, memory)
 
 
-def roofline(bound: Bound, target: Target, fmt: Format) -> tuple[Metric, ...]:
+def roofline(
+    bound: Bound, target: Target, fmt: Format, effective: Mapping[str, float] | None = None
+) -> tuple[Metric, ...]:
     """Return bounds that no mapping of the cascade to the machine can beat.
 
     Latency is at least what the arrays need for the operations if they were shared out without
     loss, and what the outermost memory needs for the bytes. Energy is at least that of the
     operations on the cheapest arrays and of those bytes; left out if the machine has no energies.
 
+    Args:
+        bound: the cascade with its extents.
+        target: the machine.
+        fmt: number format of all tensors.
+        effective: points of each Einsum that have an effect, if they are known already.
+
     Raises:
         MappingError: an Einsum has an operator that no array of the machine has.
     """
-    compute = compute_bound(bound, target)
+    target = target.in_format(fmt.name)
+    effective = effective_points(bound) if effective is None else effective
+    compute = compute_bound(bound, target, effective)
     memory = compulsory_bytes(bound, fmt) / target.dram.bytes_per_cycle
     latency = max(compute, memory)
     found = (
@@ -82,11 +92,12 @@ def roofline(bound: Bound, target: Target, fmt: Format) -> tuple[Metric, ...]:
     )
     if not target.has_energies:
         return found
-    return (*found, Metric("energy", energy_bound(bound, target, fmt), "pJ", "bound"))
+    return (*found, Metric("energy", energy_bound(bound, target, fmt, effective), "pJ", "bound"))
 
 
 def roofline_point(bound: Bound, target: Target, fmt: Format) -> RooflinePoint:
     """Return the cascade's place under the roofline of the machine."""
+    target = target.in_format(fmt.name)
     counts = op_counts(bound)
     operations = float(sum(counts.values()) + counts.get("mac", 0))
     compute = compute_bound(bound, target)
@@ -98,7 +109,9 @@ def roofline_point(bound: Bound, target: Target, fmt: Format) -> RooflinePoint:
     )
 
 
-def compute_bound(bound: Bound, target: Target) -> float:
+def compute_bound(
+    bound: Bound, target: Target, effective: Mapping[str, float] | None = None
+) -> float:
     """Return the least cycles in which the arrays can do all operations, side by side.
 
     Each Einsum may be shared out over all arrays that have its operators: the least makespan of
@@ -106,15 +119,14 @@ def compute_bound(bound: Bound, target: Target) -> float:
     ``sum over Einsums of min over arrays of w * cycles``; the largest such bound found is
     returned, the exact one for one or two arrays.
     """
-    work = _work(bound, target)
+    work = _work(bound, target, effective_points(bound) if effective is None else effective)
     if not len(work):
         return 0.0
     return float(max(_lower(work, weights) for weights in _weights(work)))
 
 
-def _work(bound: Bound, target: Target) -> NDArray[np.float64]:
+def _work(bound: Bound, target: Target, effective: Mapping[str, float]) -> NDArray[np.float64]:
     """Return cycles of each Einsum (rows) on each array alone (columns); inf where it cannot."""
-    effective = effective_points(bound)
     rows: list[list[float]] = []
     for einsum in bound.cascade.einsums:
         if einsum.init:
@@ -157,9 +169,10 @@ def _weights(work: NDArray[np.float64]) -> Sequence[NDArray[np.float64]]:
     return tried
 
 
-def energy_bound(bound: Bound, target: Target, fmt: Format) -> float:
+def energy_bound(
+    bound: Bound, target: Target, fmt: Format, effective: Mapping[str, float]
+) -> float:
     """Return the least energy of any mapping, in pJ: operations and compulsory DRAM traffic."""
-    effective = effective_points(bound)
     total = 0.0
     for einsum in bound.cascade.einsums:
         if not einsum.init:

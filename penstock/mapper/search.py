@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
+from penstock.einsum_ir.work import effective_points
 from penstock.errors import MappingError
 from penstock.mapper import nodes
 from penstock.mapper.build import default_mapping
@@ -114,12 +115,14 @@ class SearchResult(Coverage):
         mapping: the best.
         evaluation: what the model says of it.
         bound: the cascade, with its extents, that it maps: the winner of several variants.
+        target: the machine, in the size that is best of those that it may be built in.
         variants: of how many the space consists.
     """
 
     mapping: nodes.Mapping
     evaluation: Evaluation
     bound: Bound
+    target: Target
     variants: int = 1
 
     @property
@@ -222,8 +225,12 @@ def explore_variants(
     """
     started = time.perf_counter()
     target.check_energies(objective)
-    target = target if target.has_energies else target.without_energies()
-    found = [_Search(each, target, fmt, objective) for each in bounds]
+    machines = target.in_format(fmt.name).sized()
+    found = [
+        _Search(bound, machine, fmt, objective, effective)
+        for bound, effective in ((each, effective_points(each)) for each in bounds)
+        for machine in machines
+    ]
     points = sum(search.points for search in found)
     ordered = sorted(found, key=lambda each: each.floor)
     interrupted = False
@@ -236,19 +243,27 @@ def explore_variants(
     winner = next((each for each in reversed(ordered) if each.best is not None), None)
     if winner is None:
         raise next(each.broken for each in found if each.broken is not None)
-    mapping, evaluation = winner.result()
-    evaluated = sum(search.evaluated for search in found)
     if progress is not None and not interrupted:
         progress(points, points, winner.best_objective)
+    seconds = time.perf_counter() - started
+    return _result(winner, found, len(bounds), seconds, interrupted=interrupted)
+
+
+def _result(
+    winner: _Search, found: Sequence[_Search], variants: int, seconds: float, *, interrupted: bool
+) -> SearchResult:
+    """Return what the searches of all cascades and machines came to."""
+    mapping, evaluation = winner.result()
     return SearchResult(
         mapping,
         evaluation,
         winner.bound,
-        len(bounds),
-        points=points,
-        evaluated=evaluated,
+        winner.machine,
+        variants,
+        points=sum(search.points for search in found),
+        evaluated=sum(search.evaluated for search in found),
         optimal=not interrupted and all(each.complete for each in found),
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         interrupted=interrupted,
     )
 
@@ -275,9 +290,10 @@ class _Search:
     """
 
     bound: Bound
-    target: Target
+    machine: Target
     fmt: Format
     objective: Objective
+    effective: Mapping[str, float]
     limit: int | None = None
     evaluated: int = 0
     covered: int = 0
@@ -288,11 +304,14 @@ class _Search:
     open: list[_Open] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        priced = self.machine.has_energies
+        self.target = self.machine if priced else self.machine.without_energies()
         self.tab = Tabulator(self.bound, self.target, self.fmt, self.objective)
         self.space: list[Skeleton] = []
         self.floor = math.inf
         try:
-            least = {each.name: each.value for each in roofline(self.bound, self.target, self.fmt)}
+            rows = roofline(self.bound, self.target, self.fmt, self.effective)
+            least = {each.name: each.value for each in rows}
             self.space = list(skeletons(self.bound, self.target, self.fmt))
         except MappingError as error:  # an operator that no array has
             self.broken = error

@@ -24,7 +24,7 @@ from penstock.einsum_ir.nodes import Access
 from penstock.einsum_ir.shapes import Bound
 from penstock.mapper import nodes
 from penstock.mapper.blocks import blockings
-from penstock.mapper.build import home_memories, popularity, shared_array
+from penstock.mapper.build import home_memories, popularity
 from penstock.mapper.fusion import Flow, Step, steps_of
 from penstock.mapper.leaf import arrays_for, leaf_loops, ranked_assignments
 from penstock.mapper.nodes import Compute, Keep, Loop, Nest, Node
@@ -47,6 +47,8 @@ __all__ = [
 ]
 
 CPU_TILES = (1, 4, 16, 64, 256)
+PARTS = 8
+"""`Recipe.least` for blocks that each work on a part of a reduction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,19 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A memory in which a tensor may live, and from which body inward; None = everywhere."""
+    """A memory in which a tensor may live, and from which body inward; None = everywhere.
+
+    ``around`` is a cache further out in which it stays as well, None without one.
+    """
 
     memory: str
     home: Home | None
+    around: Place | None = None
+
+    @property
+    def all(self) -> tuple[Place, ...]:
+        """Itself and the one around it."""
+        return (self,) if self.around is None else (self, self.around)
 
 
 @dataclass(frozen=True)
@@ -175,11 +186,26 @@ def _tilings(planner: Planner) -> Iterator[Recipe]:
         case "gpu":
             for tile in _powers(WARP, max(axis, WARP)):
                 yield Recipe(outer=tile)
+            yield from _together(planner, axis)
         case "cpu":
             for tile in (*(tile for tile in CPU_TILES if tile < longest), longest):
                 yield Recipe(outer=tile)
         case "spatial" | "fpga":
             yield from _overlapping(longest, axis, len(planner.target.arrays) > 1)
+
+
+def _together(planner: Planner, axis: int) -> Iterator[Recipe]:
+    """Yield tiles of one shared variable for blocks whose threads work on each Einsum together."""
+    overlaps = (False, True)[: len(planner.target.arrays)]
+    for least in (2, PARTS):
+        runs = replace(planner, recipe=replace(planner.recipe, least=least)).runs(
+            steps_of(planner.bound.cascade)
+        )
+        for name in dict.fromkeys(name for shared, _ in runs for name in shared):
+            extent = planner.bound.extents[name]
+            for tile in _powers(1, min(2 * axis, 1 << (extent - 1).bit_length())):
+                for overlap in overlaps:
+                    yield Recipe(outer=tile, together=True, overlap=overlap, cut=name, least=least)
 
 
 def _blocks(planner: Planner, steps: Sequence[Step], fmt: Format) -> Iterator[Recipe]:
@@ -307,22 +333,24 @@ def _options(
     einsum = flow.makers[name]
     left = dict(bound.extents)
     taken: list[str] = []
-    able = arrays_for(einsum, bound, target)
     for nest in nests:
         left[nest.loop.variable] = min(left[nest.loop.variable], nest.loop.tile)
         if nest.loop.spatial:
-            if not taken:
-                able = (shared_array(nest, bound, target, flow),)
             taken.append(nest.loop.axis)
+    able = tuple(
+        array
+        for array in arrays_for(einsum, bound, target)
+        if set(taken) <= {axis.name for axis in array.axes}
+    )
     arrays = tuple(array.name for array in able)
     key = (name, arrays, tuple(taken), tuple(left[each] for each in einsum.variables))
     if key not in known:
         found: dict[Option, None] = {}
         for array in able:
             for each in ranked_assignments(einsum, array, left, taken, order):
-                found[Option(array.name, leaf_loops(einsum, array, left, each))] = None
+                found[Option(array.name, leaf_loops(einsum, array, left, each, taken))] = None
                 if target.family == "fpga" and einsum.reduce is not None:
-                    turns = leaf_loops(einsum, array, left, each, in_turn=True)
+                    turns = leaf_loops(einsum, array, left, each, taken, in_turn=True)
                     found[Option(array.name, turns)] = None
         known[key] = tuple(found)
     return known[key]
@@ -336,8 +364,7 @@ def _residents(
     outputs = {each.tensor for each in bound.cascade.outputs}
     wanted = [name for name in found if name in flow.makers and name not in outputs]
     wanted += [name for name in outputs if _partial(found[name])]
-    if target.family != "gpu":  # a copy that threads make together is not among these
-        wanted += [name for name in found if name not in flow.makers]
+    wanted += [name for name in found if name not in flow.makers]
     made = []
     for name in wanted:
         places = [
@@ -346,8 +373,25 @@ def _residents(
             for memory in home_memories(home, target, flow)
             if name not in outputs or not memory.array
         ]
+        if name not in flow.makers:
+            places = _cached(places, target)
         made.append(Resident(name, (*places, Place(target.dram.name, None))))
     return tuple(each for each in made if len(each.places) > 1)
+
+
+def _cached(places: list[Place], target: Target) -> list[Place]:
+    """Add to the places of an input those in which it also stays in a cache around them."""
+    caches = [each for each in places if target.memory(each.memory).cache]
+    found: list[Place] = []
+    for place in places:
+        assert place.home is not None
+        for cache in caches:
+            assert cache.home is not None
+            outside = len(cache.home.body) < len(place.home.body)
+            if outside and not target.memory(place.memory).cache:
+                found.append(replace(place, around=cache))
+        found.append(place)
+    return found
 
 
 def _partial(found: Sequence[Home]) -> tuple[Home, ...]:
@@ -422,20 +466,21 @@ def mapping_at(
         bound: the cascade with its extents.
         target: the machine.
     """
-    chosen = [site.options[pick] for site, pick in zip(skeleton.sites, picks, strict=True)]
+    options = [site.options[pick] for site, pick in zip(skeleton.sites, picks, strict=True)]
     stages = [
         int(each[0]) for each in stages_of(skeleton.sites, arrays_of(skeleton, picks, target))
     ]
     leaves = {
         site.einsum: Compute(site.einsum, option.array, option.loops, stage)
-        for site, option, stage in zip(skeleton.sites, chosen, stages, strict=True)
+        for site, option, stage in zip(skeleton.sites, options, stages, strict=True)
     }
     grouped: dict[tuple[Where, str, int], tuple[str, ...]] = {}
     for each in skeleton.residents:
-        place, buffers = kept.get(each.tensor, (each.places[-1], 1))
-        if place.home is not None:
-            key = (place.home.body, place.memory, buffers)
-            grouped[key] = (*grouped.get(key, ()), each.tensor)
+        chosen, buffers = kept.get(each.tensor, (each.places[-1], 1))
+        for place in chosen.all:
+            if place.home is not None:
+                key = (place.home.body, place.memory, buffers if place is chosen else 1)
+                grouped[key] = (*grouped.get(key, ()), each.tensor)
     keeps: dict[Where, tuple[Keep, ...]] = {}
     for (where, memory, buffers), tensors in grouped.items():
         keeps[where] = (*keeps.get(where, ()), Keep(tensors, memory, buffers))

@@ -11,16 +11,43 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
 from penstock.einsum_ir.cascade import Cascade
+from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.nodes import variables
+from penstock.einsum_ir.passes import pass_table
+from penstock.einsum_ir.rewrite.plan import PassPlan
+from penstock.einsum_ir.rewrite.reduce import reduce_passes
 from penstock.einsum_ir.shapes import Bound, bind
 from penstock.errors import CascadeError, nearest
 from penstock.targets.base import Target
 
-__all__ = ["bind_variants", "open_tiles", "tile_sizes"]
+__all__ = ["bind_variants", "derived", "open_tiles", "tile_sizes"]
 
 USUAL_AXIS = 64
 SMALLEST, LARGEST = 4, 8
 """Tiles are at least an axis, or of a shorter rank a SMALLEST-th, and at most an axis * LARGEST."""
+
+
+def derived(cascade: Cascade, fmt: Format) -> tuple[Cascade, ...]:
+    """Return the forms that need fewer passes over a rank: streaming, and as a tree of parts.
+
+    Args:
+        cascade: any.
+        fmt: number format, in which the rewrite tries its forms; narrow floats, whose sums machines
+            keep in more bits, are tried in fp32.
+
+    Returns:
+        For each rank that inputs are passed over more than once, the forms that the rewrite
+        (`einsum_ir.rewrite`) offers; none where it refuses.
+    """
+    inputs = {each.tensor for each in cascade.inputs}
+    tried = None if fmt.kind == "float" else fmt
+    rows = [row for row in pass_table(cascade) if row.tensor in inputs and row.passes > 1]
+    found: list[Cascade] = []
+    for rank in dict.fromkeys(row.rank for row in rows):
+        plan = reduce_passes(cascade, rank, fmt=tried)
+        if isinstance(plan, PassPlan):
+            found += [each for each in (plan.cascade, plan.tree) if each is not None]
+    return tuple(found)
 
 
 def bind_variants(

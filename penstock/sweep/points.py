@@ -11,16 +11,16 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 from penstock import __version__
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import parse_format, run_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import Bound, bind
-from penstock.errors import MappingError, PenstockError
+from penstock.errors import MappingError, PenstockError, TargetError
 from penstock.mapper.search import Objective, explore
 from penstock.sweep.grid import MAX_VALUES, Axis, value_text
 from penstock.sweep.machines import Override, area_um2, overrides
@@ -32,10 +32,13 @@ __all__ = ["Options", "Outcome", "Plan", "Point", "Task", "evaluate", "plan"]
 
 @dataclass(frozen=True)
 class Options:
-    """What is the same for all points: number format ("" = each machine's own) and objective."""
+    """What is the same for all points: number format ("" = each machine's own) and objective.
+
+    The objective ``area`` is for the best point: each machine has its fastest mapping.
+    """
 
     format: str = ""
-    objective: Objective = "latency"
+    objective: Objective | Literal["area"] = "latency"
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,8 @@ def plan(
     Raises:
         CascadeError: a shape is missing.
         PenstockError: two parameters contradict each other, or there are too many points.
-        TargetError: a number cannot be one of a machine.
+        TargetError: a number cannot be one of a machine, or a machine lacks the areas or energies
+            that the objective needs.
     """
     count = math.prod(len(each.values) for each in axes)
     if count > MAX_VALUES:
@@ -184,9 +188,20 @@ def plan(
     for values in itertools.product(*(each.values for each in axes)):
         point, target = _point(tuple(zip(axes, values, strict=True)), changed, shapes or {})
         _bound(text, point.shapes)
+        _check_objective(target, point, chosen)
         points.append(point)
         tasks.append(Task(text, target, point.shapes, chosen))
     return Plan(cascade.name, text, chosen, tuple(axes), tuple(points), tuple(tasks))
+
+
+def _check_objective(target: Target, point: Point, options: Options) -> None:
+    if options.objective != "area":
+        target.check_energies(options.objective)
+    elif point.area_um2 is None:
+        raise TargetError(
+            f"{target.name} has no areas, which the objective area needs",
+            fix="take another objective, or a copy of the machine with area_um2",
+        )
 
 
 def _point(
@@ -222,7 +237,7 @@ def _changed(
     changes = overrides(target, numbers)
     for path, number in changes:
         target = target.override(path, number)
-    return target, changes
+    return replace(target, sizings=()), changes  # a point is one machine
 
 
 def evaluate(task: Task) -> Outcome:
@@ -241,7 +256,9 @@ def evaluate(task: Task) -> Outcome:
     bound = _bound(task.cascade, task.shapes)
     try:
         fmt = run_format(parse_format(task.options.format or task.target.format))
-        found = explore(bound, task.target, fmt, objective=task.options.objective)
+        wanted = task.options.objective
+        objective = "latency" if wanted == "area" else wanted
+        found = explore(bound, task.target, fmt, objective=objective)
         if found.interrupted:
             raise KeyboardInterrupt
     except MappingError as error:

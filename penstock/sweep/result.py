@@ -81,9 +81,11 @@ class Sweep:
         }
 
     def objective(self, number: int) -> float:
-        """Return what a finished point is judged by: seconds, picojoules or their product."""
-        outcome = self.outcomes[number]
+        """Return what a finished point is judged by: seconds, picojoules, their product, or um2."""
+        outcome, area = self.outcomes[number], self.plan.points[number].area_um2
         assert outcome is not None
+        if self.plan.options.objective == "area":
+            return area or inf
         return judged(outcome, self.plan.options.objective)
 
     @cached_property
@@ -101,8 +103,12 @@ class Sweep:
         names = ("latency_s", "energy_pj", "area_um2")
         compared = tuple(name for name in names if all(each[name] is not None for each in costs))
         rows = [[each[name] or 0.0 for name in compared] for each in costs]
-        best = min(fits, key=self.objective, default=None)
+        best = min(fits, key=lambda n: (self.objective(n), self._latency(n)), default=None)
         return Problem(shapes, points, compared, tuple(fits[n] for n in front(rows)), best)
+
+    def _latency(self, number: int) -> float:
+        outcome = self.outcomes[number]
+        return outcome.latency_s if outcome else inf
 
     def _failure(self, number: int) -> str:
         outcome = self.outcomes[number]
@@ -143,10 +149,14 @@ class Sweep:
 
 
 def judged(outcome: Outcome, objective: str) -> float:
-    """Return the objective of an outcome, in seconds, picojoules or their product."""
-    energy = outcome.energy_pj or 0.0
-    product = outcome.latency_s * energy if energy else 0.0
-    return {"latency": outcome.latency_s, "energy": energy, "edp": product}[objective]
+    """Return the objective of an outcome, in seconds, picojoules or their product.
+
+    An outcome has no area: for that objective its seconds.
+    """
+    if outcome.energy_pj is None or objective in ("latency", "area"):
+        return outcome.latency_s
+    energy = outcome.energy_pj
+    return {"energy": energy, "edp": outcome.latency_s * energy}[objective]
 
 
 def sweep(

@@ -31,6 +31,8 @@ class Axis:
         folds: whether a spatial loop may have more steps than places; the steps then take
             ``ceil(steps / size)`` rounds (cores and thread blocks do, hardware PEs do not).
         reduces: whether values can be reduced along the axis (neighbour links, lane tree).
+        most: of an axis that folds, steps that it takes at all (1024 threads of a CUDA block); 0
+            = any number.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Axis:
     kind: AxisKind
     folds: bool = False
     reduces: bool = False
+    most: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,12 @@ class Memory:
         burst_bytes: a transfer takes whole bursts of so many bytes; 0 for any size.
         refresh_every_cycles: so often the memory stops, 0 for never,
         refresh_cycles: and for so long.
+        along: name of an axis of all arrays that reach it: it has one instance for each place
+            along that axis (the shared memory of a multiprocessor), which holds what its place
+            needs; "" for none.
+        cache: whether hardware decides what is in it: a mapping may count on inputs staying
+            there, generated code copies nothing.
+        uses: (resource, count) pairs of an FPGA part that one instance takes.
 
     Latency, bursts and refresh are charged by the simulator, not by the model.
     """
@@ -77,6 +86,9 @@ class Memory:
     burst_bytes: int = 0
     refresh_every_cycles: int = 0
     refresh_cycles: int = 0
+    along: str = ""
+    cache: bool = False
+    uses: tuple[tuple[str, float], ...] = ()
 
     @property
     def total_bytes(self) -> float:
@@ -107,6 +119,9 @@ class Array:
         result_cycles: cycles until an operation of a place can use the result of the one before;
             operations that do not need each other start one after another all the same. The
             simulator charges it, the model does not.
+        rates: (number format, speed) pairs: how many times as fast as `cycles` says it works in a
+            format; 0 for not at all. "" stands for all formats that are not listed, which
+            otherwise have speed 1.
     """
 
     name: str
@@ -119,6 +134,7 @@ class Array:
     registers: int = 0
     chained: bool = False
     result_cycles: int = 1
+    rates: tuple[tuple[str, float], ...] = ()
 
     @property
     def places(self) -> int:
@@ -151,6 +167,9 @@ class Target:
         source: where the numbers come from; single numbers have theirs in the machine's file.
         resources: (name, count) pairs of an FPGA part: LUT, FF, DSP, BRAM, URAM.
         part: the vendor's part or architecture name (``sm_90a``, ``xcu280-fsvh2892-2L-e``).
+        notes: what is left out, assumed or unchecked.
+        sizings: for a machine that is still to be built (FPGAs), what a design may choose: each
+            a tuple of (path, number) pairs for `override`.
     """
 
     name: str
@@ -163,6 +182,7 @@ class Target:
     resources: tuple[tuple[str, int], ...] = ()
     part: str = ""
     notes: tuple[str, ...] = field(default=())
+    sizings: tuple[tuple[tuple[str, float], ...], ...] = ()
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.memories] + [each.name for each in self.arrays]
@@ -244,7 +264,8 @@ class Target:
             value: the new number, in the unit that the field's name says.
 
         Memories that an array's places own are as many as before for each place when the size
-        of an axis changes.
+        of an axis changes; blocks of an FPGA that a memory takes change with its capacity. A
+        machine that is changed has the size it has: no ``sizings``.
 
         Raises:
             TargetError: the number cannot be one of a machine.
@@ -253,11 +274,14 @@ class Target:
         owner, _, name = path.rpartition(".")
         if not owner:
             changed_target: Target = _set(self, name, value)
-            return changed_target
+            return replace(changed_target, sizings=())
         if owner in [memory.name for memory in self.memories]:
-            new = _set(self.memory(owner), name, value)
+            old = self.memory(owner)
+            new = _set(old, name, value)
+            times = new.capacity_bytes / old.capacity_bytes if name == "capacity_bytes" else 1.0
+            new = replace(new, uses=tuple((each, n * times) for each, n in old.uses))
             swapped = tuple(new if each.name == owner else each for each in self.memories)
-            return replace(self, memories=swapped)
+            return replace(self, memories=swapped, sizings=())
         array = self.array(owner)
         memories = self.memories
         if name in [axis.name for axis in array.axes]:
@@ -270,7 +294,53 @@ class Target:
         else:
             changed = _set(array, name, value)
         arrays = tuple(changed if each.name == owner else each for each in self.arrays)
-        return replace(self, arrays=arrays, memories=memories)
+        return replace(self, arrays=arrays, memories=memories, sizings=())
+
+    def in_format(self, fmt: str) -> Target:
+        """Return the machine as it works in a number format: cycles by rate, no idle array.
+
+        Args:
+            fmt: name of a number format.
+
+        Raises:
+            TargetError: no array works in it.
+        """
+        if not any(array.rates for array in self.arrays):
+            return self
+        speeds = {a.name: dict(a.rates).get(fmt, dict(a.rates).get("", 1.0)) for a in self.arrays}
+        arrays = tuple(
+            replace(
+                array,
+                cycles=tuple((op, cost / speeds[array.name]) for op, cost in array.cycles),
+                rates=((fmt, 1.0), ("", 0.0)) if array.rates else (),
+            )
+            for array in self.arrays
+            if speeds[array.name]
+        )
+        if not arrays:
+            raise TargetError(f"no array of {self.name} works in {fmt}", fix="take another format")
+        names = ("", *(array.name for array in arrays))
+        memories = tuple(memory for memory in self.memories if memory.array in names)
+        return replace(self, arrays=arrays, memories=memories, format=fmt)
+
+    def sized(self) -> tuple[Target, ...]:
+        """Return the machines that a design may choose from: itself if there is no choice."""
+        usual = replace(self, sizings=())
+        found = [usual]
+        for sizing in self.sizings:
+            one = usual
+            for path, number in sizing:
+                one = one.override(path, number)
+            found.append(one)
+        return tuple(dict.fromkeys(found))
+
+    def needed(self) -> dict[str, float]:
+        """Return resource → how much of it all memories take together."""
+        total: dict[str, float] = {}
+        for memory in self.memories:
+            for name, each in memory.uses:
+                total[name] = total.get(name, 0.0) + each * memory.instances
+        return total
 
     def spread(self, memory: Memory) -> tuple[Axis, ...] | None:
         """Return the axes over which the instances of an array's own memory are spread.
@@ -330,7 +400,9 @@ def _check_numbers(target: Target) -> None:
 def _set(owner: Any, name: str, value: float) -> Any:
     """Replace one numeric field of a frozen dataclass."""
     numeric = {
-        f.name: f.type for f in fields(owner) if isinstance(getattr(owner, f.name), int | float)
+        field.name: field.type
+        for field in fields(owner)
+        if isinstance(getattr(owner, field.name), int | float) and field.type != "bool"
     }
     if name not in numeric:
         raise UnknownNameError(f"number of {owner.name}", name, numeric)

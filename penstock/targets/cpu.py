@@ -26,6 +26,7 @@ def cpu(
     *,
     part: str,
     registers: int = 16,
+    name: str = "cpu",
     clock_hz: float = CLOCK_HZ,
     dram_bytes_per_s: float = DRAM_BYTES_PER_S,
 ) -> Target:
@@ -36,11 +37,12 @@ def cpu(
         lanes: fp32 elements of a vector register (8 for AVX2, 16 for AVX-512, 4 for NEON).
         part: the instruction set, e.g. ``x86-64 avx512f``.
         registers: vector registers of a core (16 with AVX2, 32 with AVX-512 and NEON).
+        name: of the machine.
         clock_hz: of the cores.
         dram_bytes_per_s: memory bandwidth of all cores together.
     """
     return Target(
-        name="cpu",
+        name=name,
         family="cpu",
         clock_hz=clock_hz,
         memories=(
@@ -61,7 +63,7 @@ def cpu(
             ),
         ),
         format="fp32",
-        source="this machine's cores and vector width; clock, cache and bandwidth assumed",
+        source="cores and vector width as given; clock, cache and bandwidth assumed",
         part=part,
     )
 

@@ -13,7 +13,7 @@ from penstock.targets.base import Array, Axis, AxisKind, Family, Memory, Target
 __all__ = ["from_json", "to_json"]
 
 _CLASSES: dict[str, type] = {"memories": Memory, "arrays": Array, "axes": Axis}
-_PAIRS = {"cycles", "energy_pj", "resources"}
+_PAIRS = {"cycles", "energy_pj", "resources", "rates", "uses"}
 _CHOICES = {"AxisKind": get_args(AxisKind), "Family": get_args(Family)}
 
 
@@ -26,7 +26,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Target | Memory | Array | Axis):
         named = {field.name: getattr(value, field.name) for field in fields(value)}
         return {
-            name: {key: _plain(number) for key, number in each} if name in _PAIRS else _plain(each)
+            name: _pairs(each)
+            if name in _PAIRS
+            else [_pairs(one) for one in each]
+            if name == "sizings"
+            else _plain(each)
             for name, each in named.items()
         }
     if isinstance(value, tuple):
@@ -36,6 +40,10 @@ def _plain(value: Any) -> Any:
             return "inf"
         return int(value) if value.is_integer() else value  # one text for 256 and 256.0
     return value
+
+
+def _pairs(value: Any) -> dict[str, Any]:
+    return {key: _plain(number) for key, number in value}
 
 
 def from_json(text: str, file: str = "target") -> Target:
@@ -80,9 +88,11 @@ def _value(name: str, value: Any, kind: str, where: str) -> Any:
         built = [_build(_CLASSES[name], each, f"{where}[{n}]") for n, each in enumerate(value)]
         return tuple(built)
     if name in _PAIRS:
-        if not isinstance(value, dict):
-            raise TargetError(f"{where} is no object", fix="compare 'penstock targets fusemax'")
-        return tuple((str(key), _number(each, f"{where}.{key}")) for key, each in value.items())
+        return _read_pairs(value, where)
+    if name == "sizings":
+        if not isinstance(value, list):
+            raise TargetError(f"{where} is no list", fix="compare 'penstock targets u280'")
+        return tuple(_read_pairs(each, f"{where}[{n}]") for n, each in enumerate(value))
     if kind == "float":
         return float(_number(value, where))
     if kind == "int":
@@ -93,6 +103,12 @@ def _value(name: str, value: Any, kind: str, where: str) -> Any:
         return tuple(str(each) for each in value)
     _check_text(value, kind, where)
     return value
+
+
+def _read_pairs(value: Any, where: str) -> tuple[tuple[str, float], ...]:
+    if not isinstance(value, dict):
+        raise TargetError(f"{where} is no object", fix="compare 'penstock targets fusemax'")
+    return tuple((str(key), _number(each, f"{where}.{key}")) for key, each in value.items())
 
 
 def _check_text(value: Any, kind: str, where: str) -> None:

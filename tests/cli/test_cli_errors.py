@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from penstock.cli import main
+from penstock.targets import TARGETS
 
 GOOD = """cascade attention(Q[p,e], K[m,e], V[m,f]) -> O[p,f]
   const SC = 0.5
@@ -133,8 +134,10 @@ fix: add an array 'V'""",
     ),
     "target": (
         ["explore", "a.einsum", "--target", "fusmax", *SMALL],
-        """unknown target 'fusmax' (known: cpu, flat, fusemax, h200, mesh4x4, u280)
-fix: did you mean 'fusemax'?""",
+        (
+            f"unknown target 'fusmax' (known: {', '.join(TARGETS.names())})\n"
+            "fix: did you mean 'fusemax'?"
+        ),
     ),
     "does not fit": (
         [

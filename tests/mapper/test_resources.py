@@ -24,7 +24,7 @@ U280 = TARGETS.get("u280")
 
 
 def on_part(target, **parts):
-    return replace(target, resources=tuple(parts.items()))
+    return replace(target, resources=tuple(parts.items()), sizings=())
 
 
 def rows_of(design):

@@ -160,10 +160,10 @@ def test_finds_something_legal_and_no_worse_than_the_default(name, target):
     fmt = parse_format(machine.format)
     bound = bind(zoo.load(name), shapes=shapes_of(zoo.load(name)))
     found = explore(bound, machine, fmt)
-    check(found.mapping, bound, machine, fmt)
+    check(found.mapping, bound, found.target, fmt)
     default = evaluate(default_mapping(bound, machine, fmt), bound, machine, fmt)
     assert found.evaluation.latency_cycles <= default.latency_cycles
-    least = roofline(bound, machine, fmt)[0].value
+    least = roofline(bound, found.target, fmt)[0].value
     assert least <= found.evaluation.latency_cycles * (1 + 1e-9)
 
 

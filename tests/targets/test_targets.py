@@ -14,7 +14,33 @@ from penstock.targets.base import Array, Axis, Memory, Target
 from penstock.targets.cpu import cpu
 from penstock.targets.serial import from_json, to_json
 
-NAMES = ("cpu", "flat", "fusemax", "h200", "mesh4x4", "u280")
+NAMES = (
+    "a100",
+    "avx2",
+    "avx512",
+    "cpu",
+    "flat",
+    "fusemax",
+    "h100",
+    "h200",
+    "kv260",
+    "l4",
+    "mesh16x16",
+    "mesh2x2",
+    "mesh4x4",
+    "mesh8x4",
+    "mesh8x8",
+    "pynq_z2",
+    "rtx4090",
+    "tpu_v4i",
+    "u250",
+    "u280",
+    "u55c",
+    "vck190",
+    "zcu102",
+    "zcu104",
+)
+GENERAL = [name for name in NAMES if TARGETS.get(name).family != "spatial"]
 DATAPATH = {"mac", *OPERATORS} - {"//", "%", "**"}
 MASKS = {"<", "<=", ">", ">=", "==", "!=", "and", "or", "not", "where", "fill"}
 
@@ -44,12 +70,12 @@ def test_each_machine_is_one(name):
             assert math.prod(axis.size for axis in axes) == memory.instances
 
 
-@pytest.mark.parametrize("name", ["cpu", "h200", "u280"])
+@pytest.mark.parametrize("name", GENERAL)
 def test_general_machines_have_every_operator(name):
     assert {"mac", *OPERATORS} <= offered(TARGETS.get(name))
 
 
-@pytest.mark.parametrize("name", ["fusemax", "flat", "mesh4x4"])
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(GENERAL)))
 def test_attention_machines_have_what_attention_and_masks_need(name):
     assert {"mac", "*", "+", "-", "max", "exp", "/"} | MASKS <= offered(TARGETS.get(name))
 
@@ -131,7 +157,7 @@ BROKEN = [
         UnknownNameError,
         (
             "unknown field of target 'clok_hz' (known: arrays, clock_hz, family, format, memories, "
-            "name, notes, part, resources, source)\nfix: did you mean 'clock_hz'?"
+            "name, notes, part, resources, sizings, source)\nfix: did you mean 'clock_hz'?"
         ),
     ),
     (

@@ -1,0 +1,9 @@
+"""A 8x4 array with a 4-lane vector unit."""
+
+from __future__ import annotations
+
+from penstock.targets.mesh import mesh
+
+__all__ = ["TARGET"]
+
+TARGET = mesh(8, 4)

@@ -151,6 +151,19 @@ def test_a_journal_left_behind_is_not_overwritten(folder, capsys):
     assert "not the journal of a sweep" in refused(capsys, *FEW, "--resume", "s.json")
 
 
+def test_the_smallest_machine(folder, capsys):
+    command = ["explore", "matmul", "--target", "fusemax", "--shape", "m=8", "n=8", "k=8"]
+    sizes = ["--sweep", "gb=4MB,2MB,16MB", "--jobs", "1", "--json", "--objective", "area"]
+    assert main([*command, *sizes]) == 0
+    rows = json.loads(capsys.readouterr().out)["points"]
+    assert [row["best"] for row in rows] == [False, True, False]
+    assert rows[1]["area_um2"] == min(row["area_um2"] for row in rows)
+    assert "mesh4x4 has no areas" in refused(capsys, *FEW, "--objective", "area")
+    assert "all mappings to one machine have its area" in refused(
+        capsys, *command, "--objective", "area"
+    )
+
+
 def started(*argv, **streams):
     return subprocess.Popen(
         [sys.executable, "-m", "penstock", *argv], start_new_session=True, text=True, **streams

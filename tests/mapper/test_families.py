@@ -198,7 +198,7 @@ ODD = {
 def test_remainders_are_counted(family, name):
     """Every point once, by hand: nothing is rounded down, and nothing computed twice."""
     shapes = ODD[name]
-    target = TARGETS.get(family)
+    target = replace(TARGETS.get(family), sizings=())
     bound = bind(parse(CASCADE), shapes=shapes)
     found = explore_bound(bound, target, parse_format(target.format))
     points = {each.einsum: each.points for each in found.evaluation.leaves}
@@ -220,3 +220,17 @@ def test_a_single_score_by_hand(family, cycles):
     found = explore_bound(bound, target, parse_format(target.format)).evaluation
     assert {each.einsum: each.cycles for each in found.leaves} == {"QK": cycles, "GM": cycles}
     assert found.compute_cycles == 2
+
+
+@pytest.mark.parametrize("objective", ["energy", "edp"])
+@pytest.mark.parametrize("family", ["u280", "h200", "avx2"])
+def test_no_objective_without_energies(family, objective):
+    target = TARGETS.get(family)
+    with pytest.raises(TargetError) as caught:
+        explore_bound(bound_of(), target, parse_format(target.format), objective=objective)
+    lacking = ", ".join(array.name for array in target.in_format(target.format).arrays)
+    assert str(caught.value) == (
+        f"{family} has no energies of {lacking}, which the objective {objective} needs\n"
+        "fix: take the objective latency, or a copy of the machine with energy_pj and "
+        "read_pj_per_byte"
+    )

@@ -403,7 +403,7 @@ for b
 def test_one_pass_attention_on_a_gpu():
     bound = bind(
         zoo.load("causal_attention_1pass"),
-        shapes={"h": 3, "p": 512, "m": 1024, "e": 32, "f": 64, "m0": 32},  # 255 registers
+        shapes={"h": 3, "p": 512, "m": 1024, "e": 32, "f": 32, "m0": 32},  # 255 registers
     )
     assert str(default_mapping(bound, TARGETS.get("h200"), parse_format("fp32"))) == ON_GPU
 

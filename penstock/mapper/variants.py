@@ -37,13 +37,16 @@ def derived(cascade: Cascade, fmt: Format) -> tuple[Cascade, ...]:
 
     Returns:
         For each rank that inputs are passed over more than once, the forms that the rewrite
-        (`einsum_ir.rewrite`) offers; none where it refuses.
+        (`einsum_ir.rewrite`) offers; none where it refuses, or the cascade has tiles already.
     """
+    if open_tiles(cascade, {}):
+        return ()
     inputs = {each.tensor for each in cascade.inputs}
     tried = None if fmt.kind == "float" else fmt
     rows = [row for row in pass_table(cascade) if row.tensor in inputs and row.passes > 1]
     found: list[Cascade] = []
-    for rank in dict.fromkeys(row.rank for row in rows):
+    known = {name for einsum in cascade.einsums for name in einsum.variables}
+    for rank in dict.fromkeys(row.rank for row in rows if row.rank in known):
         plan = reduce_passes(cascade, rank, fmt=tried)
         if isinstance(plan, PassPlan):
             found += [each for each in (plan.cascade, plan.tree) if each is not None]

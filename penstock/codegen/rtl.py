@@ -34,9 +34,9 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _field(word: str, layout: encode.Layout, name: str) -> str:
+def _field(word: str, layout: encode.Layout, name: str, bits: int = 0) -> str:
     low, size = layout.fields[name]
-    return f"{word}[{low} +: {size}]"
+    return f"{word}[{low} +: {bits or size}]"
 
 
 def _repeated(times: int, text: str) -> str:

@@ -83,7 +83,7 @@ def _laid_out(fields: Iterable[tuple[str, int]]) -> Layout:
 @cache
 def core_op(hw: Hardware) -> Layout:
     """Return the word of a core's op."""
-    fields = [("shape", 16)]
+    fields = [("shape", (hw.templates - 1).bit_length())]
     fields += [(f"wait{unit}", COUNT_BITS) for unit in range(len(hw.units))]
     fields += [(f"o{k}_base", hw.address_bits) for k in range(hw.operands)]
     fields += [(f"c{k}_base", INDEX_BITS) for k in range(hw.conditions)]
@@ -118,7 +118,7 @@ def core_result(hw: Hardware) -> Layout:
 @cache
 def core_tail(hw: Hardware) -> Layout:
     """Return the part of a shape that goes on with operands: what is no loop and no address."""
-    fields = [("uop", 12), ("init_on", 1), ("init", 2)]
+    fields = [("uop", (hw.uops - 1).bit_length()), ("init_on", 1), ("init", 2)]
     for k in range(hw.conditions):
         fields += [(f"c{k}_mask", hw.operands + 1)]
         fields += [(f"c{k}_row", INDEX_BITS), (f"c{k}_col", INDEX_BITS)]
@@ -151,7 +151,7 @@ def core_uop(hw: Hardware) -> Layout:
 @cache
 def stream_op(hw: Hardware) -> Layout:
     """Return the word of a stream's op."""
-    fields = [("shape", 16)]
+    fields = [("shape", (hw.templates - 1).bit_length())]
     fields += [(f"wait{unit}", COUNT_BITS) for unit in range(len(hw.units))]
     return _laid_out([*fields, ("base", hw.address_bits)])
 

@@ -129,6 +129,8 @@ def steady(plan: Plan, progress: Progress | None = None, known: Known | None = N
     """
     every = stretches(plan)
     free = {name for each in every for name in each.takes}
+    parts = [part for chain in chains(plan) for part in chain.parts()]
+    free |= {each.variables[0] for each in parts if each.steps(plan.bound.extents) == 1}
     groups = tuple(
         part
         for chain in chains(plan)  # steps of a loop that may not be shorter need not be alike

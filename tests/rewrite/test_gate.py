@@ -7,6 +7,7 @@ from penstock import parse, zoo
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.rewrite.families import affordable, batched, families, sizes
 from penstock.einsum_ir.rewrite.gate import Form, Variant, streamed, trial
+from penstock.einsum_ir.rewrite.reduce import reduce_passes
 from penstock.einsum_ir.shapes import bind
 
 FP32 = parse_format("fp32")
@@ -265,6 +266,16 @@ cascade c(X[h, p, m], B[c], W[h]) -> S[h, p]
     frames = "cascade f(X[p, i, m]) -> S[p, i]\n  S[p, i] = X[p, i, m] :: sum[m] s.t. m <= p * i"
     assert sizes(parse(frames), "m") == {"p": 3, "i": 3, "m": 35}
     assert sizes(parse(frames).with_shapes(i=7, m=4), "m") == {"p": 3, "i": 7, "m": 35}
+
+
+@pytest.mark.parametrize(
+    ("name", "rank"),
+    [("relative_bias", "m"), pytest.param("neighborhood_2d", "i", marks=pytest.mark.slow)],
+)
+def test_tables_and_windows_are_long_enough_to_be_met(name, rank):
+    """A computed bucket, and a window along another rank: too short, every point is absent."""
+    plan = reduce_passes(zoo.load(name), rank)
+    assert (plan.before, plan.after) == (3, 1)
 
 
 def test_tables_for_two_ranks_are_cut_to_what_is_quick():

@@ -31,6 +31,7 @@ from penstock.einsum_ir.nodes import (
     Sym,
     Var,
     accesses,
+    variables,
     walk,
 )
 from penstock.einsum_ir.shapes import bind
@@ -110,20 +111,25 @@ def sizes(cascade: Cascade, rank: str) -> dict[str, int]:
     """Return small extents for the ranks of the inputs that the cascade leaves open.
 
     A rank that a predicate or an index compares with `rank` is a little longer than it, so that a
-    right-aligned causal mask has rows without keys; a table that is read at a computed place, as
-    ``B[p - m + M - 1]``, holds all differences; the others have 2 coordinates, or 3 where more than
-    two ranks are compared.
+    right-aligned causal mask has rows without keys; what is read at a computed place, as
+    ``B[p - m + M - 1]``, holds all differences of `rank` and of ranks with an extent; the others
+    have 2 coordinates, or 3 where more than two ranks are compared.
     """
     found = {name: 2 for each in cascade.inputs for name in each.ranks}
     declared = {each.tensor: each.ranks for each in cascade.inputs}
+    given = {**dict(cascade.shapes), rank: LENGTH}
     for einsum in cascade.einsums:
         compared = [] if einsum.where is None else [einsum.where]
         for access in einsum.operands:
             for place, index in enumerate(access.indices):
-                if _compared(index) & {rank} and not isinstance(index, Var):
+                if isinstance(index, Var):
+                    continue
+                reach = max((given.get(name, 0) for name in variables(index)), default=0)
+                if reach and access.tensor in declared:
+                    name = declared[access.tensor][place]
+                    found[name] = max(found[name], 2 * (reach + 3))
+                if rank in _compared(index):
                     compared.append(index)
-                    if access.tensor in declared:
-                        found[declared[access.tensor][place]] = 2 * (LENGTH + 3)
         names = set().union(*(_compared(each) for each in compared if rank in _compared(each)))
         extent = LENGTH + 3 if len(names) <= 2 else 3
         found |= {name: max(extent, found[name]) for name in names if name in found}

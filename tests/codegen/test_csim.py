@@ -166,7 +166,7 @@ def harness(formats):
 @pytest.mark.parametrize("flags", [(), ("-DPK_EXACT_WIDTHS", "-std=c++14"), SANITIZERS])
 def test_every_function_equals_the_integer_algorithm(tmp_path, flags):
     source = tmp_path / "harness.cpp"
-    formats = FORMATS if not flags else FORMATS[1:4]
+    formats = FORMATS if not flags else FORMATS[1:3]  # templates of wide words take long to compile
     source.write_text(harness(formats))
     include = [f"-I{files('penstock.hls_templates')}", f"-isystem{csim.header_folder()}"]
     command = [

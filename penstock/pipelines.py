@@ -10,7 +10,6 @@ from penstock.codegen.hls import tasks_of
 from penstock.codegen.hls_pragmas import HlsNotes
 from penstock.codegen.loops import Program
 from penstock.codegen.timeline import Timeline, timeline
-from penstock.errors import MappingError
 from penstock.sim.pipeline import Network, Process, minimal_depths, run_pipeline
 
 __all__ = ["kernel_network", "kernel_timing"]
@@ -25,16 +24,6 @@ def kernel_network(program: Program, clock_hz: float) -> tuple[Network, dict[str
     return Network(tuple(found)), lines
 
 
-def _least(network: Network) -> dict[str, int]:
-    """Return depths of which none can be less without a deadlock."""
-    ones = dict.fromkeys(network.writer, 1)
-    try:
-        run_pipeline(network, ones)
-    except MappingError:  # deadlocks
-        return minimal_depths(network)
-    return ones
-
-
 def kernel_timing(program: Program, clock_hz: float) -> Timing:
     """Return how the tasks of a program run, with the depths that its kernel gets.
 
@@ -44,7 +33,7 @@ def kernel_timing(program: Program, clock_hz: float) -> Timing:
     """
     network, lines = kernel_network(program, clock_hz)
     streams = tasks_of(program).streams
-    free, least = run_pipeline(network), _least(network)
+    free, least = run_pipeline(network), minimal_depths(network)
     room = 2
     while True:
         wanted = {name: max(least[name], min(room, free.peaks[name])) for name in streams}

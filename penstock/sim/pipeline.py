@@ -23,7 +23,7 @@ Excluded: values, and why a process has its schedule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from operator import itemgetter
@@ -185,9 +185,9 @@ def run_pipeline(network: Network, depths: Mapping[str, int] | None = None) -> P
 def minimal_depths(network: Network, *, cycles: float | None = None) -> dict[str, int]:
     """Return depths of which none can be made smaller without a deadlock.
 
-    Each stream in turn gets the smallest depth that still works, given the others; as a deeper
-    stream never hurts, none of them can be lowered in the end. There may be other such depths,
-    with a smaller sum.
+    Streams grow where they must. Where there was a choice, or time counts, each stream in turn gets
+    the smallest depth that still works, given the others; as a deeper stream never hurts, none of
+    them can be lowered in the end. There may be other such depths, with a smaller sum.
 
     Args:
         network: the processes.
@@ -197,6 +197,9 @@ def minimal_depths(network: Network, *, cycles: float | None = None) -> dict[str
     Raises:
         MappingError: it deadlocks at any depth, or never is that fast.
     """
+    depths, forced = _grown(network)
+    if cycles is None and forced:
+        return depths
     free = run_pipeline(network)
     limit = np.inf if cycles is None else cycles
     if free.cycles > limit:
@@ -204,7 +207,8 @@ def minimal_depths(network: Network, *, cycles: float | None = None) -> dict[str
             f"the pipeline takes {free.cycles:,} cycles with streams of any depth, not {limit:,}",
             fix=f"allow {free.cycles:,}",
         )
-    depths = {stream: max(1, peak) for stream, peak in free.peaks.items()}
+    if cycles is not None:
+        depths = {stream: max(1, peak) for stream, peak in free.peaks.items()}
 
     def works(trial: Mapping[str, int]) -> bool:
         machine, stuck = _solved(network, trial)
@@ -216,9 +220,31 @@ def minimal_depths(network: Network, *, cycles: float | None = None) -> dict[str
     least = dict.fromkeys(depths, 1)
     if works(least):
         return least
-    for stream in depths:
+    for stream in [each for each, depth in depths.items() if depth > 1]:
         depths[stream] = _least(depths[stream], partial(alone, stream))
     return depths
+
+
+def _grown(network: Network) -> tuple[dict[str, int], bool]:
+    """Return depths without a deadlock, and whether each token of room in them is necessary.
+
+    All begin at 1. Where processes wait in a circle, one of the full streams in it must be deeper,
+    whatever the others are; where only one is full, there is no choice. What has been done with
+    less room can be done with more, so the run goes on from there.
+
+    Raises:
+        MappingError: a circle without a full stream: it deadlocks at any depth.
+    """
+    depths = dict.fromkeys(network.writer, 1)
+    machine, forced = _Machine(network, depths), True
+    run = machine.advance(machine.blank())
+    while left := next(run):
+        full = [each.stream for each in _circle(machine, left) if each.side == "full"]
+        if not full:
+            raise _deadlock(machine, left)
+        depths[full[0]] += 1
+        forced = forced and len(full) == 1
+    return depths, forced
 
 
 def _least(high: int, works: Callable[[int], bool]) -> int:
@@ -310,24 +336,33 @@ class _Machine:
                 return True
         return False
 
-    def advance_all(self) -> list[Process]:
-        """Advance every process as far as it goes; return those that cannot end."""
-        events = {each.name: _events(each) for each in self.network.processes}
-        times = _Times(
+    def blank(self) -> _Times:
+        """Return a place for the cycles of all tokens."""
+        return _Times(
             {stream: [0] * len(each) for stream, each in self.written.items()},
             {stream: [0] * len(each) for stream, each in self.read.items()},
         )
-        waiting = list(self.network.processes)
-        while waiting:
-            waiting = [
-                each for each in waiting if not self._advance(each, events[each.name], times)
-            ]
-            if not self.moved:
-                break
-            self.moved = False
+
+    def advance_all(self) -> list[Process]:
+        """Advance every process as far as it goes; return those that cannot end."""
+        times = self.blank()
+        waiting = next(self.advance(times))
         self.written = {s: np.array(each, np.int64) for s, each in times.written.items()}
         self.read = {s: np.array(each, np.int64) for s, each in times.read.items()}
         return waiting
+
+    def advance(self, times: _Times) -> Iterator[list[Process]]:
+        """Advance every process as far as it goes, and yield those that wait; again if asked."""
+        events = {each.name: _events(each) for each in self.network.processes}
+        waiting = list(self.network.processes)
+        while True:
+            self.moved = True
+            while waiting and self.moved:
+                self.moved = False
+                waiting = [
+                    each for each in waiting if not self._advance(each, events[each.name], times)
+                ]
+            yield waiting
 
     def blocks(self, process: Process) -> tuple[int, list[Stall]]:
         """Return the step that a process cannot reach yet, and for which streams."""
@@ -451,26 +486,44 @@ class _Machine:
                 mine[stall] = mine.get(stall, 0) + int(cycles)
 
 
-def _deadlock(machine: _Machine, left: list[Process]) -> MappingError:
-    """Name the streams of a circle of waiting processes."""
+class _Wait(NamedTuple):
+    """What one process of a circle waits for: another's end (no stream), a token, or room."""
+
+    process: Process
+    other: Process
+    stream: str = ""
+    side: _Side = "empty"
+
+
+def _circle(machine: _Machine, left: list[Process]) -> list[_Wait]:
+    """Return a circle of processes that wait for each other, among those that cannot go on."""
     network = machine.network
-    process, path = left[0], list[tuple[Process, str]]()
-    while process not in [each for each, _ in path]:
-        path.append((process, ""))
+    process, path = left[0], dict[str, _Wait]()
+    while process.name not in path:
         unended = [name for name in process.after if name not in machine.ends]
         if process.name not in machine.lag and unended:
             other = next(each for each in network.processes if each.name == unended[0])
-            text = f"{process.name} starts after {other.name}"
+            path[process.name] = _Wait(process, other)
         else:
             stream, side = machine.blocks(process)[1][0]
             other = (network.writer if side == "empty" else network.reader)[stream]
-            held = f"full ({machine.depths[stream]})" if side == "full" else "empty"
-            text = f"{process.name} waits for {other.name}: {stream} is {held}"
-        path[-1] = (process, text)
+            path[process.name] = _Wait(process, other, stream, side)
         process = other
-    first = [each for each, _ in path].index(process)
-    full = "make a full one deeper" if any("full" in text for _, text in path[first:]) else ""
+    return list(path.values())[list(path).index(process.name) :]
+
+
+def _deadlock(machine: _Machine, left: list[Process]) -> MappingError:
+    """Name the streams of a circle of waiting processes."""
+    circle = _circle(machine, left)
+    told = []
+    for process, other, stream, side in circle:
+        if not stream:
+            told.append(f"{process.name} starts after {other.name}")
+            continue
+        held = f"full ({machine.depths[stream]})" if side == "full" else "empty"
+        told.append(f"{process.name} waits for {other.name}: {stream} is {held}")
+    full = any(each.side == "full" for each in circle)
     return MappingError(
-        "the task pipeline deadlocks: " + "; ".join(text for _, text in path[first:]),
-        fix=full or "let one of them write before it reads",
+        "the task pipeline deadlocks: " + "; ".join(told),
+        fix="make a full one deeper" if full else "let one of them write before it reads",
     )

@@ -175,10 +175,6 @@ class Evaluation:
             found[leaf.array] += work / self.latency_cycles
         return found
 
-    def utilisation_by_einsum(self) -> dict[str, float]:
-        """Return Einsum → share of the cycles in which its array works on it."""
-        return {leaf.einsum: leaf.cycles / self.latency_cycles for leaf in self.leaves}
-
     def metrics(self) -> tuple[Metric, ...]:
         """Return the numbers that sum it up, with evidence ``model``."""
         rows = [("latency", self.latency_cycles, "cycles"), ("latency_s", self.latency_s, "s")]

@@ -54,12 +54,6 @@ class RooflinePoint:
         """Operations per byte that must move."""
         return self.operations / self.dram_bytes
 
-    @property
-    def attainable_ops_per_cycle(self) -> float:
-        """The roof above the point."""
-        memory = self.intensity_ops_per_byte * self.bandwidth_bytes_per_cycle
-        return min(self.peak_ops_per_cycle, memory)
-
 
 def roofline(
     bound: Bound, target: Target, fmt: Format, effective: Mapping[str, float] | None = None

@@ -19,7 +19,6 @@ from penstock.machine.program import Op, Operand, Program, Shape, Transfer
 
 __all__ = ["Clocked", "run_clocked"]
 
-NEVER = math.inf
 Pattern = Sequence[bool]
 """For each cycle, again and again: whether a stream would move."""
 

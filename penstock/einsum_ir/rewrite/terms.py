@@ -178,7 +178,6 @@ def summands(expr: Expr, sign: int = 1) -> list[tuple[int, Expr]]:
 
 # --- normal form --------------------------------------------------------------------------------
 
-Mono = tuple[tuple[tuple[str, Fraction], ...], "Frozen"]
 Frozen = tuple[tuple[Any, Fraction], ...]
 Poly = dict[Any, Fraction]
 _EXPAND = 4

@@ -44,6 +44,11 @@ class Core:
         """Whether its places divide."""
         return "/" in dict(self.cycles)
 
+    @property
+    def divide_cycles(self) -> int:
+        """Cycles of a division; 1 if there is none."""
+        return dict(self.cycles).get("/", 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Hardware:

@@ -11,6 +11,7 @@ from textwrap import fill, shorten
 from typing import Any
 
 from penstock.cli import output
+from penstock.cli.compare import compare
 from penstock.cli.files import read_arrays, read_text, write_arrays, write_bytes
 from penstock.cli.formats import explore_formats
 from penstock.cli.front import explore_front
@@ -417,13 +418,6 @@ def _fpga(made: Design) -> Section:
         return fpga_section(made)
     except PenstockError as error:
         return Section("HLS project", f"There is none: {error.what}", (), {"refused": error.what})
-
-
-def compare(options: argparse.Namespace) -> None:
-    """Print several designs side by side."""
-    from penstock.cli.compare import compare
-
-    compare(options)
 
 
 def targets(options: argparse.Namespace) -> None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from penstock.einsum_ir.regions.tiling import classify
     from penstock.einsum_ir.rewrite.reduce import reduce_passes
     from penstock.errors import PenstockError
-    from penstock.jitted import jit
+    from penstock.runtime.jit import jit
     from penstock.targets.base import Target
 
 _HOMES = {
@@ -58,7 +58,7 @@ _HOMES = {
     "exp": "penstock.einsum_ir.frontend.terms",
     "explore": "penstock.design",
     "generate": "penstock.design",
-    "jit": "penstock.jitted",
+    "jit": "penstock.runtime.jit",
     "parse": "penstock.einsum_ir.frontend.notation",
     "ranks": "penstock.einsum_ir.frontend.terms",
     "reduce_max": "penstock.einsum_ir.frontend.terms",

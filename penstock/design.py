@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from penstock.codegen.backends import BACKENDS, Provenance
 from penstock.codegen.base import Artifact, digest
-from penstock.codegen.loops import Program
-from penstock.codegen.lower import lower
+from penstock.codegen.loops.nodes import Program
+from penstock.codegen.lower.program import lower
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import Format, parse_format, run_format
 from penstock.einsum_ir.frontend.notation import parse
@@ -29,20 +29,19 @@ from penstock.einsum_ir.interpreter.inputs import bind_arrays, default_format
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import Bound, bind
 from penstock.errors import DataError, FileError, ToolError
-from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
-from penstock.mapper.front import Front
-from penstock.mapper.front import explore_front as search_front
 from penstock.mapper.launch import launch
-from penstock.mapper.model import Evaluation, evaluate
+from penstock.mapper.model.evaluate import Evaluation, evaluate
+from penstock.mapper.model.roofline import roofline
 from penstock.mapper.nodes import Mapping
 from penstock.mapper.notation import parse_mapping
-from penstock.mapper.roofline import roofline
-from penstock.mapper.search import Objective, SearchResult, explore_variants
-from penstock.mapper.search import explore as search
-from penstock.mapper.variants import bind_variants, derived
+from penstock.mapper.search.build import default_mapping
+from penstock.mapper.search.explore import Objective, SearchResult, explore_variants
+from penstock.mapper.search.explore import explore as search
+from penstock.mapper.search.front import Front
+from penstock.mapper.search.front import explore_front as search_front
+from penstock.mapper.search.variants import bind_variants, derived
 from penstock.metrics import Check, Metric
-from penstock.pipelines import kernel_timing
 from penstock.report.data import Page, Simulated
 from penstock.samples import random_inputs
 from penstock.sim.simulate import Simulation
@@ -409,6 +408,8 @@ def generate(design: Design, backend: str, command: str = "") -> Artifact:
     source = Provenance(design.cascade.name, design.digest, command)
     golden = None
     if generator.wants_golden:  # a project that describes itself
+        from penstock.pipelines import kernel_timing
+
         golden = _golden(design, program)
         timing = kernel_timing(program, design.target.clock_hz)
         source = replace(source, metrics=design.evaluate().metrics(), timing=timing)

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from penstock.codegen.backends import Timing
-from penstock.codegen.hls import tasks_of
-from penstock.codegen.hls_pragmas import HlsNotes
-from penstock.codegen.loops import Program
-from penstock.codegen.timeline import Timeline, timeline
+from penstock.codegen.hls.generate import tasks_of
+from penstock.codegen.hls.pragmas import HlsNotes
+from penstock.codegen.loops.nodes import Program
+from penstock.codegen.timing.timeline import Timeline, timeline
 from penstock.sim.pipeline import Network, Process, minimal_depths, run_pipeline
 
 __all__ = ["kernel_network", "kernel_timing"]

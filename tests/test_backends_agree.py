@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penstock.codegen import csim, tvm_cpu
-from penstock.codegen.loops_interp import run_program
-from penstock.codegen.lower import lower
+from penstock.codegen.hls import csim
+from penstock.codegen.loops.interp import run_program
+from penstock.codegen.lower.program import lower
+from penstock.codegen.tvm import cpu as tvm_cpu
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError, MappingError
-from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
+from penstock.mapper.search.build import default_mapping
 from penstock.targets import TARGETS
 
 FOLDER = Path(__file__).resolve().parent / "cascades"

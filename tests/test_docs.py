@@ -9,9 +9,9 @@ from penstock import zoo
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
-from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
 from penstock.mapper.notation import parse_mapping
+from penstock.mapper.search.build import default_mapping
 from penstock.targets.serial import from_json, to_json
 
 ROOT = Path(__file__).resolve().parent.parent

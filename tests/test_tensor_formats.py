@@ -15,9 +15,9 @@ from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import bind
 from penstock.einsum_ir.work import compulsory_bytes
 from penstock.errors import DataError
-from penstock.mapper.build import default_mapping
-from penstock.mapper.model import evaluate
-from penstock.mapper.roofline import roofline
+from penstock.mapper.model.evaluate import evaluate
+from penstock.mapper.model.roofline import roofline
+from penstock.mapper.search.build import default_mapping
 from penstock.samples import random_inputs
 from penstock.sim.simulate import simulate
 from penstock.targets import TARGETS

@@ -10,12 +10,12 @@ from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import MappingError
-from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
-from penstock.mapper.front import explore_front
-from penstock.mapper.model import evaluate
-from penstock.mapper.search import explore
-from penstock.mapper.space import arrays_of, in_time, mapping_at, skeletons, stages_of
+from penstock.mapper.model.evaluate import evaluate
+from penstock.mapper.search.build import default_mapping
+from penstock.mapper.search.explore import explore
+from penstock.mapper.search.front import explore_front
+from penstock.mapper.search.space import arrays_of, in_time, mapping_at, skeletons, stages_of
 from penstock.targets.base import Array, Axis, Memory, Target
 
 FP16 = parse_format("fp16")

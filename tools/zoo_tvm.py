@@ -32,17 +32,17 @@ from cases import Case  # noqa: E402
 from looped import drawn  # noqa: E402
 
 from penstock import zoo  # noqa: E402
-from penstock.codegen.lower import lower  # noqa: E402
-from penstock.codegen.tvm_cpu import execute  # noqa: E402
+from penstock.codegen.lower.program import lower  # noqa: E402
+from penstock.codegen.tvm.cpu import execute  # noqa: E402
 from penstock.design import relative_error  # noqa: E402
 from penstock.einsum_ir.formats import parse_format  # noqa: E402
 from penstock.einsum_ir.interpreter.inputs import bind_arrays  # noqa: E402
 from penstock.einsum_ir.interpreter.interp import interpret  # noqa: E402
 from penstock.errors import PenstockError  # noqa: E402
-from penstock.mapper.build import default_mapping  # noqa: E402
-from penstock.streaming import streamed  # noqa: E402
+from penstock.mapper.search.build import default_mapping  # noqa: E402
+from penstock.runtime.streaming import streamed  # noqa: E402
+from penstock.runtime.tiles import Tiles  # noqa: E402
 from penstock.targets import TARGETS  # noqa: E402
-from penstock.tiles import Tiles  # noqa: E402
 
 LIMIT = 1e-5
 USUAL = {"b": 2, "h": 2, "g": 1, "p": 37, "m": 41, "e": 8, "f": 8, "d": 8, "n": 12, "k": 9}

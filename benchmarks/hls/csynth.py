@@ -4,8 +4,8 @@
 
 REPOSITORY is a clone of UCLA-VAST/Stream-HLS (MIT), of which FPGA2025_Artificats holds generated
 C++ and reports; it is no part of this project. Every function with one pipelined loop is read into
-the loops of `penstock.codegen.loops`, scheduled by `penstock.codegen.schedule`, and compared with
-what the tool reports for that loop.
+the loops of `penstock.codegen.loops.nodes`, scheduled by `penstock.codegen.timing.schedule`, and
+compared with what the tool reports for that loop.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from penstock.codegen.loops import Block, Const, For, If, Load, Name, Op, Store
-from penstock.codegen.resources import operator_constructs
-from penstock.codegen.schedule import Hardware, pipelined
+from penstock.codegen.hls.constructs import operator_constructs
+from penstock.codegen.loops.nodes import Block, Const, For, If, Load, Name, Op, Store
+from penstock.codegen.timing.schedule import Hardware, pipelined
 from penstock.targets.cores import Number
 
 ROOT = "FPGA2025_Artificats/"

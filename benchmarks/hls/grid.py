@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 
 from penstock import generate, zoo
-from penstock.codegen import csim
-from penstock.codegen.hls_data import encode, tolerance
-from penstock.codegen.loops import Program
+from penstock.codegen.hls import csim
+from penstock.codegen.hls.data import encode, tolerance
+from penstock.codegen.loops.nodes import Program
 from penstock.design import Design, explore, remap
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.interpreter.interp import interpret

@@ -37,7 +37,7 @@ from penstock.einsum_ir.nodes import Var
 from penstock.einsum_ir.shapes import bind
 from penstock.einsum_ir.work import output_ops, point_ops
 from penstock.mapper.leaf import arrays_for
-from penstock.mapper.search import explore
+from penstock.mapper.search.explore import explore
 from penstock.targets import TARGETS
 
 PLAIN = """

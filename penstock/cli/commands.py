@@ -28,7 +28,7 @@ from penstock.cli.tiles import tiles
 from penstock.cli.tune import tune
 from penstock.design import Design
 from penstock.errors import PenstockError, UnknownNameError
-from penstock.mapper.search import SearchResult
+from penstock.mapper.search.explore import SearchResult
 from penstock.report.data import Section
 from penstock.sim.perfetto import perfetto
 
@@ -226,7 +226,7 @@ def _only_with_sweep(options: argparse.Namespace) -> None:
 
 def synth(options: argparse.Namespace) -> None:
     """Map SystemVerilog to an FPGA, and count its cells."""
-    from penstock.codegen.synth import synthesize
+    from penstock.codegen.rtl.synth import synthesize
 
     files = {
         f"{place}_{Path(name).name}": read_text(name) for place, name in enumerate(options.file)
@@ -317,7 +317,7 @@ def generate(options: argparse.Namespace) -> None:
 
     command = f"penstock generate --backend {options.backend}"
     if options.backend == "rtl":
-        from penstock.cosim import generate_rtl
+        from penstock.studies.cosim import generate_rtl
 
         artifact = generate_rtl(design_of(options, "mesh4x4"), command)
     else:
@@ -369,7 +369,7 @@ def verify(options: argparse.Namespace) -> None:
 
 def _verify_rtl(options: argparse.Namespace) -> None:
     """Run a design's RTL in Verilator beside the simulator, with random data and stalls."""
-    from penstock.cosim import check_of, cosimulate
+    from penstock.studies.cosim import check_of, cosimulate
 
     found = cosimulate(design_of(options, "mesh4x4"), cases=options.cases, seed=options.seed)
     check = check_of(found)
@@ -412,7 +412,7 @@ def report(options: argparse.Namespace) -> None:
 
 def _fpga(made: Design) -> Section:
     """Return the section on a design's HLS project, or why there is none."""
-    from penstock.fpga_report import fpga_section
+    from penstock.studies.fpga import fpga_section
 
     try:
         return fpga_section(made)

@@ -229,7 +229,7 @@ def _gpu(work: Workload, root: Path, *, quiet: bool) -> Page:
 
 def _compiled(made: design.Design) -> Check:
     """Compile the CUDA source with nvcc, where it is on the machine."""
-    from penstock.codegen import tvm_cuda
+    from penstock.codegen.tvm import cuda as tvm_cuda
 
     row = ("CUDA source", "nvcc accepts it for sm_90a")
     try:

@@ -12,7 +12,7 @@ from penstock.einsum_ir.formats import parse_format
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
-    from penstock.precision import FormatRow
+    from penstock.studies.precision import FormatRow
 
 __all__ = ["explore_formats"]
 
@@ -23,7 +23,7 @@ def explore_formats(options: argparse.Namespace) -> None:
     Raises:
         PenstockError: an option goes with a single format only, or no machine is given.
     """
-    from penstock.precision import compare_formats
+    from penstock.studies.precision import compare_formats
 
     for name in ("sweep", "mapping", "out", "variants", "report", "format"):
         if getattr(options, name):

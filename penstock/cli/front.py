@@ -7,7 +7,7 @@ import argparse
 from penstock.cli import output
 from penstock.cli.sources import format_of, machine_of, source_of
 from penstock.errors import PenstockError
-from penstock.mapper.front import Front
+from penstock.mapper.search.front import Front
 
 __all__ = ["explore_front"]
 

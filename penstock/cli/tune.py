@@ -15,9 +15,9 @@ __all__ = ["tune"]
 
 def tune(options: argparse.Namespace) -> None:
     """Measure what the database lacks, and print the fastest mapping."""
+    from penstock.runtime.tuning import Trial
+    from penstock.runtime.tuning import tune as measure
     from penstock.targets import TARGETS
-    from penstock.tuning import Trial
-    from penstock.tuning import tune as measure
 
     source = source_of(options)
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from penstock.codegen.base import Artifact
-from penstock.codegen.loops import Program
+from penstock.codegen.loops.nodes import Program
 from penstock.errors import ToolError
 from penstock.metrics import Metric
 from penstock.registry import Registry
@@ -96,13 +96,13 @@ class _Loops:
     def generate(
         self, program: Program, target: Target, source: Provenance, golden: Golden | None
     ) -> Artifact:
-        from penstock.codegen.loops_print import show
+        from penstock.codegen.loops.print import show
 
         head = f"# {source.name} on {target.name}, design {source.digest}\n# {source.command}\n"
         return Artifact({f"{source.name}.loops": head + show(program)})
 
     def execute(self, program: Program, target: Target, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        from penstock.codegen.loops_interp import run_program
+        from penstock.codegen.loops.interp import run_program
 
         return run_program(program, inputs)
 
@@ -115,12 +115,12 @@ class _TvmCpu:
     def generate(
         self, program: Program, target: Target, source: Provenance, golden: Golden | None
     ) -> Artifact:
-        from penstock.codegen import tvm_cpu
+        from penstock.codegen.tvm import cpu as tvm_cpu
 
         return tvm_cpu.artifact(program, target, source)
 
     def execute(self, program: Program, target: Target, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        from penstock.codegen import tvm_cpu
+        from penstock.codegen.tvm import cpu as tvm_cpu
 
         return tvm_cpu.execute(program, inputs)
 
@@ -133,7 +133,7 @@ class _TvmCuda:
     def generate(
         self, program: Program, target: Target, source: Provenance, golden: Golden | None
     ) -> Artifact:
-        from penstock.codegen import tvm_cuda
+        from penstock.codegen.tvm import cuda as tvm_cuda
 
         return tvm_cuda.artifact(program, target, source)
 
@@ -152,12 +152,12 @@ class _Hls:
     def generate(
         self, program: Program, target: Target, source: Provenance, golden: Golden | None
     ) -> Artifact:
-        from penstock.codegen import hls
+        from penstock.codegen.hls import generate as hls
 
         return hls.generate(program, target, source, golden)
 
     def execute(self, program: Program, target: Target, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        from penstock.codegen import csim
+        from penstock.codegen.hls import csim
 
         return csim.execute(program, inputs)
 

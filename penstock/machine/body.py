@@ -3,7 +3,7 @@
 The value of every sub-expression is ``n / 2^f`` with f static, as in `interpreter/exact.py`;
 shifts that bring operands to one fraction are part of the micro-operation. Each operator of the
 expression is one micro-operation (`clamp` two) and takes the target's cycles. Excluded: where
-operands come from (`sim/assemble.py`).
+operands come from (`sim/clock/assemble.py`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Everything here is fixed when the RTL is generated; what a design needs is in its `Program`. The
 units are a stream reader (``ld``), a stream writer (``st``) and one core for each array of the
-target. Excluded: timing (`sim/clocked.py`, and the RTL itself).
+target. Excluded: timing (`sim/clock/clocked.py`, and the RTL itself).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 An `Op` is one rectangular piece of work of one unit. Its shape (`Shape`: loop counts, strides,
 micro-operations) is shared by many ops, which differ in their bases and in what they wait for.
 ``waits[u]`` is how many ops of unit u must be done before the op may begin: that is all the
-synchronisation there is. Excluded: bits (`encode.py`) and time (`sim/clocked.py`).
+synchronisation there is. Excluded: bits (`encode.py`) and time (`sim/clock/clocked.py`).
 """
 
 from __future__ import annotations

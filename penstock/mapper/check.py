@@ -14,8 +14,8 @@ from penstock.einsum_ir.shapes import Bound
 from penstock.errors import MappingError, Span, UnknownNameError
 from penstock.mapper.facts import Facts, facts_of
 from penstock.mapper.leaf import layout_of, threads_own
+from penstock.mapper.model.occupancy import Occupancy, occupancies
 from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest, Node, leaves, untimed
-from penstock.mapper.occupancy import Occupancy, occupancies
 from penstock.mapper.order import check_order, check_stages
 from penstock.mapper.resources import check_parts
 from penstock.mapper.scopes import Leaf, Scope, Tree, tree_of

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
 from penstock.mapper.facts import Facts, facts_of
-from penstock.mapper.model import Evaluation
+from penstock.mapper.model.evaluate import Evaluation
 from penstock.mapper.nodes import Keep, Loop, Mapping, Nest, Node, leaves
 from penstock.mapper.resources import LIMITED, parts_of
 from penstock.mapper.scopes import Leaf, tree_of

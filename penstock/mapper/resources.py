@@ -3,7 +3,7 @@
 An HLS tool gives each loop operators of its own: as many as places work side by side in it, of
 every operator that one point needs. So the sum over Einsums counts, not the largest. Excluded:
 memories (their capacity is in `occupancy.py`), and what a whole project takes beside operators,
-streams and ports among it (`codegen/hls_resources.py`).
+streams and ports among it (`codegen/hls/resources.py`).
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from penstock.mapper.facts import Facts, Step
+from penstock.mapper.model.tiles import Pace, Side
 from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest, Node
-from penstock.mapper.tiles import Pace, Side
 from penstock.targets.base import Array, Target
 
 __all__ = ["Leaf", "Scope", "Tree", "paces_of", "tree_of"]

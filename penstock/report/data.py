@@ -8,9 +8,9 @@ from typing import Any
 
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
-from penstock.mapper.model import Evaluation
+from penstock.mapper.model.evaluate import Evaluation
 from penstock.mapper.nodes import Mapping
-from penstock.mapper.search import SearchResult
+from penstock.mapper.search.explore import SearchResult
 from penstock.metrics import Check, Metric
 from penstock.sim.simulate import Simulation
 from penstock.targets.base import Target

@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock import __version__
 from penstock.einsum_ir.passes import pass_table, taxonomy, worth_showing
-from penstock.mapper.roofline import roofline_point
+from penstock.mapper.model.roofline import roofline_point
 from penstock.metrics import Check, Metric, number, quantity
 from penstock.report.chain import chain_svg, telling_row
 from penstock.report.data import Page, Section

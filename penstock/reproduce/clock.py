@@ -14,7 +14,7 @@ from typing import Any
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.shapes import Bound, bind
 from penstock.mapper.mappings import load_mapping
-from penstock.mapper.model import evaluate
+from penstock.mapper.model.evaluate import evaluate
 from penstock.mapper.nodes import Compute, Mapping, Nest, Node
 from penstock.reproduce import load_cascade
 from penstock.reproduce.fusemax import FIXED, LENGTHS, MODELS

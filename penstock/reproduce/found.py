@@ -16,9 +16,9 @@ from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.rewrite.plan import PassPlan
 from penstock.einsum_ir.rewrite.reduce import reduce_passes
 from penstock.einsum_ir.shapes import rank_variables
-from penstock.mapper.model import Evaluation
-from penstock.mapper.search import SearchResult, explore_variants
-from penstock.mapper.variants import bind_variants
+from penstock.mapper.model.evaluate import Evaluation
+from penstock.mapper.search.explore import SearchResult, explore_variants
+from penstock.mapper.search.variants import bind_variants
 from penstock.reproduce import load_cascade
 from penstock.reproduce.fusemax import CONFIGURATIONS, FIXED, LENGTHS, MODELS
 from penstock.reproduce.study import count, problems

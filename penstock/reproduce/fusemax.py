@@ -14,10 +14,10 @@ from typing import Any
 
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.shapes import bind
-from penstock.mapper.accounts import Drain, Wrap
 from penstock.mapper.check import check
 from penstock.mapper.mappings import load_mapping
-from penstock.mapper.model import evaluate
+from penstock.mapper.model.accounts import Drain, Wrap
+from penstock.mapper.model.evaluate import evaluate
 from penstock.reproduce import load_cascade
 from penstock.reproduce.study import Case, Configuration, Counted, Model, Slip, count, problems
 from penstock.targets import TARGETS

@@ -18,13 +18,13 @@ from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.shapes import Bound, bind, rank_variables
 from penstock.errors import MappingError
-from penstock.mapper.accounts import Accounting, Drain, Wrap, charge
 from penstock.mapper.check import check
 from penstock.mapper.mappings import load_mapping
-from penstock.mapper.model import EnergyRow, Evaluation, evaluate
+from penstock.mapper.model.accounts import Accounting, Drain, Wrap, charge
+from penstock.mapper.model.evaluate import EnergyRow, Evaluation, evaluate
+from penstock.mapper.model.registers import Registers, register_traffic
 from penstock.mapper.nodes import Compute, Keep, Nest, Node
 from penstock.mapper.nodes import Mapping as LoopNest
-from penstock.mapper.registers import Registers, register_traffic
 from penstock.reproduce import load_cascade
 from penstock.targets import TARGETS
 from penstock.targets.base import Target

@@ -1,8 +1,8 @@
 """What one visit of a leaf takes: cycles, latency, and bytes through the ports of memories.
 
-Steps in time and operands of a visit are defined once, in `mapper/leafcount.py`. What is added
-here is what the model leaves out: the depth of the pipelines, the wavefront that passes through
-a skewed array, and the tree that reduces along lanes. Excluded: which visits there are.
+Steps in time and operands of a visit are defined once, in `mapper/model/leafcount.py`. What is
+added here is what the model leaves out: the depth of the pipelines, the wavefront that passes
+through a skewed array, and the tree that reduces along lanes. Excluded: which visits there are.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from functools import cached_property
 from penstock.einsum_ir.nodes import Einsum, variables
 from penstock.einsum_ir.work import output_ops, point_ops
 from penstock.mapper.facts import Use
-from penstock.mapper.leafcount import elements, steps_in_time
+from penstock.mapper.model.leafcount import elements, steps_in_time
+from penstock.mapper.model.tiles import Pace
 from penstock.mapper.nodes import Compute
-from penstock.mapper.tiles import Pace
 from penstock.targets.base import Array, Memory, Target
 
 __all__ = ["Cost"]
@@ -32,7 +32,7 @@ class Cost:
         einsum: what it computes.
         target: the machine.
         paces: its own loops as the counting sees them.
-        every: cycles between two of its steps, at least (`mapper/recurrence.py`).
+        every: cycles between two of its steps, at least (`mapper/model/recurrence.py`).
     """
 
     leaf: Compute

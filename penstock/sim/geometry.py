@@ -1,9 +1,9 @@
 """Which elements of a tensor a box touches, one box at a time.
 
-The rule is the model's (`mapper/regions.py`): a block is the product of what the indices reach,
-dimension by dimension; elements out of range do not exist; where several different indices reach
-into a dimension, what lies between them counts. It is found here independently, by enumeration, so
-that the two can be compared. Excluded: order and time.
+The rule is the model's (`mapper/model/regions.py`): a block is the product of what the indices
+reach, dimension by dimension; elements out of range do not exist; where several different indices
+reach into a dimension, what lies between them counts. It is found here independently, by
+enumeration, so that the two can be compared. Excluded: order and time.
 """
 
 from __future__ import annotations

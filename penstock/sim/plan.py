@@ -19,8 +19,8 @@ from penstock.einsum_ir.regions.occupied import occupied
 from penstock.einsum_ir.shapes import Bound
 from penstock.errors import MappingError
 from penstock.mapper.facts import Facts, Use, facts_of
+from penstock.mapper.model.recurrence import step_interval
 from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest, Node, leaves
-from penstock.mapper.recurrence import step_interval
 from penstock.mapper.scopes import paces_of
 from penstock.sim.costs import Cost
 from penstock.sim.geometry import Boxes, Reach, Span, steps_of

@@ -2,8 +2,8 @@
 
 `trace` writes down one task for each visit of a leaf (a tile of one Einsum on one array) and for
 each transfer of a kept tile, with what it has to wait for. What moves, and how much, follows the
-rules of the model (`mapper/moves.py`, `mapper/counting.py`), found here visit by visit. Excluded:
-time (`engine.py`) and values (`values.py`).
+rules of the model (`mapper/model/moves.py`, `mapper/model/counting.py`), found here visit by visit.
+Excluded: time (`engine.py`) and values (`values.py`).
 """
 
 from __future__ import annotations

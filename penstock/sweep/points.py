@@ -21,7 +21,7 @@ from penstock.einsum_ir.formats import parse_format, run_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import Bound, bind
 from penstock.errors import MappingError, PenstockError, TargetError
-from penstock.mapper.search import Objective, explore
+from penstock.mapper.search.explore import Objective, explore
 from penstock.sweep.grid import MAX_VALUES, Axis, value_text
 from penstock.sweep.machines import Override, area_um2, overrides
 from penstock.targets.base import Target

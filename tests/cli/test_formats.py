@@ -10,7 +10,7 @@ from penstock.cli import main
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
-from penstock.precision import compare_formats, format_error
+from penstock.studies.precision import compare_formats, format_error
 from penstock.targets import TARGETS
 
 SHAPES = {"b": 1, "h": 1, "p": 8, "m": 16, "e": 8, "f": 8, "m0": 8}

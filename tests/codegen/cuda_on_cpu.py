@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from penstock.codegen.tvm_cuda import Launch
+from penstock.codegen.tvm.cuda import Launch
 from penstock.einsum_ir.interpreter.numerics import quantise
 
 SHIM = Path(__file__).parent / "cuda_on_cpu.hpp"

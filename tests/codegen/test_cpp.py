@@ -5,10 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from penstock.codegen import csim
-from penstock.codegen.cpp import identifiers, literal, print_cpp, top_name, workspace
-from penstock.codegen.loops import Alloc, Block, Buffer, Const, For, If, Load, Name, Op, Program
-from penstock.codegen.loops import Store as _Store
+from penstock.codegen.hls import csim
+from penstock.codegen.hls.cpp import identifiers, literal, print_cpp, top_name, workspace
+from penstock.codegen.loops.nodes import (
+    Alloc,
+    Block,
+    Buffer,
+    Const,
+    For,
+    If,
+    Load,
+    Name,
+    Op,
+    Program,
+)
+from penstock.codegen.loops.nodes import Store as _Store
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.interpreter.arithmetic import FloatArithmetic, real
 from penstock.einsum_ir.interpreter.exact import FixedArithmetic

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 
 from penstock import zoo
-from penstock.codegen import csim, hls
 from penstock.codegen.backends import Provenance
-from penstock.codegen.loops import Alloc, Buffer, Const, Program, Store
-from penstock.codegen.lower import lower
+from penstock.codegen.hls import csim
+from penstock.codegen.hls import generate as hls
+from penstock.codegen.loops.nodes import Alloc, Buffer, Const, Program, Store
+from penstock.codegen.lower.program import lower
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.interpreter.numerics import FIXED_FUNCTIONS, divide_fixed
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError, ToolError
-from penstock.mapper.build import default_mapping
+from penstock.mapper.search.build import default_mapping
 from penstock.targets import TARGETS
 
 SANITIZERS = (

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from penstock.codegen import csim, hls
 from penstock.codegen.backends import Provenance
-from penstock.codegen.hls_pragmas import HlsNotes
-from penstock.codegen.loops import (
+from penstock.codegen.hls import csim
+from penstock.codegen.hls import generate as hls
+from penstock.codegen.hls.pragmas import HlsNotes
+from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
     Buffer,

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from penstock.codegen.hls_loops import UNROLLED, is_serial, sink_spatial
-from penstock.codegen.loops import (
+from penstock.codegen.hls.loops import UNROLLED, is_serial, sink_spatial
+from penstock.codegen.loops.interp import run_program
+from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
     Buffer,
@@ -17,7 +18,6 @@ from penstock.codegen.loops import (
     Store,
     walk_statements,
 )
-from penstock.codegen.loops_interp import run_program
 from penstock.einsum_ir.formats import parse_format
 
 PLACES = 4

@@ -12,8 +12,10 @@ import pytest
 from test_hls import CARD, SOURCE, arrays, at, weighted_sum, whole
 
 from penstock import generate, zoo
-from penstock.codegen import csim, hls
-from penstock.codegen.loops import (
+from penstock.codegen.hls import csim
+from penstock.codegen.hls import generate as hls
+from penstock.codegen.loops.interp import run_program
+from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
     Buffer,
@@ -26,7 +28,6 @@ from penstock.codegen.loops import (
     Program,
     Store,
 )
-from penstock.codegen.loops_interp import run_program
 from penstock.design import explore, remap, sample
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.interpreter.interp import interpret

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from penstock.codegen.loops import (
+from penstock.codegen.loops.interp import run_program
+from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
     Buffer,
@@ -19,9 +20,8 @@ from penstock.codegen.loops import (
     Store,
     walk_statements,
 )
-from penstock.codegen.loops_interp import run_program
-from penstock.codegen.loops_print import show, show_expr
-from penstock.codegen.loops_values import FLOAT_FUNCTIONS
+from penstock.codegen.loops.print import show, show_expr
+from penstock.codegen.loops.values import FLOAT_FUNCTIONS
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.interpreter.numerics import FIXED_FUNCTIONS
 from penstock.einsum_ir.interpreter.rounding import from_fixed, quantise, to_fixed

@@ -8,22 +8,22 @@ import pytest
 from stock import STOCK_CASCADES
 
 from penstock import zoo
-from penstock.codegen.loops import For, walk_statements
-from penstock.codegen.loops_interp import run_program
-from penstock.codegen.loops_print import show
-from penstock.codegen.lower import lower
+from penstock.codegen.loops.interp import run_program
+from penstock.codegen.loops.nodes import For, walk_statements
+from penstock.codegen.loops.print import show
+from penstock.codegen.lower.program import lower
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.nodes import Var, variables
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError, MappingError
-from penstock.mapper.build import build
-from penstock.mapper.forest import Level, forest, stepping
 from penstock.mapper.fusion import Flow, steps_of
 from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest
 from penstock.mapper.notation import parse_mapping
-from penstock.mapper.plan import Recipe
+from penstock.mapper.search.build import build
+from penstock.mapper.search.forest import Level, forest, stepping
+from penstock.mapper.search.plan import Recipe
 from penstock.samples import random_inputs
 from penstock.targets import TARGETS
 

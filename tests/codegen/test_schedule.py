@@ -8,11 +8,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from penstock.codegen.dependence import affine, distance
-from penstock.codegen.loops import Alloc, Block, Buffer, Const, For, If, Load, Name, Op, Store
-from penstock.codegen.resources import operator_constructs
-from penstock.codegen.schedule import Hardware, pipelined
-from penstock.codegen.timeline import evaluate, timeline
+from penstock.codegen.hls.constructs import operator_constructs
+from penstock.codegen.loops.nodes import Alloc, Block, Buffer, Const, For, If, Load, Name, Op, Store
+from penstock.codegen.timing.dependence import affine, distance
+from penstock.codegen.timing.schedule import Hardware, pipelined
+from penstock.codegen.timing.timeline import evaluate, timeline
 from penstock.errors import MappingError
 from penstock.sim.pipeline import Network, Process, run_pipeline
 from penstock.targets.cores import Number, core

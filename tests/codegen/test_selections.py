@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from penstock import parse
-from penstock.codegen.lower import lower
+from penstock.codegen.lower.program import lower
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError, MappingError
-from penstock.mapper.build import default_mapping
+from penstock.mapper.search.build import default_mapping
 from penstock.targets import TARGETS
 
 FP32 = parse_format("fp32")

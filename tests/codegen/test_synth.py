@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from penstock import cli
-from penstock.codegen import synth
-from penstock.codegen.synth import counted, synthesize
+from penstock.codegen.rtl import synth
+from penstock.codegen.rtl.synth import counted, synthesize
 from penstock.errors import ToolError, UnknownNameError
 
 MAC = """

@@ -19,21 +19,22 @@ from tvm_programs import (
 )
 
 from penstock import zoo
-from penstock.codegen import tvm_cpu, tvm_script
 from penstock.codegen.backends import Provenance
-from penstock.codegen.loops import Block, Buffer, If, Name, Program
-from penstock.codegen.loops_interp import run_program
-from penstock.codegen.lower import lower
-from penstock.codegen.tvm_expr import _CALLS, _LEVEL
-from penstock.codegen.tvm_plan import plan
-from penstock.codegen.tvm_script import identifiers, script
+from penstock.codegen.loops.interp import run_program
+from penstock.codegen.loops.nodes import Block, Buffer, If, Name, Program
+from penstock.codegen.lower.program import lower
+from penstock.codegen.tvm import cpu as tvm_cpu
+from penstock.codegen.tvm import script as tvm_script
+from penstock.codegen.tvm.expr import _CALLS, _LEVEL
+from penstock.codegen.tvm.plan import plan
+from penstock.codegen.tvm.script import identifiers, script
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.interpreter.arithmetic import _FLOAT
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.ops import OPERATORS
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError
-from penstock.mapper.build import default_mapping
+from penstock.mapper.search.build import default_mapping
 from penstock.samples import random_inputs
 from penstock.targets import TARGETS
 

@@ -23,16 +23,17 @@ from tvm_programs import (
 )
 
 from penstock import zoo
-from penstock.codegen import tvm_cuda, tvm_script
 from penstock.codegen.backends import Provenance
-from penstock.codegen.loops import For, walk_statements
-from penstock.codegen.lower import lower
-from penstock.codegen.tvm_cuda import Launch, LaunchLoop
+from penstock.codegen.loops.nodes import For, walk_statements
+from penstock.codegen.lower.program import lower
+from penstock.codegen.tvm import cuda as tvm_cuda
+from penstock.codegen.tvm import script as tvm_script
+from penstock.codegen.tvm.cuda import Launch, LaunchLoop
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError, MappingError, ToolError
-from penstock.mapper.build import default_mapping
+from penstock.mapper.search.build import default_mapping
 from penstock.samples import random_inputs
 from penstock.targets import TARGETS
 

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from penstock.codegen import tvm_env
+from penstock.codegen.tvm import env as tvm_env
 from penstock.errors import ToolError
 
 FIX = (

@@ -6,15 +6,15 @@ from stock import STOCK_CASCADES
 from tvm_programs import attention, causal_softmax, load, loop, num, op, program, store, val
 
 from penstock import zoo
-from penstock.codegen.loops import Alloc, For, walk_statements
-from penstock.codegen.loops_interp import run_program
-from penstock.codegen.lower import lower
-from penstock.codegen.tvm_plan import holds, plan
-from penstock.codegen.tvm_ranges import interval, moves, stride, upper
-from penstock.codegen.tvm_ranges import lower as least
+from penstock.codegen.loops.interp import run_program
+from penstock.codegen.loops.nodes import Alloc, For, walk_statements
+from penstock.codegen.lower.program import lower
+from penstock.codegen.tvm.plan import holds, plan
+from penstock.codegen.tvm.ranges import interval, moves, stride, upper
+from penstock.codegen.tvm.ranges import lower as least
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.shapes import bind
-from penstock.mapper.build import default_mapping
+from penstock.mapper.search.build import default_mapping
 from penstock.samples import random_inputs
 from penstock.targets import TARGETS
 

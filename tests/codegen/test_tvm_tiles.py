@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from tvm_programs import load, loop, num, op, program, store, val
 
-from penstock.codegen.loops import For, If, walk_statements
-from penstock.codegen.loops_interp import run_program
-from penstock.codegen.tvm_plan import plan
-from penstock.codegen.tvm_ranges import interval
-from penstock.codegen.tvm_rewrite import clamped
+from penstock.codegen.loops.interp import run_program
+from penstock.codegen.loops.nodes import For, If, walk_statements
+from penstock.codegen.tvm.plan import plan
+from penstock.codegen.tvm.ranges import interval
+from penstock.codegen.tvm.rewrite import clamped
 from penstock.mapper.lanes import register_tile
 
 

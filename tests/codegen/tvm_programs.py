@@ -1,6 +1,6 @@
 """Small programs of the statement IR, written by hand, for the tests of the TVM backends."""
 
-from penstock.codegen.loops import (
+from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
     Buffer,

@@ -11,11 +11,11 @@ from penstock.einsum_ir.interpreter.interp import Evaluator, interpret
 from penstock.einsum_ir.ops import OPERATORS
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import MappingError
-from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
 from penstock.mapper.fusion import pointwise
 from penstock.mapper.nodes import Compute, Nest, leaves
 from penstock.mapper.notation import parse_mapping
+from penstock.mapper.search.build import default_mapping
 from penstock.samples import random_inputs
 from penstock.targets import TARGETS
 from penstock.targets.base import Array, Axis, Memory, Target

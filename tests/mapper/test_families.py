@@ -12,9 +12,9 @@ from penstock.einsum_ir.rewrite.reduce import reduce_passes
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import MappingError, TargetError
 from penstock.mapper.check import check
-from penstock.mapper.model import evaluate
+from penstock.mapper.model.evaluate import evaluate
 from penstock.mapper.notation import parse_mapping
-from penstock.mapper.search import explore as explore_bound
+from penstock.mapper.search.explore import explore as explore_bound
 from penstock.targets import TARGETS
 
 FP16 = parse_format("fp16")

@@ -11,7 +11,7 @@ from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.shapes import bind
 from penstock.mapper.check import check
 from penstock.mapper.mappings import load_mapping
-from penstock.mapper.model import evaluate
+from penstock.mapper.model.evaluate import evaluate
 from penstock.mapper.nodes import Compute, Loop, Mapping, Nest
 from penstock.targets import TARGETS
 

@@ -5,15 +5,15 @@ from fractions import Fraction
 import pytest
 
 from penstock import parse
-from penstock.codegen.lower import lower
+from penstock.codegen.lower.program import lower
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import MappingError, NotationError, UnknownNameError
-from penstock.mapper.accounts import Accounting, Drain, Wrap, charge
 from penstock.mapper.check import check
-from penstock.mapper.model import evaluate
+from penstock.mapper.model.accounts import Accounting, Drain, Wrap, charge
+from penstock.mapper.model.evaluate import evaluate
+from penstock.mapper.model.registers import register_traffic
 from penstock.mapper.notation import parse_mapping
-from penstock.mapper.registers import register_traffic
 from penstock.sim.simulate import simulate
 from penstock.targets import TARGETS
 

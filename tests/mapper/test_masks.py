@@ -18,7 +18,7 @@ from penstock.einsum_ir.regions.guards import guards
 from penstock.einsum_ir.regions.tiling import classify
 from penstock.einsum_ir.shapes import bind
 from penstock.mapper.nodes import leaves
-from penstock.mapper.search import explore
+from penstock.mapper.search.explore import explore
 from penstock.targets import TARGETS
 
 HEADS = {"h": 2, "e": 16, "f": 16}

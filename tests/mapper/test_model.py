@@ -15,13 +15,13 @@ from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.einsum_ir.work import compulsory_bytes
-from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
 from penstock.mapper.mappings import load_mapping
-from penstock.mapper.model import evaluate
+from penstock.mapper.model.evaluate import evaluate
+from penstock.mapper.model.roofline import roofline
 from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest
 from penstock.mapper.notation import parse_mapping
-from penstock.mapper.roofline import roofline
+from penstock.mapper.search.build import default_mapping
 from penstock.targets import TARGETS
 from penstock.targets.base import Array, Axis, Memory, Target
 

@@ -12,11 +12,11 @@ from penstock.design import explore, remap
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import MappingError
-from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
 from penstock.mapper.facts import facts_of
 from penstock.mapper.resources import operators_of, parts_of
 from penstock.mapper.scopes import tree_of
+from penstock.mapper.search.build import default_mapping
 from penstock.targets import TARGETS
 
 SHAPES = {"b": 1, "h": 1, "p": 64, "m": 64, "e": 16, "f": 16, "m0": 16}

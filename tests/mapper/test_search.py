@@ -13,15 +13,15 @@ from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import MappingError
-from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
 from penstock.mapper.mappings import load_mapping
-from penstock.mapper.model import evaluate
+from penstock.mapper.model.evaluate import evaluate
+from penstock.mapper.model.roofline import roofline
 from penstock.mapper.nodes import leaves
 from penstock.mapper.notation import parse_mapping
-from penstock.mapper.roofline import roofline
-from penstock.mapper.search import explore, explore_variants
-from penstock.mapper.space import skeletons
+from penstock.mapper.search.build import default_mapping
+from penstock.mapper.search.explore import explore, explore_variants
+from penstock.mapper.search.space import skeletons
 from penstock.targets import TARGETS
 
 FP16 = parse_format("fp16")

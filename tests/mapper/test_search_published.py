@@ -6,8 +6,8 @@ from penstock import zoo
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.shapes import bind
 from penstock.mapper.mappings import load_mapping
-from penstock.mapper.model import evaluate
-from penstock.mapper.search import explore
+from penstock.mapper.model.evaluate import evaluate
+from penstock.mapper.search.explore import explore
 from penstock.targets import TARGETS
 
 

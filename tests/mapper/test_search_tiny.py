@@ -6,8 +6,8 @@ from tiny_spaces import FP16, compare, random_problem, tiny_target
 
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
-from penstock.mapper.search import explore
-from penstock.mapper.space import skeletons
+from penstock.mapper.search.explore import explore
+from penstock.mapper.search.space import skeletons
 from penstock.targets import TARGETS
 
 SPACES, QUICK = 200, 40

@@ -4,7 +4,7 @@ import pytest
 
 from penstock import explore, parse
 from penstock.errors import CascadeError
-from penstock.mapper.variants import bind_variants, open_tiles, tile_sizes
+from penstock.mapper.search.variants import bind_variants, open_tiles, tile_sizes
 from penstock.targets import TARGETS
 
 WHOLE = parse("""

@@ -12,7 +12,7 @@ from penstock.errors import MappingError
 from penstock.mapper.check import check
 from penstock.mapper.nodes import leaves
 from penstock.mapper.notation import parse_mapping
-from penstock.mapper.space import in_time, mapping_at, skeletons, stages_of, tiles
+from penstock.mapper.search.space import in_time, mapping_at, skeletons, stages_of, tiles
 from penstock.targets import TARGETS
 
 STOCK = ("cpu", "flat", "fusemax", "h200", "mesh4x4", "u280")

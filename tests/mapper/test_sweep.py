@@ -15,7 +15,7 @@ from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import FileError, PenstockError, TargetError, ToolError, UnknownNameError
-from penstock.mapper.search import explore
+from penstock.mapper.search.explore import explore
 from penstock.sweep import (
     Journal,
     Options,

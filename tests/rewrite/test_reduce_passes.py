@@ -8,16 +8,17 @@ import pytest
 from corpus import cases, inputs
 
 from penstock import parse, zoo
-from penstock.codegen import csim, tvm_cpu
-from penstock.codegen.loops_interp import run_program
-from penstock.codegen.lower import lower
+from penstock.codegen.hls import csim
+from penstock.codegen.loops.interp import run_program
+from penstock.codegen.lower.program import lower
+from penstock.codegen.tvm import cpu as tvm_cpu
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.interpreter.inputs import bind_arrays
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.rewrite.plan import PassPlan, Refusal
 from penstock.einsum_ir.rewrite.reduce import reduce_passes
-from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
+from penstock.mapper.search.build import default_mapping
 from penstock.targets import TARGETS
 
 LOGITS = """

@@ -14,8 +14,8 @@ import time
 
 from rtl_designs import ARRAYS, array, random_case
 
-from penstock.cosim import compared
 from penstock.errors import MappingError
+from penstock.studies.cosim import compared
 
 
 def say(*parts: object) -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 
 from penstock import zoo
-from penstock.cosim import Case, case_of, patterns
 from penstock.design import Design, explore, remap
 from penstock.einsum_ir.formats import parse_format
+from penstock.studies.cosim import Case, case_of, patterns
 from penstock.targets import TARGETS
 from penstock.targets.base import Target
 

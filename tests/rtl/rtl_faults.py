@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from penstock.machine.hardware import Hardware
-from penstock.sim import clocked
+from penstock.sim.clock import clocked
 
 RTL = (
     # (source file, text, what stands there instead)

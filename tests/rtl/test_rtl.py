@@ -10,15 +10,15 @@ from rtl_designs import array, random_case
 from rtl_faults import RTL, SIMULATOR, faulty, faulty_clock
 
 from penstock import parse, zoo
-from penstock.codegen.rtl import machine_files
-from penstock.codegen.rtl_run import build, run_jobs
-from penstock.cosim import case_of, compared, cosimulate, generate_rtl, patterns
+from penstock.codegen.rtl.generate import machine_files
+from penstock.codegen.rtl.run import build, run_jobs
 from penstock.design import remap
 from penstock.einsum_ir.formats import parse_format
 from penstock.errors import MappingError, TargetError
 from penstock.machine.hardware import hardware_of
 from penstock.mapper.notation import parse_mapping
-from penstock.sim.clocked import run_clocked
+from penstock.sim.clock.clocked import run_clocked
+from penstock.studies.cosim import case_of, compared, cosimulate, generate_rtl, patterns
 
 FIXED = parse_format("fixed<16,6>")
 needs_verilator = pytest.mark.skipif(shutil.which("verilator") is None, reason="no verilator")

@@ -8,9 +8,9 @@ from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import PenstockError
-from penstock.mapper.build import default_mapping
 from penstock.mapper.check import check
 from penstock.mapper.nodes import Compute, Keep, Loop, Nest
+from penstock.mapper.search.build import default_mapping
 from penstock.targets import TARGETS
 
 FIXED = parse_format("fixed<16,6>")

@@ -11,7 +11,7 @@ from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import TargetError
-from penstock.mapper.model import evaluate
+from penstock.mapper.model.evaluate import evaluate
 from penstock.mapper.notation import parse_mapping
 from penstock.samples import random_inputs
 from penstock.sim.simulate import simulate

@@ -10,11 +10,11 @@ from sim_designs import FIXED, NAMES, cascade_of, design, ideal, machines, rolle
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import bind
-from penstock.mapper.build import default_mapping
 from penstock.mapper.facts import facts_of
-from penstock.mapper.model import evaluate
+from penstock.mapper.model.evaluate import evaluate
+from penstock.mapper.model.roofline import roofline
 from penstock.mapper.nodes import Keep, Nest, leaves
-from penstock.mapper.roofline import roofline
+from penstock.mapper.search.build import default_mapping
 from penstock.samples import random_inputs
 from penstock.sim.engine import schedule
 from penstock.sim.simulate import simulate

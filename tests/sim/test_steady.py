@@ -6,7 +6,7 @@ from sim_designs import FIXED, NAMES, design, machines, rolled
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.shapes import bind
 from penstock.mapper.mappings import load_mapping
-from penstock.mapper.model import evaluate
+from penstock.mapper.model.evaluate import evaluate
 from penstock.reproduce import load_cascade
 from penstock.sim.plan import planned
 from penstock.sim.shorten import shortened, stretches

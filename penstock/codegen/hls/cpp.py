@@ -1,0 +1,494 @@
+"""Statement IR → C++: one small method per node, operators as functions of `penstock_math.hpp`.
+
+The text uses five types that the including program defines: ``data_t`` (storage), ``acc_t``
+(exact or wide sums), ``compute_t`` (what functions return), ``mask_t`` and ``index_t``. It is
+C++14 and C++17 alike.
+
+Excluded on purpose: the choice of pragmas (a `Notes` object, see `hls.py`), files, compilers.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import singledispatchmethod
+
+import numpy as np
+
+from penstock.codegen.loops.nodes import (
+    Alloc,
+    Block,
+    Buffer,
+    Const,
+    For,
+    If,
+    Load,
+    LoopExpr,
+    LoopStmt,
+    Name,
+    Op,
+    Program,
+    Store,
+    walk_statements,
+)
+from penstock.codegen.loops.walk import elements
+from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.interpreter.rounding import quantise, unsupported
+from penstock.einsum_ir.ops import OPERATORS
+
+__all__ = [
+    "CppText",
+    "Notes",
+    "Printer",
+    "comment_lines",
+    "identifiers",
+    "literal",
+    "print_cpp",
+    "top_name",
+    "workspace",
+]
+
+WIDTH = 100
+
+WIDE = 2**15
+"""Integer literals from here on are 64-bit ones, so that their products with indices are."""
+
+_INFIX = {
+    "or": ("||", 1),
+    "and": ("&&", 2),
+    "==": ("==", 3),
+    "!=": ("!=", 3),
+    "<": ("<", 4),
+    "<=": ("<=", 4),
+    ">": (">", 4),
+    ">=": (">=", 4),
+    "+": ("+", 5),
+    "-": ("-", 5),
+    "*": ("*", 6),
+}
+_UNARY, _ATOM = 7, 9
+
+_FUNCTIONS = {"//": "floordiv", "%": "mod", "/": "div", "**": "pow", "float": "value"}
+"""Operators whose function in `penstock_*.hpp` has another name."""
+
+_DEDUCED = frozenset({"max", "min", "abs", "clamp"})
+"""Functions whose result type follows from their arguments; others are told ``compute_t``."""
+
+_ON_INDICES = frozenset(
+    {"+", "-", "*", "neg", "//", "%", "max", "min", "abs", "clamp"}
+    | {"sq", "relu", "step", "sign", "floor", "round"}  # the keys of _OF_INDEX
+)
+"""Operators that make an index of indices."""
+
+_OF_INDEX = {op: f"index_{op}" for op in ("sq", "relu", "step", "sign", "floor", "round")}
+"""Functions of indices that have a name of their own."""
+
+_FLOAT_ONLY = frozenset({"sin", "cos", "erf", "gelu", "softplus"})
+"""Operators that fixed point does not have."""
+
+_NARROW = ("fp16", "bf16")
+"""Formats that are stored in fewer bits than they are computed in."""
+
+_KEYWORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t
+        char32_t class compl const const_cast constexpr continue decltype default delete do double
+        dynamic_cast else enum explicit export extern false float for friend goto if inline int
+        long mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected
+        public register reinterpret_cast return short signed sizeof static static_assert
+        static_cast struct switch template this thread_local throw true try typedef typeid typename
+        union unsigned using virtual void volatile wchar_t while xor xor_eq
+        main std pk data half ap_int ap_uint ap_fixed ap_ufixed
+        NULL INLINE EOF WEOF BIAS BUFSIZ NAN SNAN SNANF SNANL INFINITY MAXFLOAT errno assert alloca
+        stdin stdout stderr data_t acc_t compute_t mask_t index_t hls compute
+        """,
+    )
+)
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What stands beside the loops and buffers of the text; this base class adds nothing."""
+
+    def loop(self, loop: For) -> tuple[str, ...]:
+        """Return the lines that open the body of a loop (pragmas)."""
+        del loop
+        return ()
+
+    def buffer(self, buffer: Buffer) -> tuple[str, ...]:
+        """Return the lines that follow the definition of a local buffer (pragmas)."""
+        del buffer
+        return ()
+
+
+@dataclass(frozen=True)
+class CppText:
+    """A program as C++, in the parts that a file is made of.
+
+    Args:
+        constants: definitions at file scope, one line each.
+        parameters: of the function, in order: inputs, outputs, workspace.
+        body: the lines of the function's body, without its braces.
+        names: identifier of the program → identifier of the text.
+    """
+
+    constants: tuple[str, ...]
+    parameters: tuple[str, ...]
+    body: tuple[str, ...]
+    names: dict[str, str]
+
+
+def print_cpp(program: Program, notes: Notes | None = None) -> CppText:
+    """Print a program.
+
+    Args:
+        program: any program.
+        notes: adds lines to loops and buffers; none by default.
+    """
+    printer = Printer(program, notes or Notes())
+    body = tuple(printer.statement(program.body, 1))
+    unused = tuple(printer.unused())
+    return CppText(printer.constants(), printer.parameters(), unused + body, dict(printer.names))
+
+
+def workspace(program: Program) -> tuple[Buffer, ...]:
+    """Return the intermediates that live in the outermost memory, in program order.
+
+    They are parameters of the function, because on a card the host allocates them. Scalars are
+    registers wherever the mapping keeps them.
+    """
+    outer = {each.memory for each in (*program.inputs, *program.outputs)} - {""}
+    return tuple(
+        each.buffer
+        for each in walk_statements(program.body)
+        if isinstance(each, Alloc) and each.buffer.shape and each.buffer.memory in outer
+    )
+
+
+def literal(value: float, fmt: Format) -> str:
+    """Return the C++ literal of a number of the format, exactly.
+
+    Args:
+        value: a number that the format holds.
+        fmt: decides between float and double.
+    """
+    single = fmt.kind == "float" and fmt.name != "fp64"
+    if math.isinf(value) or math.isnan(value):
+        name = "NAN" if math.isnan(value) else "INFINITY" if value > 0 else "-INFINITY"
+        return name if single else f"double({name})"
+    text = str(np.float32(value)) if single else repr(float(value))
+    return f"{text}f" if single else text
+
+
+def _dims(buffer: Buffer) -> str:
+    return "".join(f"[{extent}]" for extent in buffer.shape)
+
+
+class Printer:
+    """Prints one program; collects the constants that it meets."""
+
+    def __init__(self, program: Program, notes: Notes) -> None:
+        self.program, self.notes = program, notes
+        self.workspace = workspace(program)
+        self.names = identifiers(program)
+        self.scalars = {each.name for each in self._all_buffers() if not each.shape}
+        self.given = {each.name for each in self._parameters()}
+        self.kinds = {each.name: each.kind for each in self._all_buffers()}
+        self.read = {each.buffer for each in elements(program.body) if not each.written}
+        self.literals: dict[float, str] = {}
+        self.heading = ""
+
+    def _parameters(self) -> tuple[Buffer, ...]:
+        return (*self.program.inputs, *self.program.outputs, *self.workspace)
+
+    def _all_buffers(self) -> Iterator[Buffer]:
+        yield from (*self.program.inputs, *self.program.outputs)
+        for each in walk_statements(self.program.body):
+            if isinstance(each, Alloc):
+                yield each.buffer
+
+    def constants(self) -> tuple[str, ...]:
+        """Return the definitions of the constants that the text uses."""
+        return tuple(
+            f"const compute_t {name} = {literal(value, self.program.format)};"
+            for value, name in self.literals.items()
+        )
+
+    def parameters(self) -> tuple[str, ...]:
+        """Return the declarations of the parameters, in order."""
+        inputs = {each.name for each in self.program.inputs}
+        return tuple(
+            self.pointer(each, constant=each.name in inputs) for each in self._parameters()
+        )
+
+    def pointer(self, buffer: Buffer, *, constant: bool) -> str:
+        """Return the declaration of an array that is a parameter."""
+        name = f"{self.names[buffer.name]}{_dims(buffer) or '[1]'}"
+        return f"{'const ' if constant else ''}{buffer.kind}_t {name}"
+
+    def unused(self) -> Iterator[str]:
+        """Yield a line for each parameter that nothing touches: compilers ask for it."""
+        touched = {each.buffer for each in elements(self.program.body)}
+        for buffer in self._parameters():
+            if buffer.name not in touched:
+                yield f"  (void){self.names[buffer.name]};"
+
+    # Statements: each yields its lines.
+
+    @singledispatchmethod
+    def statement(self, stmt: LoopStmt, depth: int) -> Iterator[str]:
+        """Yield the lines of a statement."""
+        raise TypeError(f"cannot print {type(stmt).__name__} at depth {depth} as C++")
+
+    @statement.register
+    def _(self, stmt: Block, depth: int) -> Iterator[str]:
+        if stmt.comment and stmt.comment != self.heading:
+            self.heading = stmt.comment  # nested blocks of the same Einsum say it once
+            yield from comment_lines(stmt.comment, depth)
+        for each in stmt.body:
+            yield from self.statement(each, depth)
+
+    @statement.register
+    def _(self, stmt: For, depth: int) -> Iterator[str]:
+        pad = "  " * depth
+        if stmt.comment or stmt.axis:
+            beside = f"side by side on {stmt.axis}" if stmt.axis else ""
+            yield from comment_lines("; ".join(filter(None, (stmt.comment, beside))), depth)
+        yield f"{pad}{self.head(stmt)} {{"
+        yield from (f"{pad}  {line}" for line in self.notes.loop(stmt))
+        yield from self.statement(stmt.body, depth + 1)
+        yield f"{pad}}}"
+
+    def head(self, stmt: For) -> str:
+        """Return the label of a loop, which reports of the HLS tool call it, and its head."""
+        name, extent = self.names[stmt.variable], self.index(stmt.extent, 5)
+        return f"L_{name}: for (index_t {name} = 0; {name} < {extent}; ++{name})"
+
+    @statement.register
+    def _(self, stmt: If, depth: int) -> Iterator[str]:
+        pad = "  " * depth
+        yield from wrapped(f"if ({self.value(stmt.condition, 0)}) {{", depth)
+        yield from self.statement(stmt.body, depth + 1)
+        yield f"{pad}}}"
+
+    @statement.register
+    def _(self, stmt: Alloc, depth: int) -> Iterator[str]:
+        if stmt.buffer.name not in self.given:
+            yield from self.definition(stmt.buffer, depth)
+        yield from self.statement(stmt.body, depth)
+
+    def definition(self, buffer: Buffer, depth: int) -> Iterator[str]:
+        """Yield the definition of a local buffer: an array, or a register."""
+        pad, name = "  " * depth, self.names[buffer.name]
+        place = f"  // in {buffer.memory}" if buffer.memory else ""
+        if buffer.shape:
+            yield f"{pad}PK_LOCAL {buffer.kind}_t {name}{_dims(buffer)};{place}"
+        else:
+            yield f"{pad}{buffer.kind}_t {name} = 0;{place}"
+        if buffer.name not in self.read:
+            yield f"{pad}(void){name};"
+        yield from (pad + line for line in self.notes.buffer(buffer))
+
+    @statement.register
+    def _(self, stmt: Store, depth: int) -> Iterator[str]:
+        target = self.element(stmt.buffer, stmt.indices)
+        yield from wrapped(f"{target} = {self.stored(stmt)};", depth)
+
+    def stored(self, stmt: Store) -> str:
+        """Return the text of the value; an infinity is the end of the buffer's own range."""
+        kind = self.kinds[stmt.buffer]
+        match stmt.value:
+            case Const(value) if math.isinf(value) and kind == "acc":
+                return f"pk::{'highest' if value > 0 else 'lowest'}<{kind}_t>()"
+            case Const(0):
+                return "0"
+            case _:
+                return self.value(stmt.value, 0)
+
+    # Expressions: each returns its text and how tightly that binds.
+
+    def value(self, expr: LoopExpr, at_least: int) -> str:
+        """Return the text of a value, in parentheses if it binds less tightly than `at_least`."""
+        text, binds = self.expression(expr)
+        return f"({text})" if binds < at_least else text
+
+    def index(self, expr: LoopExpr, at_least: int) -> str:
+        """Return the text of an index; a value that stands for one becomes an integer."""
+        if self.is_index(expr):
+            return self.value(expr, at_least)
+        if isinstance(expr, Op) and expr.op in _INFIX and any(map(self.is_index, expr.args)):
+            sign, binds = _INFIX[expr.op]
+            left, right = expr.args
+            text = f"{self.index(left, binds)} {sign} {self.index(right, binds + 1)}"
+            return f"({text})" if binds < at_least else text
+        return f"pk::index({self.value(expr, 0)})"
+
+    @singledispatchmethod
+    def expression(self, expr: LoopExpr) -> tuple[str, int]:
+        """Return the text of an expression and its precedence."""
+        raise TypeError(f"cannot print {type(expr).__name__} as C++")
+
+    @expression.register
+    def _(self, expr: Const) -> tuple[str, int]:
+        if expr.integer:
+            wide = "LL" if abs(expr.value) >= WIDE else ""  # products of indices in 64 bits
+            return f"{int(expr.value)}{wide}", _ATOM if expr.value >= 0 else _UNARY
+        value = float(quantise(np.float64(expr.value), self.program.format))
+        return self.literals.setdefault(value, f"const_{len(self.literals)}"), _ATOM
+
+    @expression.register
+    def _(self, expr: Name) -> tuple[str, int]:
+        return self.names[expr.name], _ATOM
+
+    @expression.register
+    def _(self, expr: Load) -> tuple[str, int]:
+        text = self.element(expr.buffer, expr.indices)
+        narrow = self.kinds[expr.buffer] == "data" and self.program.format.name in _NARROW
+        return f"compute_t({text})" if narrow else text, _ATOM
+
+    def element(self, buffer: str, indices: tuple[LoopExpr, ...]) -> str:
+        """Return the text of one element of a buffer."""
+        if buffer in self.scalars:
+            return self.names[buffer] + ("[0]" if buffer in self.given else "")
+        return self.names[buffer] + "".join(f"[{self.index(each, 0)}]" for each in indices)
+
+    @expression.register
+    def _(self, expr: Op) -> tuple[str, int]:
+        if expr.op in _INFIX:
+            return self.infix(expr.op, *expr.args)
+        if expr.op in ("neg", "not"):
+            sign = "-" if expr.op == "neg" else "!"
+            return f"{sign}{self.value(expr.args[0], _ATOM)}", _UNARY
+        if expr.op == "where":
+            return self.where(*expr.args)
+        args = ", ".join(self.value(arg, 0) for arg in expr.args)
+        name = _FUNCTIONS.get(expr.op, expr.op)
+        if expr.op in _DEDUCED:
+            return f"pk::{name}({args})", _ATOM
+        if expr.op in _ON_INDICES and self.is_index(expr):
+            return f"pk::{_OF_INDEX.get(expr.op, name)}({args})", _ATOM
+        return f"pk::{name}<{self.parameter(expr)}>({self.operands(expr, args)})", _ATOM
+
+    def infix(self, op: str, left: LoopExpr, right: LoopExpr) -> tuple[str, int]:
+        """Return the text of an infix operator; ``-Wall`` wants some parentheses more."""
+        sign, binds = _INFIX[op]
+        inner = binds + 2 if op == "or" else binds + (3 <= binds <= 4)
+        outer = inner if op == "or" else binds + 1
+        return f"{self.value(left, inner)} {sign} {self.value(right, outer)}", binds
+
+    def where(self, test: LoopExpr, then: LoopExpr, otherwise: LoopExpr) -> tuple[str, int]:
+        """Return the text of a choice; choices between truth values are ``&&`` and ``||``."""
+        if self.is_truth(then) and self.is_truth(otherwise):
+            if test == otherwise:
+                return self.infix("and", test, then)
+            if test == then:
+                return self.infix("or", test, otherwise)
+        sides = (self.value(each, 0) for each in (test, then, otherwise))
+        return f"PK_WHERE({', '.join(sides)})", _ATOM
+
+    def parameter(self, expr: Op) -> str:
+        """Return the template argument of a function: its result type, or a whole exponent."""
+        if not self.program.format.exact:
+            return "compute_t"
+        if expr.op in _FLOAT_ONLY:
+            raise unsupported(expr.op, self.program.format)
+        if expr.op != "**":
+            return "compute_t"
+        match expr.args[1]:
+            case Const(exponent) if exponent >= 0 and float(exponent).is_integer():
+                return str(int(exponent))
+            case _:
+                raise unsupported("**", self.program.format)
+
+    def operands(self, expr: Op, args: str) -> str:
+        """Return the arguments of a function; a whole exponent has become its parameter."""
+        exact_power = expr.op == "**" and self.program.format.exact
+        return self.value(expr.args[0], 0) if exact_power else args
+
+    def is_truth(self, expr: LoopExpr) -> bool:
+        """Return whether an expression is 0 or 1."""
+        match expr:
+            case Load(buffer):
+                return self.kinds[buffer] == "mask"
+            case Op("where", (_, then, otherwise)):
+                return self.is_truth(then) and self.is_truth(otherwise)
+            case Op(op):
+                return op in OPERATORS and OPERATORS[op].kind in ("comparison", "logic")
+            case _:
+                return False
+
+    def is_index(self, expr: LoopExpr) -> bool:
+        """Return whether an expression is an integer."""
+        match expr:
+            case Const():
+                return expr.integer
+            case Name():
+                return True
+            case Load(buffer):
+                return self.kinds[buffer] in ("mask", "index")
+            case Op("where", (_, then, otherwise)):
+                return self.is_index(then) and self.is_index(otherwise)
+            case Op(op, args) if op in _ON_INDICES:
+                return all(self.is_index(arg) for arg in args)
+            case Op():
+                return self.is_truth(expr)
+
+
+def comment_lines(text: str, depth: int) -> Iterator[str]:
+    """Yield a comment in lines of at most `WIDTH` columns."""
+    pad = "  " * depth + "// "
+    for line in text.splitlines():
+        yield from textwrap.wrap(
+            line, WIDTH, initial_indent=pad, subsequent_indent=pad, break_on_hyphens=False
+        )
+
+
+def wrapped(text: str, depth: int) -> Iterator[str]:
+    """Yield one statement in lines of at most `WIDTH` columns, where spaces allow."""
+    pad = "  " * depth
+    yield from textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=pad,
+        subsequent_indent=pad + "    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def identifiers(program: Program) -> dict[str, str]:
+    """Give every buffer and loop variable an identifier of its own that C++ accepts."""
+    statements = tuple(walk_statements(program.body))
+    wanted = [each.name for each in (*program.inputs, *program.outputs)]
+    wanted += [each.buffer.name for each in statements if isinstance(each, Alloc)]
+    wanted += [each.variable for each in statements if isinstance(each, For)]
+    taken, names = {top_name(program)}, dict[str, str]()
+    for name in dict.fromkeys(wanted):
+        base = unique = _legal(name)
+        number = 2
+        while unique in taken:
+            unique, number = f"{base}_{number}", number + 1
+        taken.add(unique)
+        names[name] = unique
+    return names
+
+
+def top_name(program: Program) -> str:
+    """Return the name of the function: no cascade's name can collide with a library function."""
+    return f"{_legal(program.name)}_kernel"
+
+
+def _legal(name: str) -> str:
+    """Return the nearest identifier that is no keyword and no name of the header files."""
+    text = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_") or "x"
+    if text[0].isdigit():
+        text = f"x{text}"
+    generated = text.startswith(
+        ("AP_", "SC_", "PK_", "L_", "const_", "read_", "write_", "compute_")
+    )
+    return f"{text}_" if text in _KEYWORDS or generated else text

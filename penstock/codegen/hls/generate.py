@@ -1,0 +1,256 @@
+"""Program → Vitis HLS project: kernel, number types, testbench, scripts, README.
+
+The files are templates of ``penstock/hls_templates`` filled strictly (`fill`); headers are copied
+as they are. The kernel's loops come from `cpp.py`, its pragmas from `hls/pragmas.py`.
+
+Excluded on purpose: streams and ``DATAFLOW`` (one kernel function, loops in mapping order), host
+programs, running any tool (`csim.py` runs g++).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import jinja2.meta
+
+import penstock
+from penstock.codegen.backends import Golden, Provenance, Timing
+from penstock.codegen.base import Artifact
+from penstock.codegen.hls.cpp import top_name, workspace
+from penstock.codegen.hls.data import FLOATS, decode, described, element, encode, tolerance
+from penstock.codegen.hls.loops import sink_spatial
+from penstock.codegen.hls.pragmas import CLOCK_HZ, HlsNotes, interface
+from penstock.codegen.hls.pragmas import streams as stream_pragmas
+from penstock.codegen.hls.print import KernelText, print_kernel
+from penstock.codegen.hls.project import (
+    depths,
+    described_tasks,
+    local_buffers,
+    longest,
+    ports,
+    report,
+    streams,
+)
+from penstock.codegen.hls.resources import NAMES, Use, kernel_constructs, uses
+from penstock.codegen.hls.split import Tasks, split
+from penstock.codegen.hls.words import widen
+from penstock.codegen.loops.nodes import Program
+from penstock.einsum_ir.formats import Format
+from penstock.errors import TargetError
+from penstock.targets.base import Target
+
+__all__ = ["decode", "encode", "fill", "generate", "sources"]
+
+
+WRITTEN = ("config.hpp", "kernel.h", "kernel.cpp")
+"""The files of a kernel that a person reads."""
+
+
+def generate(
+    program: Program, target: Target, source: Provenance, golden: Golden | None = None
+) -> Artifact:
+    """Return a project folder for Vitis HLS that plain g++ compiles and runs as well.
+
+    Args:
+        program: what `lower` made of the design.
+        target: an FPGA.
+        source: what every file names as its origin.
+        golden: inputs and expected outputs; they become ``golden/NAME.bin``.
+
+    Raises:
+        TargetError: the target is no FPGA, or has too few channels for the ports.
+    """
+    if target.family != "fpga" or not target.part:
+        raise TargetError(
+            f"target {target.name} ({target.family}) is no FPGA with a part name",
+            fix="map the design to an FPGA, e.g. --target u280",
+        )
+    tasks = tasks_of(program, source.timing)
+    notes = HlsNotes.of(tasks, target.clock_hz)
+    text, used = print_kernel(tasks, notes), uses(kernel_constructs(tasks, notes))
+    found = ports(tasks, text, target)
+    contents: dict[str, str | bytes] = dict(_sources(tasks, text, source))
+    data = {} if golden is None else {**golden[0], **golden[1]}
+    fmt, top = program.format, top_name(program)
+    emitted, least = depths(tasks, text, source)
+    project = {
+        "top": top,
+        "part": target.part,
+        "period": f"{1e9 / target.clock_hz:.3f}",
+        "golden": bool(data),
+    }
+    for name in ("run_hls.tcl", "hls_config.cfg"):
+        contents[name] = _filled(name, source, "# ", **project)
+    headers = sorted(name for name in contents if name.endswith((".h", ".hpp")))
+    build = {"headers": headers, "fixed": fmt.exact, "depths": emitted, "minimal": least}
+    contents["Makefile"] = _filled("Makefile", source, "# ", top=top, **build)
+    contents["link.cfg"] = _filled("link.cfg", source, "# ", top=top, ports=found)
+    contents["host.cpp"] = _filled("host.cpp", source, "// ", top=top, ports=found, fixed=fmt.exact)
+    contents["host.py"] = _filled("host.py", source, "# ", top=top, ports=found)
+    lines = sum(len(str(contents[name]).splitlines()) for name in WRITTEN)
+    contents["report.json"] = report(tasks, text, target, source, used, lines)
+    contents["README.md"] = _readme(tasks, text, target, source, used, golden=bool(data))
+    for buffer in (*program.inputs, *program.outputs):
+        if buffer.name in data:
+            contents[f"golden/{buffer.name}.bin"] = encode(data[buffer.name], buffer, fmt)
+    return Artifact(contents)
+
+
+def tasks_of(program: Program, timing: Timing | None = None) -> Tasks:
+    """Return the tasks that a program is printed as; `timing` says how deep their streams are."""
+    program = widen(sink_spatial(program))
+    tasks = split(program, frozenset(each.name for each in workspace(program)))
+    return tasks if timing is None else tasks.with_depths(timing.depths)
+
+
+def sources(program: Program, source: Provenance) -> dict[str, str]:
+    """Return the C++ files of a program: all that a C simulation needs."""
+    tasks = tasks_of(program, source.timing)
+    return _sources(tasks, print_kernel(tasks, HlsNotes.of(tasks, CLOCK_HZ)), source)
+
+
+def _sources(tasks: Tasks, text: KernelText, source: Provenance) -> dict[str, str]:
+    program, fmt = tasks.program, tasks.program.format
+    header = _header(fmt)
+    result = {name: _read(name) for name in _included(header)}
+    result["config.hpp"] = _filled(
+        "config.hpp", source, "// ", header=header, format=described(fmt), **_types(program)
+    )
+    common = {"top": top_name(program), "parameters": text.parameters}
+    result["kernel.h"] = _filled("kernel.h", source, "// ", **common)
+    result["kernel.cpp"] = _filled(
+        "kernel.cpp",
+        source,
+        "// ",
+        constants=text.constants,
+        functions=text.functions,
+        interface=interface(program, text.names),
+        unused=text.unused,
+        streams=stream_pragmas(tasks, text.names),
+        calls=text.calls,
+        **common,
+    )
+    found = ports(tasks, text)
+    result["tb.cpp"] = _filled(
+        "tb.cpp",
+        source,
+        "// ",
+        top=top_name(program),
+        ports=found,
+        arguments=", ".join(f"data::{port.name}" for port in found),
+        tolerance=tolerance(fmt),
+    )
+    return result
+
+
+def fill(name: str, /, **values: Any) -> str:
+    """Fill a template of ``hls_templates``.
+
+    Args:
+        name: of the file that results; the template is ``name.in``.
+        values: one for each placeholder.
+
+    Raises:
+        ValueError: a placeholder has no value, or a value no placeholder.
+    """
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    text = _read(f"{name}.in")
+    wanted = jinja2.meta.find_undeclared_variables(environment.parse(text))
+    if wanted != values.keys():
+        missing, unused = sorted(wanted - values.keys()), sorted(values.keys() - wanted)
+        raise ValueError(f"template {name}.in: no value for {missing}, no place for {unused}")
+    return environment.from_string(text).render(**values)
+
+
+# --- parts of the files -----------------------------------------------------------------------
+
+
+def _read(name: str) -> str:
+    return (files("penstock.hls_templates") / name).read_text(encoding="utf-8")
+
+
+def _filled(name: str, source: Provenance, mark: str, **values: Any) -> str:
+    """Fill a template that starts with what made it."""
+    lines = [f"{source.name}: made by penstock {penstock.__version__}, design {source.digest}"]
+    lines += source.command.splitlines()
+    return fill(name, banner="\n".join(mark + line for line in lines), **values)
+
+
+def _header(fmt: Format) -> str:
+    if fmt.exact:
+        return "penstock_fixed.hpp"
+    return "penstock_half.hpp" if fmt.bits < 32 else "penstock_float.hpp"
+
+
+def _included(header: str) -> tuple[str, ...]:
+    below = ("penstock_float.hpp",) if header == "penstock_half.hpp" else ()
+    return (header, *below, "penstock_math.hpp", "penstock_stream.hpp", "penstock_tb.hpp")
+
+
+def _types(program: Program) -> dict[str, str]:
+    fmt = program.format
+    if not fmt.exact:
+        kind = FLOATS[fmt.name]
+        return {"data": kind.storage, "accumulator": kind.compute, "compute": kind.compute}
+    width, integer = program.accumulator_bits
+    data = f"ap_fixed<{fmt.bits}, {fmt.integer_bits}, AP_RND, AP_SAT>"
+    accumulator = f"ap_fixed<{width}, {integer}>" if width else "data_t"
+    return {"data": data, "accumulator": accumulator, "compute": "data_t"}
+
+
+def _loops(text: KernelText, timing: Timing) -> list[tuple[str, str, int, str, int]]:
+    """Return the pipelined loops, each by the label of its innermost one."""
+    return [
+        (task, text.names[loop.split(", ")[-1]], interval, why, steps)
+        for task, loop, interval, why, steps in timing.loops
+    ]
+
+
+def _readme(
+    tasks: Tasks,
+    text: KernelText,
+    target: Target,
+    source: Provenance,
+    used: tuple[Use, ...],
+    *,
+    golden: bool,
+) -> str:
+    fmt, timing = tasks.program.format, source.timing
+    values: Mapping[str, Any] = {
+        "name": source.name,
+        "top": top_name(tasks.program),
+        "target": target.name,
+        "part": target.part,
+        "clock": f"{target.clock_hz / 1e6:g}",
+        "format": str(fmt),
+        "version": penstock.__version__,
+        "digest": source.digest,
+        "command": source.command or "(from Python)",
+        "fixed": fmt.exact,
+        "golden": golden,
+        "outer": target.dram.name,
+        "ports": ports(tasks, text, target),
+        "element": element(fmt),
+        "buffers": local_buffers(tasks, text),
+        "tolerance": tolerance(fmt),
+        "metrics": source.metrics,
+        "timing": timing,
+        "bottleneck": longest(timing) if timing else "",
+        "tasks": described_tasks(tasks, text, source),
+        "direct": sorted(tasks.direct.items()),
+        "streams": streams(tasks, text, source),
+        "resources": NAMES,
+        "uses": used,
+        "limits": [dict(target.resources).get(name) for name in NAMES],
+        "loops": _loops(text, timing) if timing else (),
+    }
+    return fill("README.md", **values)

@@ -1,0 +1,212 @@
+"""Loops as hardware wants them: what lies side by side goes inside what runs step by step.
+
+A leaf of a mapping lists its loops outermost first, spatial ones often before the temporal ones::
+
+    for p side by side:               acc[p] = 0, for all p side by side
+      acc = 0                         for e:                                  (pipelined)
+      for e:                    →       for p side by side:                   (unrolled)
+        acc += Q[p, e] * K[e]             acc[p] += Q[p, e] * K[e]
+      S[p] = acc                      S[p] = acc[p], for all p side by side
+
+Both compute the same: places do not depend on each other, and what several of them add to one
+element may be added in any order (exactly in fixed point). But only the second one is an array of
+places for an HLS tool, which runs several serial loops of one function one after the other.
+
+A serial loop whose number of steps differs from place to place stays where it is, and so does one
+under a condition that it changes.
+
+Excluded on purpose: any other change of order; other backends (they have threads or vectors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from penstock.codegen.loops.nodes import (
+    Alloc,
+    Block,
+    Const,
+    For,
+    If,
+    Load,
+    LoopExpr,
+    LoopStmt,
+    Name,
+    Op,
+    Program,
+    Store,
+    walk_statements,
+)
+from penstock.codegen.loops.walk import elements, names, walk_expression
+
+__all__ = ["UNROLLED", "Rewrite", "is_serial", "sink_spatial"]
+
+UNROLLED = ("pe", "simd")
+"""Kinds of axes whose places are hardware side by side."""
+
+Around = tuple[For | If, ...]
+"""The spatial loops and the conditions inside them, outermost first, that wait to be sunk."""
+
+
+def is_serial(stmt: LoopStmt) -> bool:
+    """Return whether a statement is a loop whose steps run one after the other."""
+    return isinstance(stmt, For) and stmt.kind not in UNROLLED
+
+
+def sink_spatial(program: Program) -> Program:
+    """Return the program with spatial loops inside the serial loops that they contained."""
+    taken = {each.variable for each in walk_statements(program.body) if isinstance(each, For)}
+    return replace(program, body=_Sink(taken).one(program.body, ()))
+
+
+@dataclass
+class _Sink:
+    """Rebuilds one program; `taken` are the loop variables that exist."""
+
+    taken: set[str]
+    used: set[str] = field(default_factory=set)
+
+    def one(self, stmt: LoopStmt, around: Around) -> LoopStmt:
+        parts = tuple(self.sink(stmt, around))
+        return parts[0] if len(parts) == 1 else Block(parts)
+
+    def sink(self, stmt: LoopStmt, around: Around) -> Iterator[LoopStmt]:
+        """Yield statements that do what `stmt` does at every place of `around`."""
+        if not _has_serial(stmt) or _stays(stmt, around):
+            yield self.wrapped(stmt, around)
+            return
+        match stmt:
+            case For() if is_serial(stmt):
+                yield replace(stmt, body=self.one(stmt.body, around))
+            case If() if not around:
+                yield replace(stmt, body=self.one(stmt.body, ()))
+            case For() | If():
+                yield from self.sink(stmt.body, (*around, stmt))
+            case Alloc():
+                yield self.expanded(stmt, around)
+            case Block(body):
+                yield replace(stmt, body=tuple(self.groups(body, around)))
+            case Store():
+                raise AssertionError("a store contains no loop")
+
+    def groups(self, body: tuple[LoopStmt, ...], around: Around) -> Iterator[LoopStmt]:
+        """Sink statements in order; neighbours without serial loops share their places."""
+        together: list[LoopStmt] = []
+        for stmt in body:
+            if not _has_serial(stmt):
+                together.append(stmt)
+                continue
+            if together:
+                yield self.wrapped(_block(together), around)
+                together = []
+            yield from self.sink(stmt, around)
+        if together:
+            yield self.wrapped(_block(together), around)
+
+    def expanded(self, stmt: Alloc, around: Around) -> Alloc:
+        """Give every place its own copy of a buffer that was local to it."""
+        loops = [each for each in around if isinstance(each, For)]
+        if not loops:
+            return replace(stmt, body=self.one(stmt.body, around))
+        own = stmt.buffer
+        extents = tuple(int(_constant(each.extent)) for each in loops)
+        memory = own.memory if own.shape else ""  # a register of each place
+        buffer = replace(own, shape=(*extents, *own.shape), memory=memory)
+        place = tuple(Name(each.variable) for each in loops)
+        body = Rewrite({own.name: place}, {}).statement(stmt.body)
+        return Alloc(buffer, self.one(body, around))
+
+    def wrapped(self, stmt: LoopStmt, around: Around) -> LoopStmt:
+        """Put a statement back into its places, under loop variables of their own."""
+        fresh = {
+            each.variable: Name(self.fresh(each.variable))
+            for each in around
+            if isinstance(each, For)
+        }
+        rename = Rewrite({}, fresh)
+        stmt = rename.statement(stmt)
+        for each in reversed(around):
+            if isinstance(each, If):
+                stmt = If(rename.expression(each.condition), stmt)
+            else:
+                stmt = replace(each, variable=fresh[each.variable].name, body=stmt)
+        return stmt
+
+    def fresh(self, variable: str) -> str:
+        """Return the variable itself the first time, then names that nothing has."""
+        if variable not in self.used:
+            self.used.add(variable)
+            return variable
+        number = 2
+        while (name := f"{variable}_{number}") in self.taken:
+            number += 1
+        self.taken.add(name)
+        return name
+
+
+def _block(stmts: list[LoopStmt]) -> LoopStmt:
+    return stmts[0] if len(stmts) == 1 else Block(tuple(stmts))
+
+
+def _has_serial(stmt: LoopStmt) -> bool:
+    return any(is_serial(each) for each in walk_statements(stmt))
+
+
+def _stays(stmt: LoopStmt, around: Around) -> bool:
+    """Return whether what `stmt` does at one place cannot be told apart into steps of all."""
+    match stmt:
+        case For():
+            places = {each.variable for each in around if isinstance(each, For)}
+            return is_serial(stmt) and not places.isdisjoint(names(stmt.extent))
+        case If(condition, body):
+            written = {each.buffer for each in elements(body) if each.written}
+            read = {n.buffer for n in walk_expression(condition) if isinstance(n, Load)}
+            return bool(around) and not written.isdisjoint(read)
+        case _:
+            return False
+
+
+def _constant(extent: LoopExpr) -> float:
+    assert isinstance(extent, Const), "a spatial loop has a constant extent"
+    return extent.value
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """Renames loop variables, and puts indices in front of those of some buffers."""
+
+    places: dict[str, tuple[LoopExpr, ...]]
+    renamed: Mapping[str, LoopExpr]
+
+    def expression(self, expr: LoopExpr) -> LoopExpr:
+        """Return the expression with both changes."""
+        match expr:
+            case Name(name):
+                return self.renamed.get(name, expr)
+            case Load(buffer, indices):
+                return Load(buffer, self.indices(buffer, indices))
+            case Op(op, args):
+                return Op(op, tuple(self.expression(arg) for arg in args))
+            case Const():
+                return expr
+
+    def indices(self, buffer: str, indices: tuple[LoopExpr, ...]) -> tuple[LoopExpr, ...]:
+        """Return the indices of an element of a buffer."""
+        inner = tuple(self.expression(each) for each in indices)
+        return (*self.places.get(buffer, ()), *inner)
+
+    def statement(self, stmt: LoopStmt) -> LoopStmt:
+        """Return the statement with both changes."""
+        match stmt:
+            case Store(buffer, indices, value):
+                return Store(buffer, self.indices(buffer, indices), self.expression(value))
+            case For():
+                extent = self.expression(stmt.extent)
+                return replace(stmt, extent=extent, body=self.statement(stmt.body))
+            case If(condition, body):
+                return If(self.expression(condition), self.statement(body))
+            case Alloc(buffer, body):
+                return Alloc(buffer, self.statement(body))
+            case Block(body):
+                return replace(stmt, body=tuple(self.statement(each) for each in body))

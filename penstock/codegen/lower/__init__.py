@@ -1,0 +1,1 @@
+"""Lowering: cascade and mapping become loops, the only way there is."""

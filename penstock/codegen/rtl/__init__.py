@@ -1,0 +1,1 @@
+"""SystemVerilog of a programmable array, its runs in Verilator, and synthesis."""

@@ -1,0 +1,1 @@
+"""Loops in time: recurrences, ports and operator latencies give intervals and cycles."""

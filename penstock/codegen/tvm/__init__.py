@@ -1,0 +1,1 @@
+"""TVM kernels for CPUs and GPUs."""

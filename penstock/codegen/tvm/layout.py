@@ -1,0 +1,240 @@
+"""Where elements lie, so that vector lanes meet neighbours: two rewrites for CPUs.
+
+* `relaid`: the dimension of an intermediate along which lanes run becomes its last one.
+* `packed`: elements that lanes would gather from far apart, again and again, are first copied into
+  a buffer of their own in which they are neighbours (the transposed tile of keys).
+
+Before and after compute the same values. Excluded on purpose: parameters keep their layout; which
+loops are lanes (`tvm/plan.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from penstock.codegen.loops.nodes import (
+    Alloc,
+    Block,
+    Buffer,
+    Const,
+    For,
+    Load,
+    LoopExpr,
+    LoopStmt,
+    Name,
+    Op,
+    Program,
+    Store,
+    walk_statements,
+)
+from penstock.codegen.tvm.kernels import expressions, touched
+from penstock.codegen.tvm.ranges import Ranges, interval, loads, names, stride
+from penstock.codegen.tvm.rewrite import map_bodies, map_expressions, map_leaves
+from penstock.codegen.tvm.script import ranges_inside
+
+__all__ = ["LANE_KINDS", "packed", "relaid"]
+
+LANE_KINDS = frozenset(("simd", "thread", "pe"))
+
+PACK_ELEMENTS = 1 << 18
+"""Most elements of a packed copy: 1 MiB of fp32, what a core's second-level cache holds."""
+
+REUSE = 4
+"""A copy is made only if the loop around it reads it at least this often."""
+
+
+def relaid(program: Program) -> Program:
+    """Move the dimension that lanes run along to the end, in every buffer but the parameters."""
+    own = {
+        each.buffer.name: len(each.buffer.shape)
+        for each in walk_statements(program.body)
+        if isinstance(each, Alloc) and len(each.buffer.shape) > 1
+    }
+    votes: dict[str, list[float]] = {name: [0.0] * rank for name, rank in own.items()}
+    for weight, lane, name, indices in _accesses(program.body, "", 1.0):
+        if name in own:
+            steps = [stride(index, lane) for index in indices]
+            moving = [place for place, step in enumerate(steps) if step != 0]
+            if len(moving) == 1 and steps[moving[0]] == 1:
+                votes[name][moving[0]] += weight
+    orders: dict[str, tuple[int, ...]] = {}
+    for name, counts in votes.items():
+        last = max(reversed(range(len(counts))), key=counts.__getitem__)
+        if counts[last] > 0 and last != len(counts) - 1:
+            orders[name] = (*(n for n in range(len(counts)) if n != last), last)
+    return replace(program, body=_reordered(program.body, orders)) if orders else program
+
+
+def _accesses(
+    stmt: LoopStmt, lane: str, weight: float
+) -> Iterator[tuple[float, str, str, tuple[LoopExpr, ...]]]:
+    """Yield (weight, variable of the lanes, buffer, indices) of every access inside lanes."""
+    if isinstance(stmt, For):
+        lane = stmt.variable if stmt.kind in LANE_KINDS else lane
+        weight *= 8
+    if lane:
+        for expr in expressions(stmt):
+            for each in loads(expr):
+                yield weight, lane, each.buffer, each.indices
+        if isinstance(stmt, Store):
+            yield weight, lane, stmt.buffer, stmt.indices
+    match stmt:
+        case Block(body):
+            for inner in body:
+                yield from _accesses(inner, lane, weight)
+        case Store():
+            pass
+        case _:
+            yield from _accesses(stmt.body, lane, weight)
+
+
+def _reordered(stmt: LoopStmt, orders: Mapping[str, tuple[int, ...]]) -> LoopStmt:
+    def indices(name: str, given: tuple[LoopExpr, ...]) -> tuple[LoopExpr, ...]:
+        return tuple(given[n] for n in orders[name]) if name in orders else given
+
+    def leaf(expr: Name | Load) -> LoopExpr:
+        if isinstance(expr, Load):
+            return Load(expr.buffer, indices(expr.buffer, expr.indices))
+        return expr
+
+    def statement(inner: LoopStmt) -> LoopStmt:
+        inner = map_bodies(inner, statement)
+        match inner:
+            case Alloc(buffer, body) if buffer.name in orders:
+                shape = tuple(buffer.shape[n] for n in orders[buffer.name])
+                return Alloc(replace(buffer, shape=shape), body)
+            case Store(name, given, value):
+                return Store(name, indices(name, given), value)
+            case _:
+                return inner
+
+    return statement(map_expressions(stmt, lambda expr: map_leaves(expr, leaf)))
+
+
+def packed(
+    loop: For, ranges: Ranges, buffers: Mapping[str, Buffer], tag: str
+) -> tuple[tuple[Buffer, ...], tuple[LoopStmt, ...], For]:
+    """Copy what the lanes inside a loop would gather in each of its iterations.
+
+    Args:
+        loop: around the lanes; the elements must not depend on it, nor be written in it.
+        ranges: of the variables around the loop.
+        buffers: every buffer by name.
+        tag: ending for new names.
+
+    Returns:
+        The new buffers, the loops that fill them (to run before the loop), and the loop.
+    """
+    trips = interval(loop.extent, ranges)
+    if trips is None or trips[1] < REUSE:
+        return (), (), loop
+    inner = _ranges_of(loop, ranges)
+    written = touched(loop.body)[1]
+    made: dict[Load, Load] = {}
+    new: list[Buffer] = []
+    fills: list[LoopStmt] = []
+    for lane, load in _gathers(loop.body, ""):
+        if load in made or load.buffer in written or _moves_with(load, loop, inner):
+            continue
+        copy = _copy(load, lane, inner, buffers, f"{tag}_{len(new)}", loop)
+        if copy is not None:
+            new.append(copy[0])
+            fills.append(copy[1])
+            made[load] = copy[2]
+    if not made:
+        return (), (), loop
+
+    def leaf(expr: Name | Load) -> LoopExpr:
+        return made.get(expr, expr) if isinstance(expr, Load) else expr
+
+    body = map_expressions(loop.body, lambda expr: map_leaves(expr, leaf))
+    return tuple(new), tuple(fills), replace(loop, body=body)
+
+
+def _ranges_of(loop: For, ranges: Ranges) -> dict[str, tuple[int, int]]:
+    known = dict(ranges_inside(loop, ranges))
+    for each in walk_statements(loop.body):
+        if isinstance(each, For):
+            known = dict(ranges_inside(each, known))
+    return known
+
+
+def _moves_with(load: Load, loop: For, inner: Ranges) -> bool:
+    """Whether the element depends on the loop, on other loads, or on a variable without bounds."""
+    used = frozenset().union(*(names(index) for index in load.indices))
+    loaded = any(True for index in load.indices for _ in loads(index))
+    return loop.variable in used or loaded or not used <= inner.keys()
+
+
+def _gathers(stmt: LoopStmt, lane: str) -> Iterator[tuple[str, Load]]:
+    """Yield (variable, load) for the loads that lanes along the variable would gather."""
+    if isinstance(stmt, For) and stmt.kind in LANE_KINDS:
+        lane = stmt.variable
+    if lane:
+        for expr in expressions(stmt):
+            for each in loads(expr):
+                steps = [stride(index, lane) for index in each.indices]
+                if any(steps) and (any(steps[:-1]) or steps[-1] not in (0, 1)):
+                    yield lane, each
+    match stmt:
+        case Block(body):
+            for inner in body:
+                yield from _gathers(inner, lane)
+        case Store():
+            pass
+        case _:
+            yield from _gathers(stmt.body, lane)
+
+
+def _copy(
+    load: Load, lane: str, inner: Ranges, buffers: Mapping[str, Buffer], tag: str, loop: For
+) -> tuple[Buffer, LoopStmt, Load] | None:
+    """Return the buffer, the loops that fill it, and what replaces the load."""
+    source = buffers[load.buffer]
+    inside = {each.variable for each in walk_statements(loop.body) if isinstance(each, For)}
+    used = [
+        each for index in load.indices for each in sorted(names(index) & inside) if each != lane
+    ]
+    order = (*dict.fromkeys(used), lane)
+    extents = [inner[each][1] + 1 for each in order]
+    size = 1
+    for extent in extents:
+        size *= extent
+    if size > PACK_ELEMENTS:
+        return None
+    buffer = Buffer(f"{load.buffer}_packed{tag}", tuple(extents), source.kind, source.memory)
+    spelled = {each: Name(f"{each}_k{tag}") for each in order}
+    indices = tuple(
+        _clamped(map_leaves(index, lambda e: _spelled(e, spelled)), index, inner, extent)
+        for index, extent in zip(load.indices, source.shape, strict=True)
+    )
+    fill: LoopStmt = Store(
+        buffer.name, tuple(spelled[each] for each in order), Load(source.name, indices)
+    )
+    for each, extent in reversed(_read_order(load, order, extents)):
+        fill = For(f"{each}_k{tag}", Const(extent, True), fill)
+    return buffer, fill, Load(buffer.name, tuple(Name(each) for each in order))
+
+
+def _spelled(expr: Name | Load, spelled: Mapping[str, Name]) -> LoopExpr:
+    return spelled.get(expr.name, expr) if isinstance(expr, Name) else expr
+
+
+def _read_order(load: Load, order: tuple[str, ...], extents: list[int]) -> list[tuple[str, int]]:
+    """Return the loops of a copy, outermost first, so that it reads its source in order."""
+    sizes = dict(zip(order, extents, strict=True))
+    ranked = dict.fromkeys(
+        each for index in load.indices for each in sorted(names(index) & sizes.keys())
+    )
+    return [(each, sizes[each]) for each in ranked]
+
+
+def _clamped(index: LoopExpr, original: LoopExpr, inner: Ranges, extent: int) -> LoopExpr:
+    """Keep an index inside its buffer: what lies outside is copied from the edge, never used."""
+    bounds = interval(original, inner)
+    if bounds is None or bounds[0] < 0:
+        index = Op("max", (index, Const(0, True)))
+    if bounds is None or bounds[1] >= extent:
+        index = Op("min", (index, Const(extent - 1, True)))
+    return index

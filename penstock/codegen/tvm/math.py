@@ -1,0 +1,230 @@
+"""Functions that TVM lacks or does slowly, as Python functions that build TVM expressions.
+
+They are kept as text, because a schedule file carries them (`tvm_cpu.artifact`) and the text that
+runs here must be the text in the file. ``T`` is ``tvm.script.tirx``, ``tirx`` is ``tvm.tirx``.
+
+``p_exp`` and ``p_exp2`` in float32 are a polynomial of degree 7 after reduction to
+[-ln2/2, ln2/2]: below 1 ulp + rounding into subnormals; -inf gives 0, +inf and anything above 88.73
+give +inf, NaN stays NaN. It vectorises; a call of libm does not, and is seven times slower.
+
+Excluded on purpose: fp64 forms (libm's are used), operators that are one TVM call.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from penstock.codegen.tvm.env import require_tvm
+
+__all__ = ["CPU_MATH", "CUDA_MATH", "MATH_NAMES", "functions"]
+
+_COMMON = '''
+def _let(value, body):
+    """Return body(x) where x is the value, computed once."""
+    name = tirx.Var("x", str(value.ty))
+    return tirx.Let(name, value, body(name))
+
+
+def _like(x, number):
+    return tirx.const(number, str(x.ty))
+
+'''
+
+_CPU_EXP = '''
+def _power(r, t):
+    """e**r * 2**n for abs(r) < 0.35, where t holds n in its low bits."""
+
+    def scaled(n, half):
+        p = T.float32(1.9875691500e-4)
+        for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5):
+            p = T.fma(p, r, T.float32(c))
+        p = T.fma(p, r * r, r) + T.float32(1)
+        first = T.reinterpret("float32", (half + 127) << 23)
+        return p * first * T.reinterpret("float32", (n - half + 127) << 23)
+
+    def halves(n):
+        return _let(n >> 1, lambda half: scaled(n, half))
+
+    return _let(T.reinterpret("int32", t) - 1262485504, halves)
+
+
+def _clamped(x, low, high):
+    low, high = T.float32(low), T.float32(high)
+    return T.Select(x < low, low, T.Select(high < x, high, x))
+
+
+def p_exp(x):
+    """exp; float32 by a polynomial, NaN and infinities as in libm."""
+    if str(x.ty) != "float32":
+        return T.exp(x)
+
+    def reduced(x, t):
+        n = t - T.float32(12582912)
+        r = T.fma(n, T.float32(-1.42860677e-6), T.fma(n, T.float32(-0.693145752), x))
+        return _let(r, lambda r: _power(r, t))
+
+    def rounded(x):
+        t = x * T.float32(1.4426950408889634) + T.float32(12582912)
+        return _let(t, lambda t: reduced(x, t))
+
+    return _let(x, lambda x: _let(_clamped(x, -104, 89), rounded))
+
+
+def p_exp2(x):
+    """2**x; float32 by the polynomial of p_exp."""
+    if str(x.ty) != "float32":
+        return T.exp2(x)
+
+    def reduced(x, t):
+        r = (x - (t - T.float32(12582912))) * T.float32(0.6931471805599453)
+        return _let(r, lambda r: _power(r, t))
+
+    def rounded(x):
+        return _let(x + T.float32(12582912), lambda t: reduced(x, t))
+
+    return _let(x, lambda x: _let(_clamped(x, -151, 129), rounded))
+
+
+p_log, p_log2, p_sin, p_cos = T.log, T.log2, T.sin, T.cos
+
+
+def p_from_bf16(bits):
+    """The float32 whose upper half is `bits` (uint16)."""
+    return T.reinterpret("float32", T.cast(bits, "uint32") << T.uint32(16))
+
+
+def p_to_bf16(x):
+    """The upper half of a float32, rounded to nearest even; NaN stays NaN."""
+
+    def rounded(x, bits):
+        up = bits + T.uint32(0x7FFF) + ((bits >> T.uint32(16)) & T.uint32(1))
+        quiet = bits | T.uint32(0x400000)
+        return T.cast(T.Select(x != x, quiet, up) >> T.uint32(16), "uint16")
+
+    return _let(x, lambda x: _let(T.reinterpret("uint32", x), lambda bits: rounded(x, bits)))
+'''
+
+_CUDA_EXP = '''
+def _precise(name):
+    """TVM's own choice for float32 is the fast, inexact intrinsic."""
+
+    def call(x):
+        short = name + "f" if str(x.ty) == "float32" else name
+        return T.call_pure_extern(str(x.ty), short, x)
+
+    return call
+
+
+p_exp, p_exp2, p_log, p_log2 = (_precise(each) for each in ("exp", "exp2", "log", "log2"))
+p_sin, p_cos = _precise("sin"), _precise("cos")
+'''
+
+_DERIVED = '''
+
+def p_sq(x):
+    return _let(x, lambda x: x * x)
+
+
+def p_rsqrt(x):
+    return _like(x, 1) / T.sqrt(x)
+
+
+def p_sigmoid(x):
+    return _like(x, 1) / (_like(x, 1) + p_exp(-x))
+
+
+def p_silu(x):
+    return _let(x, lambda x: x * p_sigmoid(x))
+
+
+def p_gelu(x):
+    def body(x):
+        return x * _like(x, 0.5) * (_like(x, 1) + T.erf(x * _like(x, 0.7071067811865476)))
+
+    return _let(x, body)
+
+
+def p_tanh(x):
+    def large(t):
+        return (_like(t, 1) - t) / (_like(t, 1) + t)
+
+    def small(z, s):
+        p = _like(z, -1382 / 155925)
+        for c in (62 / 2835, -17 / 315, 2 / 15, -1 / 3, 1):
+            p = _like(z, c) + s * p
+        return z * p
+
+    def magnitude(z):
+        near = _let(z * z, lambda s: small(z, s))
+        far = _let(p_exp(z * _like(z, -2)), large)
+        return T.Select(z < _like(z, 0.25), near, far)
+
+    def signed(x):
+        size = _let(T.Select(x < _like(x, 0), -x, x), magnitude)
+        return _let(size, lambda size: T.Select(x < _like(x, 0), -size, size))
+
+    return T.tanh(x) if str(x.ty) == "float64" else _let(x, signed)
+
+
+def p_softplus(x):
+    """max(x, 0) + log(1 + exp(-abs(x))), exact where the sum rounds to 1."""
+
+    def log1p(u, w):
+        one = _like(u, 1)
+        return T.Select(w == one, u, p_log(w) * (u / T.Select(w == one, one, w - one)))
+
+    def tail(u):
+        return _let(_like(u, 1) + u, lambda w: log1p(u, w))
+
+    def body(x):
+        return T.max(x, _like(x, 0)) + _let(p_exp(-T.abs(x)), tail)
+
+    return _let(x, body)
+
+
+def p_sign(x):
+    def body(x):
+        zero, one = _like(x, 0), _like(x, 1)
+        return T.Select(zero < x, one, T.Select(x < zero, -one, x))
+
+    return _let(x, body)
+
+
+def p_step(x):
+    return T.Select(x >= _like(x, 0), _like(x, 1), _like(x, 0))
+
+
+def p_relu(x):
+    return T.max(x, _like(x, 0))
+
+
+def p_round(x):
+    """Half up."""
+
+    def body(x, low):
+        return T.Select(x - low >= _like(x, 0.5), low + _like(x, 1), low)
+
+    return _let(x, lambda x: _let(T.floor(x), lambda low: body(x, low)))
+'''
+
+CPU_MATH = _COMMON + _CPU_EXP + _DERIVED
+"""For LLVM: expressions that vectorise."""
+
+CUDA_MATH = _COMMON + _CUDA_EXP + _DERIVED
+"""For CUDA: the accurate functions of its library."""
+
+MATH_NAMES = frozenset((
+    "exp", "exp2", "log", "log2", "sin", "cos", "sq", "rsqrt", "sigmoid", "silu", "gelu", "tanh",
+    "softplus", "sign", "step", "relu", "round",
+))  # fmt: skip
+"""Operators that are printed as ``p_<operator>``."""
+
+
+@cache
+def functions(source: str) -> dict[str, Any]:
+    """Return the functions that a text above defines, by name."""
+    tvm = require_tvm()
+    names: dict[str, Any] = {"T": tvm.script.tirx, "tirx": tvm.tirx}
+    exec(compile(source, "<penstock.codegen.tvm.math>", "exec"), names)
+    return {name: each for name, each in names.items() if name.startswith("p_")}

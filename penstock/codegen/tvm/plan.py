@@ -1,0 +1,530 @@
+"""What the loops of a `Program` become on a CPU: threads, vector lanes, plain loops.
+
+* The outermost loop of kind ``core`` or ``block`` runs in parallel, interleaved.
+* Of the other spatial loops, the one that best reads and writes neighbouring elements becomes
+  vector lanes (several vectors, where it is long). Buffers that live inside it get one element for
+  each lane; layouts follow it (`tvm/layout.py`); what it accumulates over the serial loop around
+  it stays in registers (`tvm/lanes.py`). A condition that tells lanes apart is tested once for all
+  of them: if it holds for all, the vector loop runs without it; else with a choice of values, or,
+  where that would read outside a buffer, as a plain loop.
+* A sum, maximum, minimum or product along contiguous elements is accumulated in one partial
+  result for each lane, and the partial results are folded at the end.
+* What fits none of these, and any loop whose iterations write the same element, is a plain loop.
+
+Each step keeps the meaning of the program, except for the order of floating-point reductions;
+the planned program is a `Program` still, and tests run both with `loops_interp`.
+
+Excluded on purpose: choosing tiles and spatial loops, which is the mapping's business; GPUs
+(`tvm/kernels.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from penstock.codegen.loops.nodes import (
+    Alloc,
+    Block,
+    Buffer,
+    Const,
+    For,
+    If,
+    Load,
+    LoopExpr,
+    LoopStmt,
+    Name,
+    Op,
+    Program,
+    Store,
+    walk_statements,
+)
+from penstock.codegen.tvm.kernels import expressions, extent_of, race_free
+from penstock.codegen.tvm.lanes import (
+    FOLDS,
+    accumulated,
+    in_register,
+    lanes_outside,
+    only,
+    predicated,
+)
+from penstock.codegen.tvm.layout import packed, relaid
+from penstock.codegen.tvm.ranges import Ranges, interval, loads, lower, names, stride, upper
+from penstock.codegen.tvm.rewrite import (
+    conditions,
+    hoisted,
+    joined,
+    map_expressions,
+    privatised,
+    renamed,
+    substituted,
+    without_ifs,
+)
+from penstock.codegen.tvm.script import LoopKind, all_buffers, identifiers, ranges_inside
+from penstock.codegen.tvm.tiles import Tile, emitted, filled, find_tile
+
+__all__ = ["plan"]
+
+PARALLEL = frozenset(("core", "block"))
+LANES = {"fp64": 8}
+"""Elements of a vector of 64 bytes in the compute type; 16 unless it is here."""
+
+NEGATED = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
+
+
+def plan(program: Program, *, lanes: int = 0) -> tuple[Program, dict[str, LoopKind]]:
+    """Decide what each loop becomes.
+
+    Args:
+        program: any.
+        lanes: elements of a vector, a power of 2; 0 = as many as 64 bytes hold.
+
+    Returns:
+        The program as TVM shall run it, and the kinds of its loops (others are serial).
+    """
+    program = relaid(program)
+    planner = _Planner(program, lanes or LANES.get(program.format.name, 16))
+    body = planner.visit(program.body, {}, parallel=False)
+    body = hoisted(body, planner.kinds)
+    loops = {each.variable for each in walk_statements(body) if isinstance(each, For)}
+    return replace(program, body=body), {n: k for n, k in planner.kinds.items() if n in loops}
+
+
+@dataclass
+class _Planner:
+    program: Program
+    lanes: int
+    vectors: int = 16
+    kinds: dict[str, LoopKind] = field(default_factory=dict)
+    fresh: int = 0
+    used: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.buffers = {each.name: each for each in all_buffers(self.program)}
+        self.used = set(identifiers(self.program))
+
+    def visit(self, stmt: LoopStmt, ranges: Ranges, *, parallel: bool) -> LoopStmt:
+        match stmt:
+            case Block(body):
+                return replace(stmt, body=self.run(body, ranges, parallel=parallel))
+            case If(condition, body):
+                return If(condition, self.visit(body, ranges, parallel=parallel))
+            case Alloc(buffer, body):
+                return Alloc(buffer, self.visit(body, ranges, parallel=parallel))
+            case For():
+                return self.loop(stmt, ranges, parallel=parallel)
+            case Store():
+                return stmt
+
+    def run(
+        self, body: tuple[LoopStmt, ...], ranges: Ranges, *, parallel: bool
+    ) -> tuple[LoopStmt, ...]:
+        """Visit statements in order; a fill and the reduction behind it may become one."""
+        done: list[LoopStmt] = []
+        for place, each in enumerate(body):
+            behind = body[place + 1] if place + 1 < len(body) else None
+            before = body[place - 1] if place else None
+            if behind is not None and self.start(each, behind, ranges) is not None:
+                continue
+            start = None if before is None else self.start(before, each, ranges)
+            tile = self.tile(each, ranges)
+            if tile is None or start is None or before is None:
+                done.append(self.visit(each, ranges, parallel=parallel))
+            else:
+                done.append(self.registers(tile, start, ranges, Block((before, each))))
+        return tuple(done)
+
+    def start(self, fill: LoopStmt, stmt: LoopStmt, ranges: Ranges) -> Const | None:
+        """Return the constant with which a fill starts the register tile behind it, or None."""
+        tile = self.tile(stmt, ranges)
+        return None if tile is None else filled(fill, tile)
+
+    def tile(self, stmt: LoopStmt, ranges: Ranges) -> Tile | None:
+        """Return a statement as a register tile, or None."""
+        tile = find_tile(stmt, ranges, self.vectors, self.lanes)
+        exact = frozenset(("acc",) if self.program.format.bits < 32 else ("acc", "data"))
+        return tile if tile is not None and self.buffers[tile.store.buffer].kind in exact else None
+
+    def registers(
+        self, tile: Tile, start: Const | None, ranges: Ranges, plain: LoopStmt
+    ) -> LoopStmt:
+        """Return a register tile; `plain` is what it is where that is not possible."""
+        made = emitted(tile, start, ranges, self.buffers, self.lanes, self.name)
+        box = {**tile.box}
+        known = dict(ranges)
+        for each in tile.around:
+            if isinstance(each, For):
+                known = dict(ranges_inside(each, known))
+                box |= {each.variable: known[each.variable]} if each.variable in known else {}
+        inner = {each.variable for each in tile.around if isinstance(each, For)}
+        tests = [
+            holds(c, box, frozenset(inner - box.keys())) for c in (*tile.telling, *tile.limits)
+        ]
+        sure = [each for each in tests if each is not None]
+        other = self.copy(plain) if made.partial is None else made.partial
+        if not tests:
+            return made.free
+        if len(sure) < len(tests):
+            return other
+        every = joined(sure)
+        assert every is not None
+        return Block((If(every, made.free), If(Op("not", (every,)), other)))
+
+    def name(self, base: str, kind: LoopKind) -> str:
+        """Return a new name; a loop variable's is noted with the kind of its loop."""
+        made = f"{base}{self.tag()}"
+        self.used.add(made)
+        if kind != "serial":
+            self.kinds[made] = kind
+        return made
+
+    def loop(self, loop: For, ranges: Ranges, *, parallel: bool) -> LoopStmt:
+        if (tile := self.tile(loop, ranges)) is not None:
+            return self.registers(tile, None, ranges, loop)
+        if not parallel and loop.kind in PARALLEL and extent_of(loop) > 1 and race_free(loop, {}):
+            loop = _fused(loop, self.name)
+            self.kinds[loop.variable] = "parallel"
+            parallel = True
+        elif (made := self.side_by_side(loop, ranges)) is not None:
+            return made
+        else:
+            new, fills, loop = packed(loop, ranges, self.buffers, self.tag())
+            if new:
+                self.buffers |= {each.name: each for each in new}
+                inner: LoopStmt = Block((*fills, self.inside(loop, ranges, parallel=parallel)))
+                for each in new:
+                    inner = Alloc(each, inner)
+                return inner
+        return self.inside(loop, ranges, parallel=parallel)
+
+    def inside(self, loop: For, ranges: Ranges, *, parallel: bool) -> For:
+        inner = ranges_inside(loop, ranges)
+        return replace(loop, body=self.visit(loop.body, inner, parallel=parallel))
+
+    def side_by_side(self, loop: For, ranges: Ranges) -> LoopStmt | None:
+        """Return the loop with lanes, or None if it is a plain one."""
+        made = self.reduction(loop, ranges)
+        if made is None and (outside := lanes_outside(loop)) is not None:
+            loop = outside
+        if made is None and self.is_best(loop):
+            made = self.vector(loop, ranges)
+        return made
+
+    # Vector lanes.
+
+    def vector(self, loop: For, ranges: Ranges) -> LoopStmt | None:
+        """Return the loop as vector lanes, or None if it cannot be."""
+        if not race_free(loop, {}) or any(_tells(each, loop) for each in _extents(loop.body)):
+            return None
+        exact = frozenset(("acc",) if self.program.format.bits < 32 else ("acc", "data"))
+        within = ranges_inside(loop, ranges)
+        body = in_register(loop.body, within, self.buffers, exact, self.tag())
+        loop = replace(loop, body=body)
+        telling = [each for each in conditions(loop.body) if _tells(each, loop)]
+        if not telling:
+            return self.strips(loop)
+        box = _box(loop, ranges)
+        inner = {each.variable for each in walk_statements(loop.body) if isinstance(each, For)}
+        unknown = frozenset(inner - box.keys())
+        tests = [holds(each, box, unknown) for each in telling]
+        known = [each for each in tests if each is not None]
+        if len(known) != len(tests):
+            return None
+        free = replace(loop, body=without_ifs(loop.body, lambda each: each in telling))
+        every = known[0]
+        for each in known[1:]:
+            every = every if each == every else Op("and", (every, each))
+        chosen = predicated(loop.body, within, self.buffers, tuple(telling))
+        other = self.copy(replace(loop, kind=""))
+        if chosen is not None:
+            other = self.strips(replace(loop, body=chosen))
+        return Block((If(every, self.strips(free)), If(Op("not", (every,)), other)))
+
+    def tag(self) -> str:
+        """Return an ending that no name of the program has."""
+        self.fresh += 1
+        while any(each.endswith(f"_{self.fresh}") for each in self.used):
+            self.fresh += 1
+        return f"_{self.fresh}"
+
+    def copy(self, stmt: LoopStmt) -> LoopStmt:
+        """Return the statement again, with variables and buffers of its own."""
+        return renamed(stmt, self.tag())
+
+    def strips(self, loop: For) -> LoopStmt:
+        """Cut a vector loop of any constant length: long vectors, then full ones, then the rest."""
+        extent, wide = extent_of(loop), 4 * self.lanes
+        long = extent // wide
+        rest = extent - long * wide
+        full = rest - rest % self.lanes
+        cuts = [(0, long, wide), (long * wide, 1, full), (long * wide + full, 1, rest - full)]
+        parts = [self.strip(loop, *cut) for cut in cuts if cut[1] and cut[2]]
+        return parts[0] if len(parts) == 1 else Block(tuple(parts))
+
+    def strip(self, loop: For, start: int, count: int, width: int) -> LoopStmt:
+        """Return lanes ``start .. start + count * width - 1`` of a loop, `width` at a time."""
+        copy = self.copy(loop)
+        assert isinstance(copy, For)
+        lane = copy.variable
+        outer = f"{lane}_o"
+        at: LoopExpr = Name(lane)
+        if count > 1:
+            at = Op("+", (Op("*", (Name(outer), Const(width, True))), at))
+        if start:
+            at = Op("+", (at, Const(start, True)))
+        body = map_expressions(copy.body, lambda each: substituted(each, {lane: at}))
+        own, inner = privatised(replace(copy, extent=Const(width, True), body=body), width)
+        self.kinds[lane] = "vectorized"
+        made: LoopStmt = inner
+        for each in reversed(own):
+            self.buffers[each.name] = each
+            made = Alloc(each, made)
+        if count > 1:
+            made = For(outer, Const(count, True), made)
+        return made
+
+    def is_best(self, loop: For) -> bool:
+        """Whether lanes along this loop suit the accesses at least as well as along one inside."""
+        if loop.kind in {"", *PARALLEL} or extent_of(loop) < 2:
+            return False
+        inside = [each for each in walk_statements(loop.body) if isinstance(each, For)]
+        rivals = [_contiguity(each, each.variable) for each in inside if each.kind not in {""}]
+        rivals += [0.95 for each in inside if self.accumulation(each) is not None]
+        return _contiguity(loop, loop.variable) >= max(rivals, default=0.0)
+
+    # Reductions along lanes.
+
+    def accumulation(self, loop: For) -> _Accumulation | None:
+        """Return the loop as an accumulation along contiguous elements, or None."""
+        chain, stmt = [loop], loop.body
+        while (inner := only(stmt)) is not None and isinstance(inner, For | If):
+            if isinstance(inner, For):
+                chain.append(inner)
+            stmt = inner.body
+        last = chain[-1]
+        store = only(stmt)
+        if not isinstance(store, Store) or last.kind in PARALLEL:
+            return None
+        rest = accumulated(store)
+        moved = {each.variable for each in chain}
+        if rest is None or any(names(index) & moved for index in store.indices):
+            return None
+        extent = interval(last.extent, {each.variable: (0, 1 << 30) for each in chain})
+        if isinstance(last.extent, Const) and extent is not None and extent[1] < self.lanes:
+            return None
+        if not _along(rest[1], last.variable):
+            return None
+        return _Accumulation(store, rest[0], rest[1], last)
+
+    def reduction(self, loop: For, ranges: Ranges) -> LoopStmt | None:
+        """Return an accumulation with a partial result for each lane, or None."""
+        found = self.accumulation(loop)
+        if found is None:
+            return None
+        last = found.loop
+        tag = self.tag()
+        short = isinstance(last.extent, Const) and extent_of(last) < 4 * self.lanes
+        width = self.lanes if short else 4 * self.lanes
+        part = Buffer(f"{found.store.buffer}_part{tag}", (width,), "acc")
+        self.buffers[part.name] = part
+        start = self.each_lane(f"i{tag}", width, part, lambda _: Const(FOLDS[found.op]))
+        chain = _swapped(loop, last, self.partial(found, part, tag, ranges))
+        folds: list[LoopStmt] = []
+        while width > 1:
+            width //= 2
+            folds.append(self.fold(found, part, width, tag))
+        store = found.store
+        total = Op(found.op, (Load(store.buffer, store.indices), Load(part.name, (_ZERO,))))
+        end = Store(store.buffer, store.indices, total)
+        return Alloc(part, Block((start, chain, *folds, end)))
+
+    def each_lane(
+        self, name: str, width: int, part: Buffer, value: Callable[[LoopExpr], LoopExpr]
+    ) -> For:
+        """Return a vector loop that stores a value in the first elements of a buffer."""
+        self.kinds[name] = "vectorized"
+        lane = Name(name)
+        return For(name, Const(width, True), Store(part.name, (lane,), value(lane)))
+
+    def fold(self, found: _Accumulation, part: Buffer, width: int, tag: str) -> For:
+        def value(lane: LoopExpr) -> LoopExpr:
+            high = Op("+", (lane, Const(width, True)))
+            return Op(found.op, (Load(part.name, (lane,)), Load(part.name, (high,))))
+
+        return self.each_lane(f"f{width}{tag}", width, part, value)
+
+    def partial(self, found: _Accumulation, part: Buffer, tag: str, ranges: Ranges) -> LoopStmt:
+        """Return the innermost loop, accumulating into one element for each lane."""
+        last, width = found.loop, part.shape[0]
+        by, name = Const(width, True), last.variable
+        lane, outer, left = f"{name}_l{tag}", f"{name}_o{tag}", f"{name}_t{tag}"
+        count, remainder = _divided(last.extent, width)
+        at = Op("+", (Op("*", (Name(outer), by)), Name(lane)))
+        whole = For(lane, by, _accumulating(last.body, found, part, {name: at}, lane), "simd")
+        inner = {**ranges, lane: (0, width - 1)}
+        made = self.vector(whole, inner) or replace(whole, kind="")
+        parts: list[LoopStmt] = [For(outer, count, made)] if count != _ZERO else []
+        if remainder != _ZERO:
+            after = Op("+", (Op("*", (count, by)), Name(left)))
+            body = _accumulating(last.body, found, part, {name: after}, left)
+            parts.append(For(left, remainder, body))
+        return Block(tuple(parts))
+
+
+def _fused(loop: For, fresh: Callable[[str, LoopKind], str]) -> For:
+    """Make one loop of parallel loops that stand directly inside each other."""
+    inner = only(loop.body)
+    if not isinstance(inner, For) or inner.kind not in PARALLEL or not race_free(inner, {}):
+        return loop
+    if not isinstance(inner.extent, Const):
+        return loop
+    inner = _fused(inner, fresh)
+    by, name = Const(extent_of(inner), True), fresh(f"{loop.variable}_{inner.variable}", "serial")
+    values = {loop.variable: Op("//", (Name(name), by)), inner.variable: Op("%", (Name(name), by))}
+    body = map_expressions(inner.body, lambda each: substituted(each, values))
+    count = Const(extent_of(loop) * extent_of(inner), True)
+    comment = f"{loop.comment} {inner.comment}"
+    return replace(loop, variable=name, extent=count, body=body, comment=comment)
+
+
+@dataclass(frozen=True, slots=True)
+class _Accumulation:
+    """``X[..] = op(X[..], rest)`` inside `loop`, the innermost of a chain that X is fixed in."""
+
+    store: Store
+    op: str
+    rest: LoopExpr
+    loop: For
+
+
+_ZERO = Const(0, True)
+
+
+def _divided(extent: LoopExpr, width: int) -> tuple[LoopExpr, LoopExpr]:
+    if isinstance(extent, Const):
+        whole, rest = divmod(int(extent.value), width)
+        return Const(whole, True), Const(rest, True)
+    by = Const(width, True)
+    return Op("//", (extent, by)), Op("%", (extent, by))
+
+
+def _accumulating(
+    stmt: LoopStmt,
+    found: _Accumulation,
+    part: Buffer,
+    values: Mapping[str, LoopExpr],
+    lane: str,
+) -> LoopStmt:
+    """Return the body of the innermost loop with its store redirected to one lane's element."""
+    match stmt:
+        case If(condition, body):
+            inner = _accumulating(body, found, part, values, lane)
+            return If(substituted(condition, values), inner)
+        case Block(body):
+            return _accumulating(body[0], found, part, values, lane)
+        case _:
+            element = Load(part.name, (Name(lane),))
+            value = Op(found.op, (element, substituted(found.rest, values)))
+            return Store(part.name, element.indices, value)
+
+
+def _swapped(stmt: LoopStmt, old: For, new: LoopStmt) -> LoopStmt:
+    if stmt is old:
+        return new
+    match stmt:
+        case Block(body):
+            return replace(stmt, body=tuple(_swapped(each, old, new) for each in body))
+        case For() | If():
+            return replace(stmt, body=_swapped(stmt.body, old, new))
+        case _:
+            return stmt
+
+
+def _along(expr: LoopExpr, variable: str) -> bool:
+    """Whether all loads are of neighbours, or of one element, as the variable moves."""
+    found = [_step(load.indices, variable) for load in loads(expr)]
+    return 1 in found and all(each in (0, 1) for each in found)
+
+
+def _step(indices: tuple[LoopExpr, ...], variable: str) -> int | None:
+    """Return 1 if elements are neighbours, 0 if they are the same, None otherwise."""
+    steps = [stride(index, variable) for index in indices]
+    if any(steps[:-1]) or None in steps:
+        return None
+    last = steps[-1] if steps else 0
+    return last if last in (0, 1) else None
+
+
+def _contiguity(loop: For, variable: str) -> float:
+    """Return the share of accesses inside a loop, inner ones weighing more, that suit lanes."""
+    own = {each.buffer.name for each in walk_statements(loop.body) if isinstance(each, Alloc)}
+    good = total = 0.0
+    for weight, stmt in _weighted(loop.body, 1.0):
+        found = [(each.buffer, each.indices) for e in expressions(stmt) for each in loads(e)]
+        if isinstance(stmt, Store):
+            found.append((stmt.buffer, stmt.indices))
+        for buffer, indices in found:
+            suits = buffer in own or _step(indices, variable) is not None
+            good, total = good + weight * suits, total + weight
+    return good / total if total else 0.0
+
+
+def _weighted(stmt: LoopStmt, weight: float) -> Iterator[tuple[float, LoopStmt]]:
+    yield weight, stmt
+    match stmt:
+        case Block(body):
+            for each in body:
+                yield from _weighted(each, weight)
+        case For():
+            yield from _weighted(stmt.body, weight * 8)
+        case If() | Alloc():
+            yield from _weighted(stmt.body, weight)
+        case Store():
+            pass
+
+
+def _extents(stmt: LoopStmt) -> Iterator[LoopExpr]:
+    for each in walk_statements(stmt):
+        if isinstance(each, For):
+            yield each.extent
+
+
+def _tells(expr: LoopExpr, loop: For) -> bool:
+    """Whether an expression inside a loop can differ between its iterations."""
+    own = {each.buffer.name for each in walk_statements(loop.body) if isinstance(each, Alloc)}
+    return loop.variable in names(expr) or any(load.buffer in own for load in loads(expr))
+
+
+def _box(loop: For, ranges: Ranges) -> Ranges:
+    """Return the ranges of a loop's variable and of those inside it that are known."""
+    known = dict(ranges_inside(loop, ranges))
+    for each in walk_statements(loop.body):
+        if isinstance(each, For):
+            known = dict(ranges_inside(each, known))
+    inner = {each.variable for each in walk_statements(loop.body) if isinstance(each, For)}
+    return {name: known[name] for name in (loop.variable, *inner) if name in known}
+
+
+def holds(condition: LoopExpr, box: Ranges, unknown: frozenset[str]) -> LoopExpr | None:
+    """Return when a condition holds in all of a box, without the variables of the box.
+
+    None if there is no such simple condition: it reads a buffer, or needs a variable in `unknown`.
+    """
+    if next(loads(condition), None) is not None or names(condition) & unknown:
+        return None
+    match condition:
+        case Op("and" | "or" as op, (left, right)):
+            first, second = holds(left, box, unknown), holds(right, box, unknown)
+            return None if first is None or second is None else Op(op, (first, second))
+        case Op("not", (Op(op, sides),)) if op in NEGATED:
+            return holds(Op(NEGATED[op], sides), box, unknown)
+        case Op("<" | "<=" as op, (left, right)):
+            return _compared(op, upper(left, box), lower(right, box))
+        case Op(">" | ">=" as op, (left, right)):
+            return _compared(op, lower(left, box), upper(right, box))
+        case _:
+            return None if names(condition) & box.keys() else condition
+
+
+def _compared(op: str, left: LoopExpr | None, right: LoopExpr | None) -> LoopExpr | None:
+    return None if left is None or right is None else Op(op, (left, right))

@@ -1,0 +1,176 @@
+"""What is known of an index before anything runs: its interval, and how it moves with a variable.
+
+Excluded on purpose: values (floats), data-dependent indices (their interval is unknown), and any
+use of the conditions around a statement; all answers are safe, not sharp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from penstock.codegen.loops.nodes import Const, Load, LoopExpr, Name, Op
+
+__all__ = ["Interval", "Ranges", "interval", "loads", "lower", "moves", "names", "stride", "upper"]
+
+Interval = tuple[int, int]
+"""Lowest and highest value, both included."""
+
+Ranges = Mapping[str, Interval]
+
+
+def names(expr: LoopExpr) -> frozenset[str]:
+    """Return the loop variables in an expression."""
+    match expr:
+        case Name(name):
+            return frozenset((name,))
+        case Load(_, args) | Op(_, args):
+            return frozenset().union(*(names(arg) for arg in args))
+        case Const():
+            return frozenset()
+
+
+def loads(expr: LoopExpr) -> Iterator[Load]:
+    """Yield every load in an expression, those inside indices included."""
+    match expr:
+        case Load(_, args):
+            yield expr
+            for arg in args:
+                yield from loads(arg)
+        case Op(_, args):
+            for arg in args:
+                yield from loads(arg)
+        case _:
+            pass
+
+
+def interval(expr: LoopExpr, ranges: Ranges) -> Interval | None:
+    """Return bounds of an index expression over all values of its variables; None if unknown."""
+    match expr:
+        case Const(value, True):
+            return int(value), int(value)
+        case Name(name):
+            return ranges.get(name)
+        case Op(op, args):
+            bounds = [interval(arg, ranges) for arg in args]
+            known = [each for each in bounds if each is not None]
+            return _combine(op, known) if len(known) == len(bounds) else None
+        case _:
+            return None
+
+
+def _combine(op: str, args: list[Interval]) -> Interval | None:
+    match op, args:
+        case "neg", [(low, high)]:
+            return -high, -low
+        case "+", [(a, b), (c, d)]:
+            return a + c, b + d
+        case "-", [(a, b), (c, d)]:
+            return a - d, b - c
+        case "*", [(a, b), (c, d)]:
+            corners = (a * c, a * d, b * c, b * d)
+            return min(corners), max(corners)
+        case "max", [(a, b), (c, d)]:
+            return max(a, c), max(b, d)
+        case "min", [(a, b), (c, d)]:
+            return min(a, c), min(b, d)
+        case "clamp", [(a, b), (c, d), (e, f)]:
+            return min(max(a, c), e), min(max(b, d), f)
+        case (("//" | "%"), [(a, b), (c, d)]) if c == d and c > 0:
+            if op == "//":
+                return a // c, b // c
+            return (a % c, b % c) if a // c == b // c else (0, c - 1)
+        case _:
+            return None
+
+
+def stride(expr: LoopExpr, name: str) -> int | None:
+    """Return how far an index moves when a variable moves by one; None if that varies."""
+    match expr:
+        case Const():
+            return 0
+        case Name(other):
+            return int(other == name)
+        case Load() | Op() if name not in names(expr):
+            return 0
+        case Op("neg", (arg,)):
+            step = stride(arg, name)
+            return None if step is None else -step
+        case Op("+" | "-" as op, (left, right)):
+            first, second = stride(left, name), stride(right, name)
+            if first is None or second is None:
+                return None
+            return first + second if op == "+" else first - second
+        case Op("*", (Const(factor, True), other)) | Op("*", (other, Const(factor, True))):
+            step = stride(other, name)
+            return None if step is None else step * int(factor)
+        case _:
+            return None
+
+
+def moves(expr: LoopExpr, name: str, inner: Ranges) -> bool:
+    """Whether two values of `name` can never give the same index.
+
+    `inner` are the ranges of the variables that run while `name` stands still; every other
+    variable is the same for both.
+    """
+    step = stride(expr, name)
+    if not step:
+        return False
+    span = 0
+    for other in names(expr) & inner.keys():
+        per = stride(expr, other)
+        if per is None:
+            return False
+        low, high = inner[other]
+        span += abs(per) * (high - low)
+    return span < abs(step)
+
+
+def lower(expr: LoopExpr, box: Ranges) -> LoopExpr | None:
+    """Return an expression without the variables of `box` that is the least value over the box.
+
+    Exact for sums, differences, min, max and multiples; None for what is neither.
+    """
+    return _extreme(expr, box, -1)
+
+
+def upper(expr: LoopExpr, box: Ranges) -> LoopExpr | None:
+    """Return the greatest value over the box, as `lower` does the least.
+
+    A variable that stands twice in the expression makes the answer safe rather than exact.
+    """
+    return _extreme(expr, box, 1)
+
+
+def _extreme(expr: LoopExpr, box: Ranges, sign: int) -> LoopExpr | None:
+    if not names(expr) & box.keys():
+        return expr
+    match expr:
+        case Name(name):
+            return Const(box[name][sign > 0], True)
+        case Op("neg", (arg,)):
+            return _rebuilt("neg", _extreme(arg, box, -sign))
+        case Op("+" | "min" | "max" as op, (left, right)):
+            return _rebuilt(op, _extreme(left, box, sign), _extreme(right, box, sign))
+        case Op("-", (left, right)):
+            return _rebuilt("-", _extreme(left, box, sign), _extreme(right, box, -sign))
+        case Op("*", (Const(factor, True) as by, other)) | Op(
+            "*", (other, Const(factor, True) as by)
+        ):
+            return _rebuilt("*", _extreme(other, box, sign if factor >= 0 else -sign), by)
+        case Op("//", (left, Const(factor, True) as by)) if factor > 0:
+            return _rebuilt("//", _extreme(left, box, sign), by)
+        case _:
+            return None
+
+
+def _rebuilt(op: str, *args: LoopExpr | None) -> LoopExpr | None:
+    given = tuple(arg for arg in args if arg is not None)
+    if len(given) != len(args):
+        return None
+    constants = [int(arg.value) for arg in given if isinstance(arg, Const) and arg.integer]
+    if len(constants) == len(given):
+        folded = _combine(op, [(each, each) for each in constants])
+        if folded is not None:
+            return Const(folded[0], True)
+    return Op(op, given)

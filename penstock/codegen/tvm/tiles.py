@@ -1,0 +1,364 @@
+"""Register tiles: what a reduction accumulates in a small block of elements stays in registers.
+
+Before → after, where the mapping says ``BQK on vector: m0 by 8, e, m0, p@lanes``::
+
+    for e: for m0 in 0..8: for p@lanes: X[m0, p] += A[p, e] * B[m0, e]
+    →  acc[8, lanes] = X[..];  for e: (unrolled) acc[m0, p] += ..;  X[..] = acc[8, lanes]
+
+A fill of the same elements that stands before it is where `acc` starts. Conditions that tell the
+elements of a tile apart are tested once for the whole tile: if they hold everywhere, the tile runs
+without them. Otherwise one that does not depend on what is reduced decides, at the end, which
+elements are stored, and the others choose in each step; loads that may then lie outside a buffer
+are clamped, their values unused.
+
+Excluded on purpose: choosing tiles (the mapping's business), other uses of lanes (`tvm/plan.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from penstock.codegen.loops.nodes import (
+    Alloc,
+    Block,
+    Buffer,
+    Const,
+    For,
+    If,
+    Load,
+    LoopExpr,
+    LoopStmt,
+    Name,
+    Op,
+    Store,
+)
+from penstock.codegen.tvm.expr import safe
+from penstock.codegen.tvm.lanes import accumulated, only
+from penstock.codegen.tvm.layout import LANE_KINDS
+from penstock.codegen.tvm.ranges import Ranges, interval, loads, names, stride
+from penstock.codegen.tvm.rewrite import clamped, joined, map_bodies, map_expressions, substituted
+from penstock.codegen.tvm.script import LoopKind
+
+__all__ = ["Emitted", "Tile", "emitted", "filled", "find_tile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A reduction into a block of elements that is small enough for registers.
+
+    Args:
+        store: ``X[..] = op(X[..], rest)``.
+        op: what accumulates.
+        rest: what is accumulated.
+        around: loops over what is reduced, with the conditions between them, outermost first.
+        rows: loops over the elements, all but the last; their extents may be bounds only.
+        lanes: the loop over neighbouring elements.
+        telling: conditions that tell elements apart.
+        limits: conditions that keep a row inside its loop, where its extent is not constant.
+    """
+
+    store: Store
+    op: str
+    rest: LoopExpr
+    around: tuple[For | If, ...]
+    rows: tuple[For, ...]
+    lanes: For
+    telling: tuple[LoopExpr, ...]
+    limits: tuple[LoopExpr, ...]
+
+    @property
+    def loops(self) -> tuple[For, ...]:
+        """The loops over the elements, outermost first."""
+        return (*self.rows, self.lanes)
+
+    @property
+    def box(self) -> dict[str, tuple[int, int]]:
+        """The ranges of the variables of the elements."""
+        return {each.variable: (0, _count(each) - 1) for each in self.loops}
+
+
+def find_tile(stmt: LoopStmt, ranges: Ranges, vectors: int, lanes: int) -> Tile | None:
+    """Return a statement as a register tile, or None.
+
+    Args:
+        stmt: any.
+        ranges: of the variables around it.
+        vectors: most vectors that what is accumulated may take.
+        lanes: elements of a vector.
+    """
+    chain: list[For | If] = []
+    inner: LoopStmt | None = stmt
+    while isinstance(inner, For | If):
+        chain.append(inner)
+        inner = only(inner.body)
+    if not isinstance(inner, Store) or not isinstance(stmt, For):
+        return None
+    found = accumulated(inner)
+    if found is None:
+        return None
+    kept = frozenset[str]().union(*(names(each) for each in inner.indices))
+    loops = [each for each in chain if isinstance(each, For)]
+    tiled = [each for each in loops if each.variable in kept]
+    reduced = [each for each in loops if each.variable not in kept]
+    if not tiled or not reduced or loops != [*reduced, *tiled]:
+        return None
+    if any(each.kind for each in (*reduced, *tiled[:-1])) or tiled[-1].kind not in LANE_KINDS:
+        return None
+    bounded = _bounded(tiled, ranges)
+    if bounded is None or not _distinct(inner, bounded):
+        return None
+    size = -(-_count(bounded[-1]) // lanes)
+    for each in bounded[:-1]:
+        size *= _count(each)
+    if size > vectors:
+        return None
+    limits = tuple(
+        Op("<", (Name(each.variable), each.extent))
+        for each in tiled
+        if not isinstance(each.extent, Const)
+    )
+    own = {each.variable for each in tiled}
+    tests = [each.condition for each in chain if isinstance(each, If)]
+    telling = tuple(dict.fromkeys(each for each in tests if names(each) & own))
+    if any(load.buffer == inner.buffer for test in tests for load in loads(test)):
+        return None
+    around = [each for each in chain if not (isinstance(each, For) and each in tiled)]
+    rest = tuple(e for e in around if isinstance(e, For) or not names(e.condition) & own)
+    return Tile(inner, *found, rest, tuple(bounded[:-1]), bounded[-1], telling, limits)
+
+
+def _bounded(tiled: list[For], ranges: Ranges) -> list[For] | None:
+    """Give loops whose extent is not constant the largest one it can have; None if unknown."""
+    made: list[For] = []
+    for each in tiled:
+        bounds = interval(each.extent, ranges)
+        if bounds is None or bounds[1] < 1:
+            return None
+        if not isinstance(each.extent, Const) and each is tiled[-1]:
+            return None
+        made.append(replace(each, extent=Const(bounds[1], True)))
+    return made
+
+
+def _distinct(store: Store, loops: list[For]) -> bool:
+    """Whether different values of the variables are different elements."""
+    own = {each.variable for each in loops}
+    moving = [names(index) & own for index in store.indices]
+    if any(len(each) > 1 for each in moving):
+        return False
+    return all(
+        any(stride(index, name) for index in store.indices if name in names(index)) for name in own
+    )
+
+
+def _count(loop: For) -> int:
+    assert isinstance(loop.extent, Const)
+    return int(loop.extent.value)
+
+
+def filled(stmt: LoopStmt, tile: Tile) -> Const | None:
+    """Return the constant with which a statement fills exactly the elements of a tile, or None."""
+    loops: dict[str, LoopExpr] = {}
+    inner: LoopStmt | None = only(stmt) if isinstance(stmt, Block) else stmt
+    while isinstance(inner, For):
+        loops[inner.variable] = inner.extent
+        inner = only(inner.body)
+    if not isinstance(inner, Store) or not isinstance(inner.value, Const):
+        return None
+    if inner.buffer != tile.store.buffer or len(loops) != len(tile.loops):
+        return None
+    limits = {each.args[0]: each.args[1] for each in tile.limits if isinstance(each, Op)}
+    extents = {each.variable: limits.get(Name(each.variable), each.extent) for each in tile.loops}
+    same: dict[str, LoopExpr] = {}
+    for mine, theirs in zip(inner.indices, tile.store.indices, strict=True):
+        for name in names(mine) & loops.keys():
+            for other in names(theirs) & extents.keys():
+                if loops[name] == extents[other]:
+                    same[name] = Name(other)
+    spelled = tuple(substituted(each, same) for each in inner.indices)
+    return inner.value if spelled == tile.store.indices and len(same) == len(loops) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """A tile as statements: for when no condition tells elements apart, and for when some do."""
+
+    free: LoopStmt
+    partial: LoopStmt | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Strip:
+    """Some of the lanes: ``start .. start + width - 1``, and where they accumulate."""
+
+    start: int
+    width: int
+    total: Buffer
+
+
+def emitted(
+    tile: Tile,
+    start: Const | None,
+    ranges: Ranges,
+    buffers: dict[str, Buffer],
+    lanes: int,
+    fresh: Callable[[str, LoopKind], str],
+) -> Emitted:
+    """Return the statements of a tile.
+
+    Args:
+        tile: what is computed.
+        start: what its elements are at first; None: what is in the buffer.
+        ranges: of the variables around it.
+        buffers: every buffer by name; new ones are added.
+        lanes: elements of a vector.
+        fresh: gives a new variable, for a name and the kind of its loop.
+    """
+    known = {**ranges, **tile.box}
+    for each in tile.around:
+        bounds = interval(each.extent, known) if isinstance(each, For) else None
+        if bounds is not None and isinstance(each, For):
+            known[each.variable] = (0, max(bounds[1] - 1, 0))
+    writer = _Writer(tile, start, known, buffers, lanes, fresh)
+    free = writer.all(telling=False)
+    assert free is not None
+    return Emitted(free, writer.all(telling=True) if tile.telling or tile.limits else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    tile: Tile
+    start: Const | None
+    ranges: Ranges
+    buffers: dict[str, Buffer]
+    lanes: int
+    fresh: Callable[[str, LoopKind], str]
+
+    def all(self, *, telling: bool) -> LoopStmt | None:
+        """Return the whole tile; None if elements that a condition excludes cannot be touched."""
+        tile, store = self.tile, self.tile.store
+        reduced = {each.variable for each in tile.around if isinstance(each, For)}
+        inner = [each for each in tile.telling if names(each) & reduced or _reads(each)]
+        outer = [each for each in tile.telling if each not in inner]
+        if not telling:
+            inner, outer = [], []
+        limits = tile.limits if telling else ()
+        rest = clamped(tile.rest, self.buffers, self.ranges) if telling else tile.rest
+        found = [clamped(each, self.buffers, self.ranges) for each in (*inner, *outer)]
+        tests = [each for each in found if each is not None]
+        if rest is None or len(tests) < len(found):
+            return None
+        if telling and not self._within(limits):
+            return None
+        element = Load(store.buffer, store.indices)
+        first: LoopExpr = element if self.start is None else self.start
+        step = joined(tests[: len(inner)])
+        last = joined(tests[len(inner) :])
+        before: list[LoopStmt] = []
+        steps: list[LoopStmt] = []
+        after: list[LoopStmt] = []
+        strips = self._strips()
+        for strip in strips:
+            at = (*(Name(each.variable) for each in tile.rows), Name(tile.lanes.variable))
+            total = Load(strip.total.name, at)
+            new: LoopExpr = Op(tile.op, (total, rest))
+            new = new if step is None else Op("where", (step, new, total))
+            end: LoopExpr = total if last is None else Op("where", (last, total, first))
+            before.append(self._over(strip, Store(total.buffer, at, first), limits))
+            steps.append(self._over(strip, Store(total.buffer, at, new), ()))
+            after.append(self._over(strip, Store(store.buffer, store.indices, end), limits))
+        stmt: LoopStmt = Block(tuple(steps))
+        for each in reversed(tile.around):
+            stmt = replace(each, body=stmt)
+        stmt = Block((*before, stmt, *after))
+        for strip in strips:
+            stmt = Alloc(strip.total, stmt)
+        return self._renamed(stmt)
+
+    def _within(self, limits: tuple[LoopExpr, ...]) -> bool:
+        """Whether the elements exist, those beyond a limit apart."""
+        known = dict(self.ranges)
+        for each in self.tile.rows:
+            if any(
+                Name(each.variable) == limit.args[0] for limit in limits if isinstance(limit, Op)
+            ):
+                known[each.variable] = (0, 0)
+        store = self.tile.store
+        return safe(Load(store.buffer, store.indices), self.buffers, known)
+
+    def _strips(self) -> list[_Strip]:
+        extent = _count(self.tile.lanes)
+        rows = tuple(_count(each) for each in self.tile.rows)
+        made: list[_Strip] = []
+        for start in range(0, extent, self.lanes):
+            width = min(self.lanes, extent - start)
+            name = self.fresh(f"{self.tile.store.buffer}_tile", "serial")
+            buffer = Buffer(name, (*rows, width), "acc")
+            self.buffers[name] = buffer
+            made.append(_Strip(start, width, buffer))
+        return made
+
+    def _over(self, strip: _Strip, store: Store, limits: tuple[LoopExpr, ...]) -> LoopStmt:
+        """Return a statement for all elements of a strip: rows unrolled, lanes as a vector."""
+        tile = self.tile
+        lane = self.fresh(tile.lanes.variable, "vectorized")
+        own = store.buffer == strip.total.name
+        place: LoopExpr = Name(lane)
+        moved = Op("+", (place, Const(strip.start, True))) if strip.start else place
+        values: dict[str, LoopExpr] = {tile.lanes.variable: moved}
+        indices = tuple(substituted(each, values) for each in store.indices)
+        if own:
+            indices = (*store.indices[:-1], place)
+        value = _in_strip(store.value, strip, values, place)
+        stmt: LoopStmt = Store(store.buffer, indices, value)
+        stmt = replace(tile.lanes, variable=lane, extent=Const(strip.width, True), body=stmt)
+        for limit in limits:
+            stmt = If(limit, stmt)
+        for each in reversed(tile.rows):
+            row = self.fresh(each.variable, "unroll")
+            stmt = replace(each, variable=row, body=_with(stmt, {each.variable: Name(row)}))
+        return stmt
+
+    def _renamed(self, stmt: LoopStmt) -> LoopStmt:
+        """Give the loops over what is reduced variables of their own."""
+        for each in self.tile.around:
+            if isinstance(each, For):
+                new = self.fresh(each.variable, "serial")
+                stmt = _respelled(stmt, each.variable, new)
+        return stmt
+
+
+def _reads(expr: LoopExpr) -> bool:
+    return next(loads(expr), None) is not None
+
+
+def _in_strip(
+    expr: LoopExpr, strip: _Strip, values: Mapping[str, LoopExpr], place: LoopExpr
+) -> LoopExpr:
+    """Substitute the lane; the tile's own elements are counted from the start of the strip."""
+    match expr:
+        case Load(name, indices) if name == strip.total.name:
+            return Load(name, (*indices[:-1], place))
+        case Load(name, indices):
+            return Load(name, tuple(_in_strip(each, strip, values, place) for each in indices))
+        case Op(op, args):
+            return Op(op, tuple(_in_strip(each, strip, values, place) for each in args))
+        case _:
+            return substituted(expr, values)
+
+
+def _with(stmt: LoopStmt, values: Mapping[str, LoopExpr]) -> LoopStmt:
+    return map_expressions(stmt, lambda each: substituted(each, values))
+
+
+def _respelled(stmt: LoopStmt, old: str, new: str) -> LoopStmt:
+    def visit(inner: LoopStmt) -> LoopStmt:
+        inner = map_bodies(inner, visit)
+        return (
+            replace(inner, variable=new)
+            if isinstance(inner, For) and inner.variable == old
+            else inner
+        )
+
+    return _with(visit(stmt), {old: Name(new)})

@@ -1,0 +1,1 @@
+"""The cost model: what a mapping takes, counted from its loops."""

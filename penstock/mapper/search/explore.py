@@ -1,0 +1,537 @@
+"""The best mapping of a space, and how it was found: every point is covered, none is sampled.
+
+For each skeleton the costs of all combinations of its options are computed as arrays, with every
+tensor as far in as it may live; where these fit and nothing can be cheaper, that is their best.
+The others, the most promising first, are searched for their best residency until their lower
+bounds cannot beat what was found. What wins is evaluated by the model, must cost what the search
+believed, and is checked. Excluded: cost (`model.py`), legality (`check.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.shapes import Bound
+from penstock.einsum_ir.work import effective_points
+from penstock.errors import MappingError
+from penstock.mapper import nodes
+from penstock.mapper.check import check
+from penstock.mapper.model.evaluate import Evaluation, evaluate
+from penstock.mapper.model.occupancy import occupancies
+from penstock.mapper.model.roofline import roofline
+from penstock.mapper.resources import LIMITED
+from penstock.mapper.scopes import tree_of
+from penstock.mapper.search.build import default_mapping
+from penstock.mapper.search.combine import Combinations, Single, sliced
+from penstock.mapper.search.costs import Costs, Tabulator
+from penstock.mapper.search.housing import Key, better, house, promising
+from penstock.mapper.search.space import Place, Skeleton, mapping_at, skeletons
+from penstock.targets.base import Target
+
+__all__ = [
+    "MAX_WORK",
+    "SAME",
+    "SETUP",
+    "Coverage",
+    "Objective",
+    "Point",
+    "Progress",
+    "SearchResult",
+    "built",
+    "capped",
+    "explore",
+    "explore_variants",
+    "innermost",
+    "point_of",
+]
+
+Objective = Literal["latency", "energy", "edp"]
+Progress = Callable[[int, int, float], None]
+
+MAX_COMBINATIONS = 1 << 18
+"""Combinations of one skeleton that are kept in memory; beyond, the smallest sites are fixed."""
+
+SETUP = 200
+"""What taking up a combination counts as, in steps of a residency search."""
+
+MAX_WORK = 300_000
+"""Steps of residency searches in all, after which the rest is left open."""
+
+SAME = 1e-9
+"""Relative difference up to which the model's cost is what the search believed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """How much of a space was looked at.
+
+    Args:
+        points: mappings in the space.
+        evaluated: of them, those of which the cost was computed.
+        optimal: whether what was found is the best of the whole space, under the model.
+        seconds: wall time.
+        interrupted: whether Ctrl-C ended the search early.
+    """
+
+    points: int
+    evaluated: int
+    optimal: bool
+    seconds: float
+    interrupted: bool = False
+
+    @property
+    def ruled_out(self) -> int:
+        """Mappings shown to be no better or not to fit; not looked at, if not ``optimal``.
+
+        Equal or beaten in everything by another option, or bounded.
+        """
+        return self.points - self.evaluated
+
+    def counts(self) -> dict[str, Any]:
+        """Return the numbers as a JSON object."""
+        return {
+            "points": self.points,
+            "evaluated": self.evaluated,
+            "ruled_out": self.ruled_out,
+            "optimal": self.optimal,
+            "seconds": self.seconds,
+            "interrupted": self.interrupted,
+        }
+
+
+@dataclass(frozen=True)
+class SearchResult(Coverage):
+    """The best mapping found, and how.
+
+    Args:
+        mapping: the best.
+        evaluation: what the model says of it.
+        bound: the cascade, with its extents, that it maps: the winner of several variants.
+        target: the machine, in the size that is best of those that it may be built in.
+        variants: of how many the space consists.
+    """
+
+    mapping: nodes.Mapping
+    evaluation: Evaluation
+    bound: Bound
+    target: Target
+    variants: int = 1
+
+    @property
+    def points_per_s(self) -> float:
+        """The mappings of the space, evaluated or ruled out, per second of wall time."""
+        return self.points / self.seconds
+
+    def summary(self) -> str:
+        """Return one sentence on how the mapping was found."""
+        claim = "optimal in this space" if self.optimal else "the best of those evaluated"
+        rest = "ruled out by bounds or capacity" if self.optimal else "not"
+        of = f" of {self.variants} cascades" if self.variants > 1 else ""
+        early = "interrupted; " if self.interrupted else ""
+        return (
+            f"{early}{claim}: {self.points:,} mappings{of}, {self.evaluated:,} evaluated, "
+            f"{self.ruled_out:,} {rest}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as a JSON object."""
+        return {**self.counts(), "points_per_s": self.points_per_s, "variants": self.variants}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of the space: options by their numbers in the skeleton; None is the default one."""
+
+    skeleton: Skeleton | None
+    picks: tuple[int, ...] = ()
+    kept: Mapping[str, Place] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Open:
+    """Combinations of one skeleton whose best residency is not known; bounds and positions."""
+
+    combinations: Combinations
+    objective: NDArray[np.float64]
+    dram_bytes: NDArray[np.float64]
+    energy_pj: NDArray[np.float64]
+    flat: NDArray[np.int64]
+
+
+def explore(
+    bound: Bound,
+    target: Target,
+    fmt: Format,
+    *,
+    objective: Objective = "latency",
+    progress: Progress | None = None,
+    limit: int | None = None,
+) -> SearchResult:
+    """Find the best mapping of a cascade to a machine.
+
+    Ties go to fewer bytes of the outermost memory, then less energy, then the first.
+
+    Args:
+        bound: the cascade with its extents.
+        target: the machine.
+        fmt: number format of all tensors.
+        objective: what is best: ``latency``, ``energy`` or their product.
+        progress: called with (mappings covered, mappings in all, best objective so far).
+        limit: mappings to evaluate at most, about; None = all that are not ruled out.
+
+    Raises:
+        MappingError: an operator exists on no array, or nothing fits the machine.
+    """
+    return explore_variants(
+        (bound,), target, fmt, objective=objective, progress=progress, limit=limit
+    )
+
+
+def explore_variants(
+    bounds: Sequence[Bound],
+    target: Target,
+    fmt: Format,
+    *,
+    objective: Objective = "latency",
+    progress: Progress | None = None,
+    limit: int | None = None,
+) -> SearchResult:
+    """Find the best mapping of the best of several equivalent cascades.
+
+    What one has reached, the others have to beat; the most promising by their rooflines come
+    first. Ties go to the earlier in that order, and then in the order given. Ctrl-C ends the search
+    with the best so far.
+
+    Args:
+        bounds: cascades that compute the same of the same inputs, with their extents.
+        target: the machine.
+        fmt: number format of all tensors.
+        objective: as for `explore`.
+        progress: likewise, of all together.
+        limit: likewise, of all together.
+
+    Raises:
+        MappingError: no cascade can be mapped to the machine; says why the first cannot.
+        TargetError: the objective needs energies, which the machine does not have.
+        KeyboardInterrupt: Ctrl-C was pressed before anything was found.
+    """
+    started = time.perf_counter()
+    target.check_energies(objective)
+    machines = target.in_format(fmt.name).sized()
+    found = [
+        _Search(bound, machine, fmt, objective, effective)
+        for bound, effective in ((each, effective_points(each)) for each in bounds)
+        for machine in machines
+    ]
+    points = sum(search.points for search in found)
+    ordered = sorted(found, key=lambda each: each.floor)
+    interrupted = False
+    try:
+        _search_all(ordered, points, progress, limit)
+    except KeyboardInterrupt:
+        interrupted = True
+        if all(search.best is None for search in found):
+            raise
+    winner = next((each for each in reversed(ordered) if each.best is not None), None)
+    if winner is None:
+        raise next(each.broken for each in found if each.broken is not None)
+    if progress is not None and not interrupted:
+        progress(points, points, winner.best_objective)
+    seconds = time.perf_counter() - started
+    return _result(winner, found, len(bounds), seconds, interrupted=interrupted)
+
+
+def _result(
+    winner: _Search, found: Sequence[_Search], variants: int, seconds: float, *, interrupted: bool
+) -> SearchResult:
+    """Return what the searches of all cascades and machines came to."""
+    mapping, evaluation = winner.result()
+    return SearchResult(
+        mapping,
+        evaluation,
+        winner.bound,
+        winner.machine,
+        variants,
+        points=sum(search.points for search in found),
+        evaluated=sum(search.evaluated for search in found),
+        optimal=not interrupted and all(each.complete for each in found),
+        seconds=seconds,
+        interrupted=interrupted,
+    )
+
+
+def _search_all(
+    ordered: Sequence[_Search], points: int, progress: Progress | None, limit: int | None
+) -> None:
+    """Search one space after the other; what one has reached, the next have to beat."""
+    done, evaluated, best = 0, 0, None
+    for search in ordered:
+        search.beat = best
+        search.limit = None if limit is None else max(0, limit - evaluated)
+        for _ in search.steps():
+            if progress is not None:
+                progress(done + search.covered, points, search.best_objective)
+        done, evaluated, best = done + search.points, evaluated + search.evaluated, search.to_beat
+
+
+@dataclass
+class _Search:
+    """What is known so far of one cascade; lives only inside `explore_variants`.
+
+    ``beat`` is what another cascade has reached; what is no better does not become ``best``.
+    """
+
+    bound: Bound
+    machine: Target
+    fmt: Format
+    objective: Objective
+    effective: Mapping[str, float]
+    limit: int | None = None
+    evaluated: int = 0
+    covered: int = 0
+    complete: bool = True
+    beat: Key | None = None
+    best: tuple[Key, Point] | None = None
+    broken: MappingError | None = None
+    open: list[_Open] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        priced = self.machine.has_energies
+        self.target = self.machine if priced else self.machine.without_energies()
+        self.tab = Tabulator(self.bound, self.target, self.fmt, self.objective)
+        self.space: list[Skeleton] = []
+        self.floor = math.inf
+        try:
+            rows = roofline(self.bound, self.target, self.fmt, self.effective)
+            least = {each.name: each.value for each in rows}
+            self.space = list(skeletons(self.bound, self.target, self.fmt))
+        except MappingError as error:  # an operator that no array has
+            self.broken = error
+        else:
+            self.floor = self.cost(least["latency"], least.get("energy", 0.0))
+        self.points = 1 + sum(each.size for each in self.space)
+
+    def cost(self, latency: float, energy: float) -> float:
+        """Return what is to be made small."""
+        return {"latency": latency, "energy": energy, "edp": latency * energy}[self.objective]
+
+    @property
+    def to_beat(self) -> Key | None:
+        """What a point must be better than."""
+        return self.best[0] if self.best else self.beat
+
+    @property
+    def best_objective(self) -> float:
+        return self.to_beat[0] if self.to_beat else math.inf
+
+    @property
+    def exhausted(self) -> bool:
+        return self.limit is not None and self.evaluated >= self.limit
+
+    def offer(self, key: Key, point: Point) -> None:
+        """Keep a point if it is the best so far."""
+        if better(key, self.to_beat):
+            self.best = (key, point)
+
+    def steps(self) -> Iterator[None]:
+        """Search the space; yield now and then."""
+        if self.broken is not None or self.hopeless(self.floor):
+            return
+        self.start()
+        floors = [self.cost(*self.tab.floor(each)) for each in self.space]
+        for number in np.argsort(floors, kind="stable"):
+            self.cover(self.space[number], floors[number])
+            yield
+        yield from self.finish()
+
+    def hopeless(self, floor: float) -> bool:
+        """Whether nothing that costs at least `floor` can win, not even by a tie."""
+        return floor > self.best_objective * (1 + SAME)
+
+    def start(self) -> None:
+        """Begin with the default mapping, which need not be a point of any skeleton."""
+        self.covered = self.evaluated = 1
+        try:
+            self.default = default_mapping(self.bound, self.target, self.fmt)
+        except MappingError as error:
+            self.broken = error
+            return
+        found = evaluate(self.default, self.bound, self.target, self.fmt)
+        self.offer(self.key_of(found), Point(None))
+
+    def key_of(self, found: Evaluation) -> Key:
+        """Return what an evaluation amounts to."""
+        latency, energy = found.latency_cycles, found.energy_pj
+        return self.cost(latency, energy), found.dram_bytes, energy
+
+    # -- all combinations at once ----------------------------------------------------------
+
+    def cover(self, skeleton: Skeleton, least_cost: float) -> None:
+        """Cost all combinations of a skeleton; leave open what may be better than it looks."""
+        self.covered += skeleton.size
+        if self.hopeless(least_cost):
+            return
+        if self.exhausted:
+            self.complete = False
+            return
+        most = self.best_objective * (1 + SAME) if self.objective == "latency" else math.inf
+        costs, whole = capped(self.tab.costs(skeleton, most), self.target)
+        self.complete = self.complete and whole
+        combinations = Combinations(costs, self.tab)
+        inner, least = combinations.innermost(), combinations.least()
+        self.evaluated += combinations.size
+        objective = inner.objective(self.objective)
+        exact = not skeleton.recurrent
+        fits = np.flatnonzero(inner.fits)
+        if len(fits) and exact:
+            order = np.lexsort((inner.energy_pj[fits], inner.dram_bytes[fits], objective[fits]))
+            flat = int(fits[order[0]])
+            key = (
+                float(objective[flat]),
+                float(inner.dram_bytes[flat]),
+                float(inner.energy_pj[flat]),
+            )
+            self.offer(key, innermost(combinations, flat))
+        floor = least.objective(self.objective)
+        settled = exact & inner.fits & (objective <= floor * (1 + SAME))
+        settled &= inner.dram_bytes <= least.dram_bytes * (1 + SAME)
+        flat_open = np.flatnonzero(
+            ~settled & least.fits & (floor <= self.best_objective * (1 + SAME))
+        )
+        if len(flat_open):
+            rest = (least.dram_bytes[flat_open], least.energy_pj[flat_open], flat_open)
+            self.open.append(_Open(combinations, floor[flat_open], *rest))
+
+    # -- one combination after the other ---------------------------------------------------
+
+    def finish(self) -> Iterator[None]:
+        """Search the residencies of what is open, the most promising first; yield after each."""
+        work = 0
+        for floor, dram_bytes, each, flat in self._queue():
+            beat = self.to_beat
+            if not promising((floor, dram_bytes, 0.0), beat):
+                if beat is not None and floor > beat[0]:
+                    return
+                continue
+            if self.exhausted or work > MAX_WORK:
+                self.complete = False
+                return
+            one = Single(each.combinations, flat)
+            found = house(one, self.objective, beat)
+            work += found.nodes + SETUP
+            self.evaluated += found.points
+            self.complete = self.complete and found.complete
+            if found.found is not None:
+                key, kept = found.found
+                self.offer(key, point_of(one, kept))
+            yield
+
+    def _queue(self) -> Iterator[tuple[float, float, _Open, int]]:
+        if not self.open:
+            return
+        objective = np.concatenate([each.objective for each in self.open])
+        dram_bytes = np.concatenate([each.dram_bytes for each in self.open])
+        flat = np.concatenate([each.flat for each in self.open])
+        owner = np.repeat(np.arange(len(self.open)), [len(each.flat) for each in self.open])
+        energy = np.concatenate([each.energy_pj for each in self.open])
+        for number in np.lexsort((energy, dram_bytes, objective)):
+            yield (
+                float(objective[number]),
+                float(dram_bytes[number]),
+                self.open[owner[number]],
+                int(flat[number]),
+            )
+
+    # -- the winner ------------------------------------------------------------------------
+
+    def result(self) -> tuple[nodes.Mapping, Evaluation]:
+        """Return the best mapping, evaluated by the model and checked."""
+        assert self.best is not None
+        key, point = self.best
+        mapping = built(point, self.tab, self.bound) if point.skeleton else self.default
+        check(mapping, self.bound, self.target, self.fmt)
+        found = evaluate(mapping, self.bound, self.target, self.fmt)
+        for believed, counted in zip(key, self.key_of(found), strict=True):
+            assert math.isclose(believed, counted, rel_tol=SAME, abs_tol=SAME), (key, found)
+        return mapping, found
+
+
+def built(point: Point, tab: Tabulator, bound: Bound) -> nodes.Mapping:
+    """Build the mapping of a point; inputs get two buffers, the innermost first, where they fit."""
+    assert point.skeleton is not None
+    facts, target = tab.facts, tab.target
+    kept = {tensor: (place, 1) for tensor, place in point.kept.items()}
+    mapping = mapping_at(point.skeleton, point.picks, kept, bound, target)
+    depth = {name: len(place.home.nests) for name, place in point.kept.items() if place.home}
+    inputs = [name for name in depth if name in facts.inputs and depth[name]]
+    for tensor in sorted(inputs, key=lambda name: -depth[name]):
+        doubled = {**kept, tensor: (kept[tensor][0], 2)}
+        trial = mapping_at(point.skeleton, point.picks, doubled, bound, target)
+        rows = occupancies(tree_of(trial, facts, target), facts, target, tab.fmt)
+        if all(row.needed_bytes <= row.capacity_bytes for row in rows):
+            kept, mapping = doubled, trial
+    return mapping
+
+
+def innermost(combinations: Combinations, flat: int) -> Point:
+    """Return the point of a combination with every tensor as far in as it may live."""
+    one = Single(combinations, flat)
+    return point_of(one, {name: next(one.spots(name)).place for name in combinations.choices})
+
+
+def point_of(one: Single, kept: Mapping[str, Place]) -> Point:
+    """Return a point of the space from a combination and tensor → place."""
+    costs = one.whole.costs
+    own = tuple(site.picks[pick] for site, pick in zip(costs.sites, one.picks, strict=True))
+    inside = {tensor: place for tensor, place in kept.items() if place.home is not None}
+    return Point(costs.skeleton, own, inside)
+
+
+def capped(costs: Costs, target: Target) -> tuple[Costs, bool]:
+    """Leave one option to the sites that matter least, until all combinations fit in memory."""
+    counts = [len(site.picks) for site in costs.sites]
+    least = sorted(range(len(counts)), key=lambda number: float(costs.sites[number].cycles.min()))
+    picks = affordable(costs, target)
+    keep = [np.arange(count) for count in counts]
+    whole = True
+    for number in least:
+        if math.prod(counts) <= MAX_COMBINATIONS:
+            break
+        if counts[number] > 1:
+            keep[number], counts[number], whole = np.array([picks[number]]), 1, False
+    return (costs if whole else sliced(costs, keep)), whole
+
+
+def affordable(costs: Costs, target: Target) -> list[int]:
+    """Return the fastest option of each site, or slower ones where a part has no room for these.
+
+    The option that frees most of what is missing for each cycle lost is exchanged first.
+    """
+    picks = [int(site.cycles.argmin()) for site in costs.sites]
+    limits = np.array([dict(target.resources).get(name, math.inf) for name in LIMITED])
+    total = np.sum(
+        [site.parts[pick] for site, pick in zip(costs.sites, picks, strict=True)], axis=0
+    )
+    while any(total > limits):
+        missing = np.maximum(total / limits - 1, 0).sum()
+        best = (0.0, 0, 0)
+        for number, site in enumerate(costs.sites):
+            others = total - site.parts[picks[number]] + site.parts
+            freed = missing - np.maximum(others / limits - 1, 0).sum(axis=1)
+            lost = np.maximum(site.cycles - site.cycles[picks[number]], 0) + 1
+            pick = int((freed / lost).argmax())
+            best = max(best, (float(freed[pick] / lost[pick]), number, pick))
+        gain, number, pick = best
+        if gain <= 0:
+            break
+        total = total + costs.sites[number].parts[pick] - costs.sites[number].parts[picks[number]]
+        picks[number] = pick
+    return picks

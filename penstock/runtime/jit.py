@@ -1,0 +1,367 @@
+"""`jit(cascade)(q, k, v)`: compile a cascade for the shapes of its arguments, and call it.
+
+Arguments are PyTorch CPU tensors or NumPy arrays, which are read where they lie; the result is of
+the same kind. A kernel is compiled once for each choice of shapes and format, and kept on disk by
+digest (``$PENSTOCK_CACHE``, else ``~/.cache/penstock``): a later process only loads it. With
+PyTorch each jitted cascade is an operator of `torch.library` that ``torch.compile`` sees.
+
+Excluded on purpose: derivatives, devices other than the CPU, arrays that are not contiguous.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from penstock.codegen.base import digest
+from penstock.codegen.loops.nodes import Program
+from penstock.codegen.tvm.env import TVM_VERSION, cores
+from penstock.codegen.tvm.library import Entry, build_library, load_library
+from penstock.einsum_ir.cascade import Cascade
+from penstock.errors import DataError, nearest
+from penstock.mapper.nodes import Mapping as LoopForest
+from penstock.runtime.tiles import Tiles
+from penstock.targets import TARGETS
+from penstock.targets.base import Target
+from penstock.targets.serial import to_json
+
+__all__ = ["Jitted", "cache_folder", "jit", "kernel_program"]
+
+_FORMATS = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A kernel for given shapes and types, loaded."""
+
+    entry: Entry
+    shapes: tuple[tuple[int, ...], ...]
+    element: str
+
+
+def jit(
+    cascade: Cascade,
+    *,
+    constants: Mapping[str, float] | None = None,
+    shapes: Mapping[str, int] | None = None,
+    target: Target | str = "cpu",
+    mapping: LoopForest | None = None,
+    tiles: Tiles | None = None,
+    threads: int = 0,
+) -> Jitted:
+    """Return a function that computes a cascade with compiled code.
+
+    Args:
+        cascade: any that the mapper maps to a CPU.
+        constants: upper-case name → value.
+        shapes: rank variable → extent, for ranks that no argument has.
+        target: a machine of the family ``cpu``.
+        mapping: of the cascade as given; if left out, the form with the fewest passes is derived
+            and gets the default mapping.
+        tiles: sizes of tiles of what is streamed over.
+        threads: on which a call runs; 0: as many as PyTorch is set to, or, for NumPy, cores.
+
+    Example:
+        ``penstock.jit(penstock.zoo.load("sliding_window"), constants={"W": 256})(q, k, v)``
+    """
+    machine = target if isinstance(target, Target) else TARGETS.get(target)
+    made = cascade.with_constants(**constants) if constants else cascade
+    return Jitted(made, dict(shapes or {}), machine, mapping, tiles or Tiles(), threads)
+
+
+class Jitted:
+    """A cascade that is compiled for the shapes it is called with; see `jit`."""
+
+    def __init__(
+        self,
+        cascade: Cascade,
+        shapes: dict[str, int],
+        target: Target,
+        mapping: LoopForest | None,
+        tiles: Tiles,
+        threads: int,
+    ) -> None:
+        self.cascade, self.target, self.mapping, self.tiles = cascade, target, mapping, tiles
+        self.threads = threads
+        self.names = tuple(each.tensor for each in cascade.inputs)
+        self._given = shapes
+        self._compiled: dict[Any, _Compiled] = {}
+        text = f"{cascade} {sorted(shapes.items())} {mapping} {tiles}"
+        self._digest = digest(text, to_json(target), _fingerprint())
+        self._operator: Callable[..., Any] | None = None
+        if "torch" in sys.modules:
+            self._operator = self.operator()
+
+    def __call__(self, *arrays: Any, **named: Any) -> Any:
+        """Compute the outputs: one array, or a tuple in the order of the cascade.
+
+        Raises:
+            DataError: an argument is missing or superfluous, or has a shape, element type, device
+                or layout that the kernel cannot take.
+        """
+        if named or len(arrays) != len(self.names):
+            arrays = self._ordered(arrays, named)
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(arrays[0], torch.Tensor):
+            made = self._numpy(arrays)
+        elif torch.compiler.is_compiling():
+            made = self.operator()(*arrays)
+            made = made if isinstance(made, tuple | list) else (made,)
+        else:
+            made = self._torch(torch, arrays)
+        return made[0] if len(made) == 1 else tuple(made)
+
+    def _ordered(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
+        listed = ", ".join(str(each) for each in self.cascade.inputs)
+        for name in named:
+            if name not in self.names:
+                near = nearest(name, self.names)
+                raise DataError(
+                    f"{self.cascade.name} has no input {name} (inputs: {listed})",
+                    fix=f"did you mean {near}?" if near else f"leave out {name}",
+                )
+        if len(arrays) + len(named) != len(self.names) or named.keys() & set(
+            self.names[: len(arrays)]
+        ):
+            raise DataError(
+                f"{self.cascade.name} takes {len(self.names)} arrays ({listed}), and was given "
+                f"{len(arrays) + len(named)}",
+                fix=f"call it with ({', '.join(self.names)})",
+            )
+        return (*arrays, *(named[name] for name in self.names[len(arrays) :]))
+
+    # -- NumPy and PyTorch ---------------------------------------------------------------------
+
+    def _numpy(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
+        for name, each in zip(self.names, arrays, strict=True):
+            if not isinstance(each, np.ndarray):
+                raise DataError(
+                    f"argument {name} is a {type(each).__name__}",
+                    fix="give NumPy arrays, or PyTorch tensors, all of one kind",
+                )
+            if not each.flags.c_contiguous:
+                raise self._scattered(name, each.shape, f"np.ascontiguousarray({name})")
+        key = tuple((each.shape, each.dtype) for each in arrays)
+        kernel = self._compiled.get(key)
+        if kernel is None:
+            kernel = self._find(key, [(each.shape, each.dtype.name) for each in arrays])
+        made = tuple(np.empty(shape, kernel.element) for shape in kernel.shapes)
+        addresses = [each.ctypes.data for each in (*arrays, *made)]
+        kernel.entry(addresses, self.threads or cores())
+        return made
+
+    def _torch(self, torch: Any, arrays: Sequence[Any]) -> tuple[Any, ...]:
+        key = tuple([(each.shape, each.dtype) for each in arrays])
+        kernel = self._compiled.get(key)
+        if kernel is None:
+            self._check_torch(torch, arrays)
+            listed = [(tuple(each.shape), str(each.dtype)[6:]) for each in arrays]
+            kernel = self._find(key, listed)
+        for each in arrays:
+            if not (each.is_cpu and each.is_contiguous()) or each.requires_grad:
+                self._check_torch(torch, arrays)
+        element = getattr(torch, kernel.element)
+        made = tuple([torch.empty(shape, dtype=element) for shape in kernel.shapes])
+        addresses = [each.data_ptr() for each in (*arrays, *made)]
+        kernel.entry(addresses, self.threads or torch.get_num_threads())
+        return made
+
+    def _check_torch(self, torch: Any, arrays: Sequence[Any]) -> None:
+        for name, each in zip(self.names, arrays, strict=True):
+            if not isinstance(each, torch.Tensor):
+                raise DataError(
+                    f"argument {name} is a {type(each).__name__}, and others are tensors",
+                    fix="give NumPy arrays, or PyTorch tensors, all of one kind",
+                )
+            if not each.is_cpu:
+                raise DataError(
+                    f"argument {name} is on {each.device}: this kernel is for the CPU",
+                    fix=f"give {name}.cpu()",
+                )
+            if not each.is_contiguous():
+                raise self._scattered(name, tuple(each.shape), f"{name}.contiguous()")
+            if each.requires_grad and torch.is_grad_enabled():
+                raise DataError(
+                    f"argument {name} asks for a derivative, which {self.cascade.name} has not",
+                    fix=f"give {name}.detach(), or call under torch.no_grad()",
+                )
+
+    def _scattered(self, name: str, shape: tuple[int, ...], fix: str) -> DataError:
+        return DataError(
+            f"argument {name} {shape} is not contiguous: rows of its last rank do not follow each "
+            "other in memory",
+            fix=f"give {fix}",
+        )
+
+    # -- compiling -----------------------------------------------------------------------------
+
+    def extents(self, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
+        """Return the extent of each rank, read off the shapes of the arguments.
+
+        Raises:
+            DataError: an argument has too many or too few dimensions, or two disagree.
+        """
+        found, source = dict(self._given), {name: f"{name}=" for name in self._given}
+        for declaration, shape in zip(self.cascade.inputs, shapes, strict=True):
+            if len(shape) != len(declaration.ranks):
+                raise DataError(
+                    f"argument {declaration.tensor} has {len(shape)} dimensions {tuple(shape)}, "
+                    f"input {declaration} has {len(declaration.ranks)} ranks",
+                    fix="give an array with one dimension for each rank, in that order",
+                )
+            for rank, size in zip(declaration.ranks, shape, strict=True):
+                if found.setdefault(rank, size) != size:
+                    raise DataError(
+                        f"argument {declaration} has size {size} along rank {rank}, which is "
+                        f"{found[rank]} in {source[rank]}",
+                        fix=f"give arrays with the same size along {rank}",
+                    )
+                source.setdefault(rank, str(declaration))
+        return found
+
+    def _find(self, key: Any, arguments: Sequence[tuple[tuple[int, ...], str]]) -> _Compiled:
+        """Return the kernel for arguments of these shapes and types, compiled if need be."""
+        extents = self.extents([shape for shape, _ in arguments])
+        types = [element for _, element in arguments]
+        name = digest(self._digest, str(sorted(extents.items())), str(types))
+        path = cache_folder() / f"{self.cascade.name}-{name}.so"
+        about = path.with_suffix(".json")
+        if not (path.exists() and about.exists()):
+            program = self._program(extents, types)
+            build_library(program, path)
+            _write(about, _description(program))
+        found = json.loads(about.read_text(encoding="utf-8"))
+        for (_, element), wanted, tensor in zip(arguments, found["types"], self.names, strict=True):
+            if element != wanted and not (element == "bfloat16" and wanted == "uint16"):
+                raise DataError(
+                    f"argument {tensor} has elements of type {element}, the kernel wants {wanted}",
+                    fix=f"convert {tensor} to {wanted}",
+                )
+        shapes = tuple(tuple(shape) for shape in found["shapes"])
+        floats = [each for each in types if each in _FORMATS]
+        made = _Compiled(load_library(path), shapes, floats[0] if floats else "float32")
+        self._compiled[key] = made
+        return made
+
+    def _program(self, extents: Mapping[str, int], types: Sequence[str]) -> Program:
+        floats = sorted({each for each in types if each in _FORMATS})
+        if len(floats) > 1:
+            raise DataError(
+                f"the arguments have elements of different types: {', '.join(floats)}",
+                fix="give floats of one type",
+            )
+        fmt = _FORMATS[floats[0]] if floats else "fp32"
+        return kernel_program(self.cascade, extents, self.target, fmt, self.mapping, self.tiles)
+
+    # -- PyTorch's operator --------------------------------------------------------------------
+
+    def operator(self) -> Callable[..., Any]:
+        """Return the cascade as an operator of PyTorch; `torch.compile` does not look inside."""
+        if self._operator is None:
+            self._operator = _operator(self)
+        return self._operator
+
+    def _output_shapes(self, arrays: Sequence[Any]) -> list[tuple[int, ...]]:
+        from penstock.runtime.streaming import streamed
+
+        extents = self.extents([tuple(int(n) for n in each.shape) for each in arrays])
+        bound = streamed(self.cascade, extents, tiles=self.tiles)
+        return [bound.dims[each.tensor] for each in self.cascade.outputs]
+
+
+def kernel_program(
+    cascade: Cascade,
+    extents: Mapping[str, int],
+    target: Target,
+    fmt: str,
+    mapping: LoopForest | None = None,
+    tiles: Tiles | None = None,
+) -> Program:
+    """Return the loops of which a kernel is compiled; arguments as for `jit`."""
+    from penstock.codegen.lower.program import (
+        lower,  # what compiles is not loaded to call a kept kernel
+    )
+    from penstock.einsum_ir.formats import parse_format
+    from penstock.einsum_ir.shapes import bind
+    from penstock.mapper.search.build import default_mapping
+    from penstock.runtime.streaming import streamed
+
+    form = parse_format(fmt)
+    if mapping is not None:
+        return lower(bind(cascade, shapes=extents), mapping, target, form)
+    bound = streamed(cascade, extents, tiles=tiles)
+    return lower(bound, default_mapping(bound, target, form), target, form)
+
+
+def _operator(jitted: Jitted) -> Callable[..., Any]:
+    torch = sys.modules["torch"]
+    outputs = len(jitted.cascade.outputs)
+    returned = ", ".join("Tensor" for _ in range(outputs))
+    arguments = ", ".join(f"Tensor t{n}" for n, _ in enumerate(jitted.names))
+    schema = f"({arguments}) -> {f'({returned})' if outputs > 1 else returned}"
+
+    def real(*arrays: Any) -> Any:
+        made = jitted._torch(torch, [each.contiguous() for each in arrays])
+        return made if outputs > 1 else made[0]
+
+    def fake(*arrays: Any) -> Any:
+        shapes = jitted._output_shapes(arrays)
+        made = tuple(arrays[0].new_empty(shape) for shape in shapes)
+        return made if outputs > 1 else made[0]
+
+    name = f"penstock::{jitted.cascade.name}_{jitted._digest}"
+    made = torch.library.custom_op(name, real, mutates_args=(), schema=schema)
+    made.register_fake(fake)
+    operator: Callable[..., Any] = made
+    return operator
+
+
+def _description(program: Program) -> str:
+    from penstock.codegen.tvm.expr import memory_type
+
+    kinds = [memory_type(each, program.format) for each in program.inputs]
+    shapes = [each.shape for each in program.outputs]
+    return json.dumps({"types": kinds, "shapes": shapes}) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file so that another process sees all of it or nothing."""
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def cache_folder() -> Path:
+    """Return where compiled kernels are kept: ``$PENSTOCK_CACHE``, or the user's cache folder."""
+    given = os.environ.get("PENSTOCK_CACHE")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "penstock"
+
+
+@functools.cache
+def _fingerprint() -> str:
+    """Return digits that change with the machine's instructions and with this package's code."""
+    state = hashlib.sha256(f"{TVM_VERSION} {platform.machine()}".encode())
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text().splitlines()
+        state.update(
+            "".join(sorted({e for e in lines if e.startswith(("flags", "Feat"))})).encode()
+        )
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        status = path.stat()
+        state.update(f"{path.relative_to(root)} {status.st_mtime_ns} {status.st_size}".encode())
+    return state.hexdigest()[:16]

@@ -1,0 +1,66 @@
+"""Which of the equal forms of a cascade a kernel is made from: as few passes as there can be.
+
+Excluded: what forms there are (`einsum_ir.rewrite`), the mapping of the chosen one (`mapper`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from penstock.einsum_ir.cascade import Cascade
+from penstock.einsum_ir.rewrite.plan import Refusal
+from penstock.einsum_ir.rewrite.ranks import slow_ranks
+from penstock.einsum_ir.rewrite.reduce import reduce_passes
+from penstock.einsum_ir.rewrite.settle import settled
+from penstock.einsum_ir.shapes import Bound, bind
+from penstock.runtime.tiles import Tiles
+
+__all__ = ["streamed", "tile_of"]
+
+
+def tile_of(extent: int, tiles: Tiles) -> int:
+    """Return the size of a tile: the usual one, or a nearby one that divides the extent."""
+    divisors = [n for n in range(tiles.least, tiles.most + 1) if extent % n == 0]
+    if not divisors:
+        return tiles.usual
+    return min(divisors, key=lambda n: (-math.gcd(n, 8), abs(n - tiles.usual)))
+
+
+def streamed(
+    cascade: Cascade,
+    shapes: Mapping[str, int],
+    constants: Mapping[str, float] | None = None,
+    tiles: Tiles | None = None,
+) -> Bound:
+    """Return the form with the fewest passes, if a rank with more than one is worth tiles.
+
+    Args:
+        cascade: any cascade.
+        shapes: rank variable → extent.
+        constants: upper-case name → value.
+        tiles: sizes of tiles.
+
+    Raises:
+        CascadeError: a shape is missing or no rank's.
+    """
+    sizes = tiles or Tiles()
+    cascade = cascade.with_constants(**constants) if constants else cascade
+    bound = bind(cascade, shapes=shapes)
+    if any(each.iterative for each in cascade.einsums):
+        return settled(bound)
+    for rank in slow_ranks(cascade):
+        extent = bound.extents[rank]
+        if extent < 2 * sizes.usual:
+            continue
+        plan = reduce_passes(cascade, rank, size=tile_of(extent, sizes))
+        if isinstance(plan, Refusal) or plan.after >= plan.before:
+            continue
+        kept = {name: size for name, size in shapes.items() if name in _ranks(plan.cascade)}
+        return settled(bind(plan.cascade, shapes=kept))
+    return bound
+
+
+def _ranks(cascade: Cascade) -> set[str]:
+    declared = {rank for each in cascade.inputs for rank in each.ranks}
+    return declared | {name for each in cascade.einsums for name in each.variables}

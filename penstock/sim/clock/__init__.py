@@ -1,0 +1,1 @@
+"""The clocked machine: programs for it, and what each cycle does."""

@@ -1,0 +1,1 @@
+"""Studies of a finished design: RTL against the clock, FPGA resources, word lengths."""

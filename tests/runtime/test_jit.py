@@ -1,0 +1,132 @@
+"""`penstock.jit`: right on arrays and tensors, kept on disk, clear about what it cannot take."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import penstock
+from penstock import parse, zoo
+from penstock.errors import DataError
+from penstock.runtime import jit as jitted
+
+NAIVE = """cascade scaled(A[m, k], B[k, n], S[m]) -> C[m, n], D[m]
+  C[m, n] = A[m, k] * B[k, n] * S[m] :: sum[k]
+  D[m]    = C[m, n]                  :: max[n]
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("kernels")
+        patch.setenv("PENSTOCK_CACHE", str(folder))
+        yield folder
+
+
+def arrays(*shapes, dtype=np.float32):
+    random = np.random.default_rng(0)
+    return [random.normal(size=shape).astype(dtype) for shape in shapes]
+
+
+@pytest.mark.slow
+def test_windows_of_odd_sizes_with_large_logits(cache):
+    """3 heads, 150 queries, 200 keys, values 37 wide: tiles have rests in every direction."""
+    q, k, v = (
+        np.round(each * 16) / 16 for each in arrays((3, 150, 64), (3, 200, 64), (3, 200, 37))
+    )
+    inputs = {"Q": (q * 256).astype(float), "K": k.astype(float), "V": v.astype(float)}
+    found = penstock.jit(zoo.load("sliding_window"), constants={"W": 60})(q * 256, k, v)
+    wanted = penstock.run(zoo.load("sliding_window"), inputs, constants={"W": 60})["O"]
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.slow
+def test_tensors_arrays_and_a_later_process_share_one_kernel(cache):
+    torch = pytest.importorskip("torch")
+    a, b, s = arrays((5, 7), (7, 6), (5,))
+    made = penstock.jit(parse(NAIVE))
+    found, largest = made(a, b, S=s)
+    np.testing.assert_allclose(found, (a @ b) * s[:, None], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(largest, found.max(1))
+    tensors = [torch.from_numpy(each) for each in (a, b, s)]
+    again, _ = made(*tensors)
+    assert isinstance(again, torch.Tensor)
+    assert np.array_equal(again.numpy(), found)
+    kept = sorted(each.name for each in cache.iterdir() if each.name.startswith("scaled"))
+    assert [name.rpartition(".")[2] for name in kept] == ["json", "so"]
+    code = f"""
+import sys, numpy as np, penstock
+made = penstock.jit(penstock.parse({NAIVE!r}))
+made(np.ones((5, 7), 'f4'), np.ones((7, 6), 'f4'), np.ones(5, 'f4'))
+print([name for name in ('tvm', 'torch') if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"  # nothing was compiled
+    assert sorted(e.name for e in cache.iterdir() if e.name.startswith("scaled")) == kept
+    torch.library.opcheck(made.operator(), tensors)
+
+
+LAYOUT = (
+    "argument A (5, 7) is not contiguous: rows of its last rank do not follow each other in memory"
+)
+
+MISTAKES = {
+    "two dimensions": (
+        lambda f, a, b, s: f(a[0], b, s),
+        "argument A has 1 dimensions (7,), input A[m, k] has 2 ranks",
+    ),
+    "sizes": (
+        lambda f, a, b, s: f(a, b[:5], s),
+        "argument B[k, n] has size 5 along rank k, which is 7 in A[m, k]",
+    ),
+    "layout": (
+        lambda f, a, b, s: f(np.asfortranarray(a), b, s),
+        LAYOUT,
+    ),
+    "types": (
+        lambda f, a, b, s: f(a, b.astype(float), s),
+        "the arguments have elements of different types: float32, float64",
+    ),
+    "kinds": (lambda f, a, b, s: f(a, b, [1.0]), "argument S is a list"),
+    "number": (
+        lambda f, a, b, s: f(a, b),
+        "scaled takes 3 arrays (A[m, k], B[k, n], S[m]), and was given 2",
+    ),
+    "name": (
+        lambda f, a, b, s: f(a, b, T=s),
+        "scaled has no input T (inputs: A[m, k], B[k, n], S[m])",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_it_cannot_take_is_refused(cache, mistake):
+    call, said = MISTAKES[mistake]
+    a, b, s = arrays((5, 7), (7, 6), (5,))
+    with pytest.raises(DataError) as caught:
+        call(penstock.jit(parse(NAIVE)), a, b, s)
+    assert caught.value.what == said
+
+
+def test_what_tensors_cannot_be(cache):
+    torch = pytest.importorskip("torch")
+    a, b, s = (torch.from_numpy(each) for each in arrays((5, 7), (7, 6), (5,)))
+    made = penstock.jit(parse(NAIVE))
+    for given, said in (
+        ((a.requires_grad_(), b, s), "argument A asks for a derivative, which scaled has not"),
+        ((a.detach(), b.to("meta"), s), "argument B is on meta: this kernel is for the CPU"),
+    ):
+        with pytest.raises(DataError) as caught:
+            made(*given)
+        assert caught.value.what == said
+
+
+def test_a_kernel_of_other_code_or_sizes_has_another_name(cache, monkeypatch):
+    first = penstock.jit(zoo.load("attention"))._digest
+    assert penstock.jit(zoo.load("attention"))._digest == first
+    assert penstock.jit(zoo.load("alibi"))._digest != first
+    assert penstock.jit(zoo.load("attention"), shapes={"m": 4})._digest != first
+    monkeypatch.setattr(jitted, "_fingerprint", lambda: "other code")
+    assert penstock.jit(zoo.load("attention"))._digest != first

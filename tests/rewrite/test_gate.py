@@ -266,6 +266,10 @@ cascade c(X[h, p, m], B[c], W[h]) -> S[h, p]
     frames = "cascade f(X[p, i, m]) -> S[p, i]\n  S[p, i] = X[p, i, m] :: sum[m] s.t. m <= p * i"
     assert sizes(parse(frames), "m") == {"p": 3, "i": 3, "m": 35}
     assert sizes(parse(frames).with_shapes(i=7, m=4), "m") == {"p": 3, "i": 7, "m": 35}
+    real = cascade.with_shapes(h=32, p=4096, m=8192, c=12287)
+    assert sizes(real, "m") == {"h": 2, "p": 38, "m": 35, "c": 76}
+    blocks = "cascade b(X[n], Y[m]) -> S[w, p]\n  S[w, p] = X[w * P + p] * Y[m] :: sum[m]"
+    assert sizes(parse(blocks).with_shapes(p=64, n=256), "m") == {"n": 134, "m": 35}
 
 
 @pytest.mark.parametrize(

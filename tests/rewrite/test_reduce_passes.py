@@ -142,6 +142,15 @@ cascade c(X[p, m], L[p]) -> T[p, j]
     assert np.any(agree(plan, given, 0)["T"] == -1)
 
 
+def test_over_the_places_of_a_selection():
+    """The places are chosen before: the softmax over them takes one pass."""
+    plan = plan_of(zoo.source("topk_attention"), "j")
+    assert (plan.before, plan.after) == (3, 1)
+    rng = np.random.default_rng(6)
+    given = {name: 4 * rng.normal(size=(2, 37, 4)) for name in "QKV"}
+    agree(plan, given)
+
+
 def test_gates_are_counted_from_the_start_of_a_tile():
     case = next(each for each in cases() if each.name == "gated_linear")
     plan = reduce_passes(case.cascade, case.rank)

@@ -255,6 +255,9 @@ class _Sorting:
         """A loop over another rank is outer as a whole, if it does not meet the rank."""
         for einsum in group.einsums:
             if self.rank in einsum.variables:
+                if group.variable != self.rank:
+                    why = f"{einsum.name} has '{self.rank}' in a loop over '{group.variable}'"
+                    raise ChainError(why)
                 self.scans[einsum.name] = self._scan(einsum)
                 continue
             self.outer[einsum.name] = einsum
@@ -299,6 +302,8 @@ class _Sorting:
     def _einsum(self, einsum: Einsum) -> None:
         reads = {access.tensor for access in einsum.operands}
         self._hold(einsum)
+        if einsum.reduce is not None and einsum.reduce.into == self.rank:
+            self.held.add(einsum.name)  # places of the best: there is no best of a part of them
         needs = self._needs(reads)
         ready = max((self.ready.get(each, 0) for each in reads), default=0)
         self.depends[einsum.name] = needs

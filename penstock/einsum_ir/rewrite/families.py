@@ -7,7 +7,7 @@ asks nothing (`gate.py`), so families may be as hard as they like.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from string import ascii_lowercase
@@ -108,8 +108,9 @@ def _with_rank(expr: Expr, rank: str) -> Expr:
 
 
 def sizes(cascade: Cascade, rank: str) -> dict[str, int]:
-    """Return small extents for the ranks of the inputs that the cascade leaves open.
+    """Return small extents for the ranks of the inputs.
 
+    Some that the cascade declares are kept (`_kept`), so that a real model's need not be computed.
     A rank that a predicate or an index compares with `rank` is a little longer than it, so that a
     right-aligned causal mask has rows without keys; what is read at a computed place, as
     ``B[p - m + M - 1]``, holds all differences of `rank` and of ranks with an extent; the others
@@ -117,7 +118,8 @@ def sizes(cascade: Cascade, rank: str) -> dict[str, int]:
     """
     found = {name: 2 for each in cascade.inputs for name in each.ranks}
     declared = {each.tensor: each.ranks for each in cascade.inputs}
-    given = {**dict(cascade.shapes), rank: LENGTH}
+    kept = _kept(cascade)
+    given = {**kept, rank: LENGTH}
     for einsum in cascade.einsums:
         compared = [] if einsum.where is None else [einsum.where]
         for access in einsum.operands:
@@ -133,7 +135,60 @@ def sizes(cascade: Cascade, rank: str) -> dict[str, int]:
         names = set().union(*(_compared(each) for each in compared if rank in _compared(each)))
         extent = LENGTH + 3 if len(names) <= 2 else 3
         found |= {name: max(extent, found[name]) for name in names if name in found}
-    return found | {rank: LENGTH} | {n: v for n, v in cascade.shapes if n in found and n != rank}
+    found |= {name: extent for name, extent in kept.items() if name in found}
+    found[rank] = LENGTH
+    return found | {n: found[other] for n, other in _same(cascade).items() if n != rank}
+
+
+def _kept(cascade: Cascade) -> dict[str, int]:
+    """Return the declared extents that are of no input, that count blocks, or are small and meet.
+
+    ``w * P + p`` counts blocks; a rank meets others where they are compared, or an index has both.
+    """
+    inputs = {name for each in cascade.inputs for name in each.ranks}
+    reads = [access for each in cascade.einsums for access in (each.output, *each.operands)]
+    computed = [i for access in reads for i in access.indices if not isinstance(i, Var)]
+    places = [node for index in computed for node in walk(index)]
+    blocks = [each for each in places if isinstance(each, Apply) and each.op in ("*", "//", "%")]
+    counting = _symbols(cascade, blocks)
+    wheres = [each.where for each in cascade.einsums if each.where is not None]
+    meeting = set().union(*(_compared(each) for each in [*computed, *wheres]))
+    return {
+        name: extent
+        for name, extent in cascade.shapes
+        if name not in inputs or name in counting or (extent <= LENGTH + 3 and name in meeting)
+    }
+
+
+def _same(cascade: Cascade) -> dict[str, str]:
+    """Return ranks of no input that are declared to be as long as one of an input that they read.
+
+    As s of ``X[p, c] - X[s, c]``.
+    """
+    ranks = {each.tensor: each.ranks for each in cascade.inputs}
+    shapes = dict(cascade.shapes)
+    pairs = [
+        (index.name, name)
+        for einsum in cascade.einsums
+        for access in einsum.operands
+        for name, index in zip(ranks.get(access.tensor, ()), access.indices, strict=False)
+        if isinstance(index, Var)
+    ]
+    inputs = {name for each in ranks.values() for name in each}
+    return {
+        read: name
+        for read, name in pairs
+        if read not in inputs and read in shapes and shapes[read] == shapes.get(name)
+    }
+
+
+def _symbols(cascade: Cascade, exprs: Sequence[Expr]) -> set[str]:
+    """Return the ranks that expressions and the constants in them name, small or as a shape."""
+    found = {n.name for each in exprs for n in walk(each) if isinstance(n, Var | Sym)}
+    for name, value in reversed(cascade.constants):
+        if name in found:
+            found |= {node.name for node in walk(value) if isinstance(node, Sym)}
+    return {each.lower() for each in found}
 
 
 def affordable(
@@ -150,19 +205,20 @@ def affordable(
     Args:
         cascade: whose Einsums are counted.
         rank: that is reduced: it keeps its extent.
-        free: extents that may be smaller, but not those that the cascade declares.
+        free: extents that may be smaller, but for those that are kept as declared.
         given: extents that may not.
         constants: for named scalars that the cascade leaves open.
     """
     found = {**free, **given}
     symbols = bind(cascade, shapes=found, constants=constants).symbols
+    same = _same(cascade)
+    fixed = {rank, *given, *_kept(cascade), *same, *same.values()}
     for name, extent in _reached(cascade, rank, symbols).items():
-        if name not in {rank, *given, *cascade.shape}:
+        if name not in fixed:
             found[name] = max(found[name], min(extent, 2 * (LENGTH + 3)))
     while True:
         extents = bind(cascade, shapes=found, constants=constants).extents
         points = max(prod(extents[name] for name in each.variables) for each in cascade.einsums)
-        fixed = {rank, *given, *cascade.shape}
         largest = max(
             (name for name in found if name not in fixed), key=found.__getitem__, default=rank
         )

@@ -13,7 +13,7 @@ from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
 from penstock.errors import MappingError, Span, UnknownNameError
 from penstock.mapper.facts import Facts, facts_of
-from penstock.mapper.leaf import layout_of, threads_own
+from penstock.mapper.leaf import layout_of, reads_back, threads_own
 from penstock.mapper.model.occupancy import Occupancy, occupancies
 from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest, Node, leaves, untimed
 from penstock.mapper.order import check_order, check_stages
@@ -451,10 +451,8 @@ def _check_state(scope: Scope, facts: Facts) -> None:
 
 def _check_reach(leaf: Leaf, facts: Facts, target: Target) -> None:
     """An array reads only from memories that it reaches."""
-    reduce = leaf.step.einsum.reduce
-    partial = reduce is not None and any(n.loop.variable in reduce.over for n in leaf.nests)
     read = {use.tensor for use in leaf.step.reads if use.tensor not in leaf.compute.taking}
-    read |= {leaf.name} if partial else set()
+    read |= {leaf.name} if reads_back(leaf.step.einsum, leaf.nests) else set()
     for tensor in sorted(read):
         scope = leaf.kept.get(tensor)
         owner = target.memory(scope.memory).array if scope else ""

@@ -3,6 +3,8 @@
 Everything follows from the index expressions, nothing from names. A loop over ``v`` may be
 shared by a producer and its consumer if the consumer reads, in one iteration, only what that
 iteration (or, for an iterative rank, an earlier one) has produced: index ``v`` on both sides.
+Where that is wanted, the consumer may reduce ``v`` there: its partial sums wait from one iteration
+to the next, and what reads it stands outside.
 Excluded: machines, tiles and memories (`build.py`), cost.
 """
 
@@ -29,12 +31,17 @@ __all__ = [
     "Flow",
     "Step",
     "carried",
+    "folded",
     "partition",
     "pointwise",
     "shared_edges",
     "shared_variables",
     "steps_of",
 ]
+
+
+FOLDS = frozenset({"sum", "max", "min", "prod"})
+"""Reductions of which a part can wait for the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +156,18 @@ def carried(einsum: Einsum, variable: str) -> int | None:
     return places[0] if len(places) == 1 else None
 
 
-def _joinable(step: Step, names: tuple[str, ...], flow: Flow) -> bool:
+def folded(einsum: Einsum, variable: str) -> bool:
+    """Whether an Einsum reduces a variable, and may do so part by part."""
+    reduce = einsum.reduce
+    return reduce is not None and variable in reduce.over and reduce.op in FOLDS
+
+
+def _joinable(step: Step, names: tuple[str, ...], flow: Flow, *, folding: bool) -> bool:
     """Whether a step may stand inside loops over these variables at all."""
     for name in names:
         if step.variable == name:
             continue
-        if not all(_plain(einsum, name) for einsum in step.einsums):
+        if not all(_plain(each, name) or (folding and folded(each, name)) for each in step.einsums):
             return False
         inner = flow.between(step, step)
         if not all(pointwise(producer, access, name) for producer, access in inner):
@@ -178,7 +191,9 @@ def pointwise(producer: Einsum, access: Access, variable: str) -> bool:
     return read == Var(variable) or next_variable(read) == variable
 
 
-def partition(steps: Sequence[Step], names: tuple[str, ...], flow: Flow) -> tuple[Cluster, ...]:
+def partition(
+    steps: Sequence[Step], names: tuple[str, ...], flow: Flow, *, folding: bool = False
+) -> tuple[Cluster, ...]:
     """Order the steps in clusters of which each may share loops over these variables.
 
     Steps stay in order as far as dependences ask for it. A step joins the last cluster that it
@@ -188,14 +203,18 @@ def partition(steps: Sequence[Step], names: tuple[str, ...], flow: Flow) -> tupl
         steps: in an order in which each finds its operands ready.
         names: rank variables.
         flow: the dependences of their cascade; remembers the clusters.
+        folding: whether steps that reduce such a variable may share the loops, too.
     """
-    key = (names, tuple((tuple(e.name for e in step.einsums), step.variable) for step in steps))
+    each = tuple((tuple(e.name for e in step.einsums), step.variable) for step in steps)
+    key = (names, folding, each)
     if key not in flow.clusters:
-        flow.clusters[key] = _partition(steps, names, flow)
+        flow.clusters[key] = _partition(steps, names, flow, folding=folding)
     return flow.clusters[key]
 
 
-def _partition(steps: Sequence[Step], names: tuple[str, ...], flow: Flow) -> tuple[Cluster, ...]:
+def _partition(
+    steps: Sequence[Step], names: tuple[str, ...], flow: Flow, *, folding: bool
+) -> tuple[Cluster, ...]:
     clusters: list[Cluster] = []
     for step in steps:
         floor = max(
@@ -206,7 +225,7 @@ def _partition(steps: Sequence[Step], names: tuple[str, ...], flow: Flow) -> tup
             ),
             default=-1,
         )
-        if not _joinable(step, names, flow):
+        if not _joinable(step, names, flow, folding=folding):
             clusters.insert(floor + 1, Cluster((step,), shared=False))
             continue
         for place in range(len(clusters) - 1, max(floor, 0) - 1, -1):

@@ -15,7 +15,7 @@ from penstock.einsum_ir.work import output_ops, point_ops
 from penstock.errors import MappingError
 from penstock.mapper.facts import Step
 from penstock.mapper.lanes import Assignment, tiled_loops
-from penstock.mapper.nodes import Loop
+from penstock.mapper.nodes import Loop, Nest
 from penstock.targets.base import Array, Axis, Memory, Target
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "leaf_loops",
     "operators",
     "ranked_assignments",
+    "reads_back",
     "speedup",
     "threads_own",
 ]
@@ -62,6 +63,12 @@ def arrays_for(einsum: Einsum, bound: Bound, target: Target) -> tuple[Array, ...
         span=einsum.span,
         fix="split the Einsum, or use a machine with these operators",
     )
+
+
+def reads_back(einsum: Einsum, nests: Sequence[Nest]) -> bool:
+    """Whether loops around an Einsum cut what it reduces: it reads its partial sums back."""
+    reduce = einsum.reduce
+    return reduce is not None and any(nest.loop.variable in reduce.over for nest in nests)
 
 
 def cycles_of_point(einsum: Einsum, array: Array) -> float:

@@ -37,7 +37,7 @@ def parameters(target: Target) -> dict[str, Kind]:
     found: dict[str, Kind] = {"clock": "hertz"}
     if _grid(target):
         found["array"] = "count"
-    if _buffer(target):
+    if target.buffer is not None:
         found["buffer"] = "bytes"
     if math.isfinite(target.dram.bytes_per_cycle):
         found["bandwidth"] = "rate"
@@ -150,10 +150,6 @@ def _grid(target: Target) -> Array | None:
     return max(grids, key=lambda array: array.places, default=None)
 
 
-def _buffer(target: Target) -> str:
-    return next((each.name for each in target.memories[1:] if not each.array), "")
-
-
 def _single(target: Target, name: str, value: float) -> list[Override]:
     """Return what one parameter changes."""
     grid = _grid(target)
@@ -186,8 +182,8 @@ def _full(target: Target, name: str) -> str:
     """Return a memory's short name as ``MEMORY.capacity_bytes`` or ``MEMORY.bandwidth``."""
     if name == "bandwidth":
         return f"{target.dram.name}.bandwidth"
-    if name == "buffer":
-        return f"{_buffer(target)}.capacity_bytes"
+    if name == "buffer" and target.buffer is not None:
+        return f"{target.buffer.name}.capacity_bytes"
     return f"{name}.capacity_bytes" if name in [each.name for each in target.memories] else name
 
 

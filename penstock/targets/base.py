@@ -203,6 +203,11 @@ class Target:
         return self.memories[0]
 
     @property
+    def buffer(self) -> Memory | None:
+        """The outermost memory inside that which all arrays reach, None without one."""
+        return next((each for each in self.memories[1:] if not each.array), None)
+
+    @property
     def has_energies(self) -> bool:
         """Whether energies are known: of every array's operations, and of the outermost memory."""
         return self.dram.read_pj_per_byte > 0 and all(array.energy_pj for array in self.arrays)

@@ -10,9 +10,11 @@ from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import MappingError
 from penstock.mapper.check import check
+from penstock.mapper.leaf import reads_back
 from penstock.mapper.nodes import leaves
 from penstock.mapper.notation import parse_mapping
-from penstock.mapper.search.space import in_time, mapping_at, skeletons, stages_of, tiles
+from penstock.mapper.search.blocks import tiles
+from penstock.mapper.search.space import in_time, mapping_at, skeletons, stages_of
 from penstock.targets import TARGETS
 
 STOCK = ("cpu", "flat", "fusemax", "h200", "mesh4x4", "u280")
@@ -139,11 +141,13 @@ cascade feedback(X[a,t]) -> O[a]
     assert staged(skeleton, {"V"}) == {"U": 0, "V": 0, "S": 0, "O": 0}  # 2 stages, 1 step: none
 
 
-def readers_of(bound, tensor, arrays):
+def readers_of(bound, tensor, skeleton, arrays):
+    makers = {einsum.name: einsum for einsum in bound.cascade.einsums if not einsum.init}
     return {
-        arrays[einsum.name]
-        for einsum in bound.cascade.einsums
-        if not einsum.init and any(access.tensor == tensor for access in einsum.operands)
+        arrays[site.einsum]
+        for site in skeleton.sites
+        if any(access.tensor == tensor for access in makers[site.einsum].operands)
+        or (site.einsum == tensor and reads_back(makers[tensor], site.nests))
     }
 
 
@@ -158,7 +162,7 @@ def random_points(bound, target, rng, count):
         }
         kept = {}
         for each in skeleton.residents:
-            readers = readers_of(bound, each.tensor, arrays)
+            readers = readers_of(bound, each.tensor, skeleton, arrays)
             places = [
                 place
                 for place in each.places

@@ -19,7 +19,7 @@ from penstock.mapper.nodes import Nest
 from penstock.mapper.scopes import Leaf, Scope, Tree
 from penstock.targets.base import Memory, Target
 
-__all__ = ["Occupancy", "bytes_held", "occupancies"]
+__all__ = ["Occupancy", "box_at", "bytes_held", "occupancies", "window_of"]
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,13 @@ def uses_in(scope: Scope) -> tuple[Use, ...]:
     return tuple(found.values())
 
 
-def window_of(scope: Scope, facts: Facts) -> tuple[int, int] | None:
-    """Return (dimension, coordinates) of an iterative rank that is stepped inside a scope."""
-    window = facts.rolling.get(scope.tensor, 0)
+def window_of(tensor: str, nests: tuple[Nest, ...], facts: Facts) -> tuple[int, int] | None:
+    """Return (dimension, coordinates) of an iterative rank that is stepped inside the nests."""
+    window = facts.rolling.get(tensor, 0)
     if not window:
         return None
-    variable, place = facts.iterative[scope.tensor]
-    stepped = all(nest.loop.variable != variable for nest in scope.nests)
+    variable, place = facts.iterative[tensor]
+    stepped = all(nest.loop.variable != variable for nest in nests)
     return (place, window) if stepped else None
 
 
@@ -131,7 +131,7 @@ def bytes_held(scope: Scope, facts: Facts, target: Target, fmt: Format) -> float
     if not uses:
         return 0.0
     axes = target.spread(memory)
-    window = window_of(scope, facts)
+    window = window_of(scope.tensor, scope.nests, facts)
     box = box_at(scope.nests, facts)
     count: float = footprint(uses, box, facts, window)
     if axes is None:

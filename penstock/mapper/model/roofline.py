@@ -27,7 +27,7 @@ from penstock.mapper.leaf import arrays_for
 from penstock.metrics import Metric
 from penstock.targets.base import Target
 
-__all__ = ["RooflinePoint", "compute_bound", "roofline", "roofline_point"]
+__all__ = ["RooflinePoint", "compute_bound", "in_turn_bound", "roofline", "roofline_point"]
 
 REFINEMENTS = 200
 
@@ -117,6 +117,17 @@ def compute_bound(
     if not len(work):
         return 0.0
     return float(max(_lower(work, weights) for weights in _weights(work)))
+
+
+def in_turn_bound(bound: Bound, target: Target, effective: Mapping[str, float]) -> float:
+    """Return the least cycles in which one Einsum after the other is computed, on one array each.
+
+    Args:
+        bound: the cascade with its extents.
+        target: the machine.
+        effective: points of each Einsum that have an effect.
+    """
+    return float(sum(min(row) for row in _work(bound, target, effective)))
 
 
 def _work(bound: Bound, target: Target, effective: Mapping[str, float]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Blocks of a cascade of one Einsum: what a shared buffer holds at a time, and in which order.
+"""Blocks of one Einsum: what a shared buffer holds at a time, and in which order.
 
 Blocks that fit the buffer together, of which none can be doubled, and of the orders of the loops
 over them one for each way to re-use operands: a loop re-uses what has no such index if it is the
@@ -7,88 +7,103 @@ innermost, or stands inside all loops that matter to it. Excluded: loops inside 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import permutations, product
 
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.nodes import Einsum, variables
-from penstock.einsum_ir.shapes import Bound
-from penstock.mapper.facts import Facts, facts_of
+from penstock.mapper.facts import Facts
 from penstock.mapper.model.regions import footprint
 from penstock.mapper.nodes import Loop
-from penstock.targets.base import Memory, Target
 
-__all__ = ["blockings"]
+__all__ = ["blockings", "powers", "tile_bytes", "tiles"]
 
 MOST_LOOPS = 4
 """Variables that are cut at most, those with the largest extents; the others stay whole."""
 
 
 def blockings(
-    einsum: Einsum, bound: Bound, target: Target, fmt: Format, axis: int
+    einsum: Einsum,
+    extents: Mapping[str, int],
+    facts: Facts,
+    fmt: Format,
+    *,
+    room: float,
+    axis: int,
+    kept: Collection[str] = (),
 ) -> Iterator[tuple[Loop, ...]]:
     """Yield the loops over blocks, outermost first.
 
     Args:
-        einsum: the only one of its cascade.
-        bound: the cascade with its extents.
-        target: the machine.
+        einsum: not of an iterative rank.
+        extents: variable → coordinates that loops around it leave.
+        facts: of the cascade.
         fmt: number format of all tensors.
+        room: bytes for the blocks.
         axis: blocks are this, doubled as often as one likes, or a whole extent.
+        kept: tensors of which the blocks take no room, because they are there anyway.
     """
-    buffer = next((each for each in target.memories[1:] if not each.array), None)
-    if buffer is None or einsum.iterative is not None:
-        return
-    facts, extents = facts_of(bound), bound.extents
     everywhere = [set(variables(each)) for each in (einsum.output, *einsum.operands)]
     batch = [name for name in einsum.variables if all(name in each for each in everywhere)]
     rest = [name for name in einsum.variables if name not in batch and extents[name] > axis]
     cut = sorted(rest, key=lambda name: -extents[name])[:MOST_LOOPS]
     whole = {name: 1 if name in batch else extents[name] for name in einsum.variables}
     outside = tuple(Loop(name) for name in batch if extents[name] > 1)
-    for sizes in _largest(einsum, cut, axis, whole, facts, buffer, fmt):
-        cuts = [name for name, size in zip(cut, sizes, strict=True) if size < extents[name]]
-        tile = dict(zip(cut, sizes, strict=True))
-        for order in _orders(cuts, everywhere):
-            yield (*outside, *(Loop(name, tile[name]) for name in order))
-
-
-def _largest(
-    einsum: Einsum,
-    cut: Sequence[str],
-    axis: int,
-    whole: Mapping[str, int],
-    facts: Facts,
-    buffer: Memory,
-    fmt: Format,
-) -> Iterator[tuple[int, ...]]:
-    """Yield the blocks that fit, but not if any of them is replaced by the next larger one."""
-    sizes = [_doubled(axis, whole[name]) for name in cut]
-    step = facts.steps[einsum.name]
-    uses = {use.tensor: use for use in (*step.reads, step.write)}
+    sizes = [(*powers(axis, whole[name] - 1), whole[name]) for name in cut]
 
     def fits(picks: Sequence[int]) -> bool:
         pairs = zip(cut, picks, sizes, strict=True)
         box = {**whole, **{name: mine[pick] for name, pick, mine in pairs}}
-        taken = sum(
-            footprint((use,), box, facts, None) * facts.element_bytes(tensor, fmt)
-            for tensor, use in uses.items()
-        )
-        return taken <= buffer.total_bytes
+        return sum(tile_bytes(einsum, box, facts, fmt, kept).values()) <= room
 
-    fitting = {picks for picks in product(*(range(len(mine)) for mine in sizes)) if fits(picks)}
+    for picks in _largest([len(mine) for mine in sizes], fits):
+        tile = {name: mine[pick] for name, pick, mine in zip(cut, picks, sizes, strict=True)}
+        cuts = [name for name in cut if tile[name] < extents[name]]
+        for order in _orders(cuts, everywhere):
+            yield (*outside, *(Loop(name, tile[name]) for name in order))
+
+
+def tile_bytes(
+    einsum: Einsum, box: Mapping[str, int], facts: Facts, fmt: Format, kept: Collection[str] = ()
+) -> dict[str, float]:
+    """Return the bytes of each tensor, but those in `kept`, that a box of an Einsum touches."""
+    step = facts.steps[einsum.name]
+    uses = {use.tensor: use for use in (*step.reads, step.write)}
+    return {
+        tensor: footprint((use,), box, facts, None) * facts.element_bytes(tensor, fmt)
+        for tensor, use in uses.items()
+        if tensor not in kept
+    }
+
+
+def _largest(
+    counts: Sequence[int], fits: Callable[[Sequence[int]], bool]
+) -> Iterator[tuple[int, ...]]:
+    """Yield the picks that fit, but not if any of them is replaced by the next larger one."""
+    fitting = {picks for picks in product(*(range(count) for count in counts)) if fits(picks)}
     for picks in sorted(fitting):
         larger = ((*picks[:n], picks[n] + 1, *picks[n + 1 :]) for n in range(len(picks)))
         if not any(each in fitting for each in larger):
-            yield tuple(mine[pick] for mine, pick in zip(sizes, picks, strict=True))
+            yield picks
 
 
-def _doubled(axis: int, extent: int) -> tuple[int, ...]:
-    found = []
-    while axis < extent:
-        found.append(axis)
-        axis *= 2
-    return (*found, extent)
+def powers(first: int, last: int) -> Iterator[int]:
+    """Yield `first`, doubled as often as it is at most `last`."""
+    while first <= last:
+        yield first
+        first *= 2
+
+
+def tiles(extent: int, axis: int) -> tuple[int, ...]:
+    """Return the tiles worth trying: multiples of an axis of the array, up to the whole extent.
+
+    Powers of two times the axis, all its multiples that divide the extent, and the extent.
+    """
+    found = {extent, *(tile for tile in powers(axis, extent))}
+    found |= {
+        axis * times for times in range(1, extent // axis + 1) if extent % (axis * times) == 0
+    }
+    return tuple(sorted(found))
 
 
 def _orders(names: Sequence[str], tensors: Sequence[set[str]]) -> Iterator[tuple[str, ...]]:

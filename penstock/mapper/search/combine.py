@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.mapper.leaf import threads_own
+from penstock.mapper.leaf import reads_back, threads_own
 from penstock.mapper.model.interval import Task, Wait, initiation_interval
 from penstock.mapper.resources import LIMITED
 from penstock.mapper.search.costs import Costs, Moves, Tabulator
@@ -224,11 +224,16 @@ class Combinations:
         return found.total_bytes if pooled else found.capacity_bytes
 
     def _readers(self, tensor: str) -> list[int]:
+        """Return the sites that read a tensor; partial sums are read by their own Einsum."""
         steps = self.tab.facts.steps
         return [
             number
             for name, number in self.order.items()
             if any(use.tensor == tensor for use in steps[name].reads)
+            or (
+                name == tensor
+                and reads_back(steps[name].einsum, self.costs.sites[number].site.nests)
+            )
         ]
 
     def _owned(self, tensor: str, memory: str, owner: str) -> tuple[Flags, Floats]:

@@ -26,14 +26,14 @@ from penstock.mapper import nodes
 from penstock.mapper.check import check
 from penstock.mapper.model.evaluate import Evaluation, evaluate
 from penstock.mapper.model.occupancy import occupancies
-from penstock.mapper.model.roofline import roofline
+from penstock.mapper.model.roofline import in_turn_bound, roofline
 from penstock.mapper.resources import LIMITED
 from penstock.mapper.scopes import tree_of
 from penstock.mapper.search.build import default_mapping
 from penstock.mapper.search.combine import Combinations, Single, sliced
 from penstock.mapper.search.costs import Costs, Tabulator
 from penstock.mapper.search.housing import Key, better, house, promising
-from penstock.mapper.search.space import Place, Skeleton, mapping_at, skeletons
+from penstock.mapper.search.space import Place, Skeleton, Space, mapping_at
 from penstock.targets.base import Target
 
 __all__ = [
@@ -231,20 +231,19 @@ def explore_variants(
         for bound, effective in ((each, effective_points(each)) for each in bounds)
         for machine in machines
     ]
-    points = sum(search.points for search in found)
-    ordered = sorted(found, key=lambda each: each.floor)
+    whole = _Whole(sorted(found, key=lambda each: each.floor), progress, limit)
     interrupted = False
     try:
-        _search_all(ordered, points, progress, limit)
+        whole.search()
     except KeyboardInterrupt:
         interrupted = True
-        if all(search.best is None for search in found):
+        if whole.winner is None:
             raise
-    winner = next((each for each in reversed(ordered) if each.best is not None), None)
+    winner = whole.winner
     if winner is None:
         raise next(each.broken for each in found if each.broken is not None)
     if progress is not None and not interrupted:
-        progress(points, points, winner.best_objective)
+        progress(whole.points, whole.points, winner.best_objective)
     seconds = time.perf_counter() - started
     return _result(winner, found, len(bounds), seconds, interrupted=interrupted)
 
@@ -268,18 +267,40 @@ def _result(
     )
 
 
-def _search_all(
-    ordered: Sequence[_Search], points: int, progress: Progress | None, limit: int | None
-) -> None:
-    """Search one space after the other; what one has reached, the next have to beat."""
-    done, evaluated, best = 0, 0, None
-    for search in ordered:
-        search.beat = best
-        search.limit = None if limit is None else max(0, limit - evaluated)
-        for _ in search.steps():
-            if progress is not None:
-                progress(done + search.covered, points, search.best_objective)
-        done, evaluated, best = done + search.points, evaluated + search.evaluated, search.to_beat
+@dataclass
+class _Whole:
+    """The searches of all cascades and machines; what one has reached, the next have to beat."""
+
+    ordered: Sequence[_Search]
+    progress: Progress | None
+    limit: int | None
+    winner: _Search | None = None
+
+    @property
+    def points(self) -> int:
+        return sum(each.points for each in self.ordered)
+
+    def search(self) -> None:
+        """Search every usual space, and then what may be better still."""
+        for each in self.ordered:
+            self._follow(each, each.steps())
+        for each in self.ordered:
+            self._follow(each, each.further_steps())
+
+    def _follow(self, mine: _Search, steps: Iterator[None]) -> None:
+        if self.winner is not mine:  # what it found itself, if anything, has been beaten
+            mine.best, mine.beat = None, self.winner.to_beat if self.winner else None
+        others = sum(each.evaluated for each in self.ordered if each is not mine)
+        mine.limit = None if self.limit is None else max(0, self.limit - others)
+        covered = sum(each.covered for each in self.ordered if each is not mine)
+        try:
+            for _ in steps:
+                if self.progress is not None:
+                    self.progress(covered + mine.covered, self.points, mine.best_objective)
+        finally:
+            if mine.best is not None:
+                self.winner = mine
+        mine.covered = mine.points
 
 
 @dataclass
@@ -312,7 +333,8 @@ class _Search:
         try:
             rows = roofline(self.bound, self.target, self.fmt, self.effective)
             least = {each.name: each.value for each in rows}
-            self.space = list(skeletons(self.bound, self.target, self.fmt))
+            self.skeletons = Space(self.bound, self.target, self.fmt)
+            self.space = list(self.skeletons.usual())
         except MappingError as error:  # an operator that no array has
             self.broken = error
         else:
@@ -342,13 +364,33 @@ class _Search:
             self.best = (key, point)
 
     def steps(self) -> Iterator[None]:
-        """Search the space; yield now and then."""
+        """Search the usual space; yield now and then."""
         if self.broken is not None or self.hopeless(self.floor):
             return
         self.start()
-        floors = [self.cost(*self.tab.floor(each)) for each in self.space]
+        yield from self.through(self.space)
+
+    def further_steps(self) -> Iterator[None]:
+        """Search the skeletons that move fewer bytes, if they may have a smaller objective."""
+        if self.broken is not None or self.in_turn() >= self.best_objective * (1 - SAME):
+            return
+        more = list(self.skeletons.further())
+        self.points += sum(each.size for each in more)
+        yield from self.through(more)
+
+    def in_turn(self) -> float:
+        """Return what every mapping costs at least that computes one Einsum after the other."""
+        rows = roofline(self.bound, self.target, self.fmt, self.effective)
+        least = {each.name: each.value for each in rows}
+        cycles = in_turn_bound(self.bound, self.target, self.effective)
+        return self.cost(max(least["latency"], cycles), least.get("energy", 0.0))
+
+    def through(self, space: Sequence[Skeleton]) -> Iterator[None]:
+        """Search some skeletons, the most promising first."""
+        floors = [self.cost(*self.tab.floor(each)) for each in space]
+        self.open = []
         for number in np.argsort(floors, kind="stable"):
-            self.cover(self.space[number], floors[number])
+            self.cover(space[number], floors[number])
             yield
         yield from self.finish()
 

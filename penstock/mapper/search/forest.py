@@ -9,12 +9,12 @@ residency (`residency.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.mapper.fusion import Cluster, Flow, Step, partition
 from penstock.mapper.nodes import Compute, Loop, Nest, Node
 
-__all__ = ["Level", "chain", "forest", "stepping"]
+__all__ = ["Level", "chain", "filled", "forest", "stepping"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,14 @@ class Level:
         array: the array that runs everything below spatial loops, "" without any.
         steps: whether it steps an iterative rank: then it is shared by the groups of that rank
             and what can stand beside them, and by nothing else.
+        folding: whether Einsums that reduce a variable of the loops share them, too.
     """
 
     loops: tuple[Loop, ...]
     pipelined: bool = False
     array: str = ""
     steps: bool = False
+    folding: bool = False
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -70,7 +72,7 @@ def forest(
         return forest(steps, rest, remaining, flow)
     body: list[Node] = []
     pending: list[Step] = []
-    for cluster in partition(steps, level.variables, flow):
+    for cluster in partition(steps, level.variables, flow, folding=level.folding):
         if not _wraps(cluster, level):
             pending += cluster.steps
             continue
@@ -117,3 +119,15 @@ def chain(loops: Sequence[Loop], body: tuple[Node, ...], *, pipelined: bool = Fa
     for loop in reversed(loops[:-1]):
         nest = Nest(loop, (nest,))
     return nest
+
+
+def filled(body: tuple[Node, ...], leaves: Mapping[str, Node]) -> tuple[Node, ...]:
+    """Replace each leaf by what `leaves` has for its Einsum."""
+    return tuple(
+        replace(node, body=filled(node.body, leaves))
+        if isinstance(node, Nest)
+        else leaves[node.einsum]
+        if isinstance(node, Compute)
+        else node
+        for node in body
+    )

@@ -46,6 +46,9 @@ class Recipe:
             that the best one keeps; more than 2 for parts of a reduction, of which only some know.
         cut: with `together`, the variable that is cut into tiles of `outer`; "" = the longest.
         blocks: the loops over blocks of a cascade of one Einsum, and nothing else.
+        part: a shared loop over what one Einsum makes and another one reduces, None without.
+            Spatial arrays and FPGAs only; without `inner`, `pipelined` and `overlap`.
+        outside: whether it stands outside the loop over the longest shared variable.
     """
 
     fuse: bool = True
@@ -60,6 +63,8 @@ class Recipe:
     cut: str = ""
     least: int = 2
     blocks: tuple[Loop, ...] = ()
+    part: Loop | None = None
+    outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Planner:
             return (chain(self.recipe.blocks, (Compute(steps[0].einsums[0].name, ""),)),)
         body: list[Node] = []
         for names, run in self.runs(steps):
-            levels = self.levels(names, run) if names else ()
+            levels = self.levels(names, run) if names else self._parts()
             if not any(level.steps for level in levels):
                 levels = (*levels, *self._stepping(run))
             body += forest(run, levels, self.bound.extents, self.flow)
@@ -132,11 +137,18 @@ class Planner:
         outer, inner = self._tile(self.axis_size(steps)), self.recipe.inner
         loops = (*(Loop(name) for name in others), Loop(longest, outer))
         loops = self._over_units(loops, steps)
+        if self.recipe.part is not None and self.recipe.outside:
+            return (Level((*loops[:-1], self.recipe.part, loops[-1]), folding=True),)
+        if self.recipe.part is not None:
+            return (Level(loops), *stepping(steps), *self._parts())
         if not inner or inner >= outer:
             grouped = any(step.variable for step in steps)
             return (Level(loops, pipelined=self.recipe.pipelined and not grouped),)
         inside = Level((Loop(longest, inner),), pipelined=self.recipe.pipelined)
         return (Level(loops), *stepping(steps), inside)
+
+    def _parts(self) -> tuple[Level, ...]:
+        return (Level((self.recipe.part,), folding=True),) if self.recipe.part else ()
 
     def _over_units(self, loops: tuple[Loop, ...], steps: Sequence[Step]) -> tuple[Loop, ...]:
         """Share out over compute units, if there are several, the loop that keeps most busy."""

@@ -1,11 +1,12 @@
 """The mappings that the search chooses from.
 
 A `Skeleton` fixes the shared loops: tiles of the longest shared variable, on one or two levels,
-pipelined or not, or nothing shared. In it each Einsum may run on each array that has its
-operators, with any of its variables along each axis, and each tensor may live, at its home, in
-each memory that its readers reach, or in the outermost one. A point is a skeleton with one choice
-for everything. Stages of a pipelined loop follow from the arrays: a consumer on another array than
-its producer works one stage later. Excluded: costs (`costs.py`), choosing (`search.py`).
+pipelined or not, or nothing shared; or those of `further.py`. In it each Einsum may run on each
+array that has its operators, with any of its variables along each axis, and each tensor may live,
+at its home, in each memory that its readers reach, or in the outermost one. A point is a skeleton
+with one choice for everything. Stages of a pipelined loop follow from the arrays: a consumer on
+another array than its producer works one stage later. Excluded: costs (`costs.py`), choosing
+(`explore.py`).
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from penstock.einsum_ir.formats import Format, parse_format
 from penstock.einsum_ir.nodes import Access
 from penstock.einsum_ir.shapes import Bound
 from penstock.mapper import nodes
+from penstock.mapper.facts import facts_of
 from penstock.mapper.fusion import Flow, Step, steps_of
 from penstock.mapper.leaf import arrays_for, leaf_loops, ranked_assignments
 from penstock.mapper.model.tiles import Pace, sizes
 from penstock.mapper.nodes import Compute, Keep, Loop, Nest, Node
-from penstock.mapper.search.blocks import blockings
+from penstock.mapper.search.blocks import blockings, powers, tiles
 from penstock.mapper.search.build import home_memories, popularity
+from penstock.mapper.search.forest import filled
+from penstock.mapper.search.further import Streams
 from penstock.mapper.search.plan import WARP, Planner, Recipe
 from penstock.mapper.search.residency import Home, Where, homes, keep_in
 from penstock.targets.base import Target
@@ -39,6 +43,7 @@ __all__ = [
     "Resident",
     "Site",
     "Skeleton",
+    "Space",
     "arrays_of",
     "in_time",
     "mapping_at",
@@ -139,32 +144,56 @@ Known = dict[tuple[str, tuple[str, ...], tuple[str, ...], tuple[int, ...]], tupl
 
 
 def skeletons(bound: Bound, target: Target, fmt: Format | None = None) -> Iterator[Skeleton]:
-    """Yield every different skeleton of the space, in a fixed order.
+    """Yield every different skeleton of the space, in a fixed order; arguments as for `Space`."""
+    space = Space(bound, target, fmt)
+    yield from space.usual()
+    yield from space.further()
+
+
+class Space:
+    """The skeletons of one cascade on one machine.
 
     Args:
         bound: the cascade with its extents.
         target: the machine.
         fmt: number format of all tensors, which says what fits a buffer; None = the machine's.
-
-    Raises:
-        MappingError: an Einsum has an operator that no array of the machine has.
     """
-    flow = Flow(bound.cascade)
-    steps = steps_of(bound.cascade)
-    seen: set[tuple[Node, ...]] = set()
-    known: Known = {}
-    order = popularity(flow)
-    planners = [
-        Planner(bound, target, flow, Recipe(fewer=number))
-        for number in range(len(flow.shared(steps, bound.extents)))
-    ]
-    recipes = [recipe for planner in planners for recipe in _recipes(planner)]
-    recipes += _blocks(planners[0], steps, fmt or parse_format(target.format))
-    for recipe in recipes:
-        body = Planner(bound, target, flow, recipe).grow(steps)
-        if body not in seen:
-            seen.add(body)
-            yield Skeleton(recipe, body, *_inside(body, bound, target, flow, order, known))
+
+    def __init__(self, bound: Bound, target: Target, fmt: Format | None = None) -> None:
+        self.bound, self.target = bound, target
+        self.fmt = fmt or parse_format(target.format)
+        self.flow, self.steps = Flow(bound.cascade), steps_of(bound.cascade)
+        self.planners = [
+            Planner(bound, target, self.flow, Recipe(fewer=number))
+            for number in range(len(self.flow.shared(self.steps, bound.extents)))
+        ]
+        self.order = popularity(self.flow)
+        self.seen: set[tuple[Node, ...]] = set()
+        self.known: Known = {}
+
+    def usual(self) -> Iterator[Skeleton]:
+        """Yield the skeletons in which nothing waits but what an Einsum has completed.
+
+        Raises:
+            MappingError: an Einsum has an operator that no array of the machine has.
+        """
+        recipes = [recipe for planner in self.planners for recipe in _recipes(planner)]
+        recipes += _blocks(self.planners[0], self.steps, self.fmt)
+        for recipe in recipes:
+            planner = Planner(self.bound, self.target, self.flow, recipe)
+            yield from self._new(recipe, planner.grow(self.steps))
+
+    def further(self) -> Iterator[Skeleton]:
+        """Yield those that move fewer bytes and overlap nothing; after `usual`, without these."""
+        for planner in self.planners:
+            for recipe, body in Streams(planner, self.steps, self.fmt).forests():
+                yield from self._new(recipe, body)
+
+    def _new(self, recipe: Recipe, body: tuple[Node, ...]) -> Iterator[Skeleton]:
+        if body not in self.seen:
+            self.seen.add(body)
+            inside = _inside(body, self.bound, self.target, self.flow, self.order, self.known)
+            yield Skeleton(recipe, body, *inside)
 
 
 def _recipes(planner: Planner) -> Iterator[Recipe]:
@@ -184,7 +213,7 @@ def _tilings(planner: Planner) -> Iterator[Recipe]:
     yield Recipe(fuse=False)
     match planner.target.family:
         case "gpu":
-            for tile in _powers(WARP, max(axis, WARP)):
+            for tile in powers(WARP, max(axis, WARP)):
                 yield Recipe(outer=tile)
             yield from _together(planner, axis)
         case "cpu":
@@ -203,7 +232,7 @@ def _together(planner: Planner, axis: int) -> Iterator[Recipe]:
         )
         for name in dict.fromkeys(name for shared, _ in runs for name in shared):
             extent = planner.bound.extents[name]
-            for tile in _powers(1, min(2 * axis, 1 << (extent - 1).bit_length())):
+            for tile in powers(1, min(2 * axis, 1 << (extent - 1).bit_length())):
                 for overlap in overlaps:
                     yield Recipe(outer=tile, together=True, overlap=overlap, cut=name, least=least)
 
@@ -213,8 +242,14 @@ def _blocks(planner: Planner, steps: Sequence[Step], fmt: Format) -> Iterator[Re
     if len(steps) > 1 or steps[0].variable or planner.target.family not in ("spatial", "fpga"):
         return
     axis, (einsum,) = planner.axis_size(steps), steps[0].einsums
-    for loops in blockings(einsum, planner.bound, planner.target, fmt, axis):
-        yield Recipe(blocks=loops)
+    buffer = planner.target.buffer
+    if buffer is None or einsum.iterative is not None:
+        return
+    facts = facts_of(planner.bound)
+    extents = planner.bound.extents
+    for loops in blockings(einsum, extents, facts, fmt, room=buffer.total_bytes, axis=axis):
+        if loops:
+            yield Recipe(blocks=loops)
 
 
 def _overlapping(longest: int, axis: int, several: bool) -> Iterator[Recipe]:
@@ -228,24 +263,6 @@ def _overlapping(longest: int, axis: int, several: bool) -> Iterator[Recipe]:
                 yield Recipe(outer=outer, inner=axis, pipelined=pipelined)
         if several:
             yield Recipe(outer=outer, overlap=True)
-
-
-def _powers(first: int, last: int) -> Iterator[int]:
-    while first <= last:
-        yield first
-        first *= 2
-
-
-def tiles(extent: int, axis: int) -> tuple[int, ...]:
-    """Return the tiles worth trying: multiples of an axis of the array, up to the whole extent.
-
-    Powers of two times the axis, all its multiples that divide the extent, and the extent.
-    """
-    found = {extent, *(tile for tile in _powers(axis, extent))}
-    found |= {
-        axis * times for times in range(1, extent // axis + 1) if extent % (axis * times) == 0
-    }
-    return tuple(sorted(found))
 
 
 def _inside(
@@ -484,16 +501,5 @@ def mapping_at(
     keeps: dict[Where, tuple[Keep, ...]] = {}
     for (where, memory, buffers), tensors in grouped.items():
         keeps[where] = (*keeps.get(where, ()), Keep(tensors, memory, buffers))
-    body = keep_in(_filled(skeleton.body, leaves), keeps)
+    body = keep_in(filled(skeleton.body, leaves), keeps)
     return nodes.Mapping("explored", bound.cascade.name, target.name, body)
-
-
-def _filled(body: tuple[Node, ...], leaves: Mapping[str, Compute]) -> tuple[Node, ...]:
-    return tuple(
-        replace(node, body=_filled(node.body, leaves))
-        if isinstance(node, Nest)
-        else leaves[node.einsum]
-        if isinstance(node, Compute)
-        else node
-        for node in body
-    )

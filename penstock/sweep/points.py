@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from typing import Any, Literal
 
@@ -102,6 +102,7 @@ class Outcome:
         dram_bytes: that cross the outermost memory's port.
         mapping: text of the mapping.
         points, evaluated, optimal: how it was found, as in `SearchResult`.
+        sizing: (path, number) pairs: the size chosen for a machine that is still to be built.
         failure: why nothing fits; then the numbers are infinite.
     """
 
@@ -113,6 +114,7 @@ class Outcome:
     points: int = 0
     evaluated: int = 0
     optimal: bool = False
+    sizing: tuple[Override, ...] = ()
     failure: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -126,7 +128,7 @@ class Outcome:
         Raises:
             TypeError: the object is none.
         """
-        return Outcome(**data)
+        return Outcome(**{**data, "sizing": tuple(map(tuple, data.get("sizing", ())))})
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ def _changed(
     changes = overrides(target, numbers)
     for path, number in changes:
         target = target.override(path, number)
-    return replace(target, sizings=()), changes  # a point is one machine
+    return target, changes
 
 
 def evaluate(task: Task) -> Outcome:
@@ -275,6 +277,7 @@ def evaluate(task: Task) -> Outcome:
         points=found.points,
         evaluated=found.evaluated,
         optimal=found.optimal,
+        sizing=task.target.in_format(fmt.name).sizing_of(found.target),
     )
 
 

@@ -124,10 +124,10 @@ class Sweep:
                 "point": number,
                 "values": dict(point.values),
                 "target": point.machine,
-                "set": dict(point.overrides),
                 "shapes": dict(point.shapes),
                 "area_um2": point.area_um2,
-                **outcome.to_json(),
+                **{key: each for key, each in outcome.to_json().items() if key != "sizing"},
+                "set": dict((*point.overrides, *outcome.sizing)),
                 "front": number in fronts,
                 "best": number in best,
             }

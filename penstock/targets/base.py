@@ -269,24 +269,26 @@ class Target:
             value: the new number, in the unit that the field's name says.
 
         Memories that an array's places own are as many as before for each place when the size
-        of an axis changes; blocks of an FPGA that a memory takes change with its capacity. A
-        machine that is changed has the size it has: no ``sizings``.
+        of an axis changes; blocks of an FPGA that a memory takes change with its capacity. If it
+        is a number that ``sizings`` choose, there is nothing left to choose.
 
         Raises:
             TargetError: the number cannot be one of a machine.
             UnknownNameError: nothing has that path.
         """
+        chosen = any(each == path for sizing in self.sizings for each, _ in sizing)
+        sizings = () if chosen else self.sizings
         owner, _, name = path.rpartition(".")
         if not owner:
             changed_target: Target = _set(self, name, value)
-            return replace(changed_target, sizings=())
+            return changed_target
         if owner in [memory.name for memory in self.memories]:
             old = self.memory(owner)
             new = _set(old, name, value)
             times = new.capacity_bytes / old.capacity_bytes if name == "capacity_bytes" else 1.0
             new = replace(new, uses=tuple((each, n * times) for each, n in old.uses))
             swapped = tuple(new if each.name == owner else each for each in self.memories)
-            return replace(self, memories=swapped, sizings=())
+            return replace(self, memories=swapped)
         array = self.array(owner)
         memories = self.memories
         if name in [axis.name for axis in array.axes]:
@@ -299,7 +301,7 @@ class Target:
         else:
             changed = _set(array, name, value)
         arrays = tuple(changed if each.name == owner else each for each in self.arrays)
-        return replace(self, arrays=arrays, memories=memories, sizings=())
+        return replace(self, arrays=arrays, memories=memories, sizings=sizings)
 
     def in_format(self, fmt: str) -> Target:
         """Return the machine as it works in a number format: cycles by rate, no idle array.
@@ -330,14 +332,17 @@ class Target:
 
     def sized(self) -> tuple[Target, ...]:
         """Return the machines that a design may choose from: itself if there is no choice."""
-        usual = replace(self, sizings=())
-        found = [usual]
-        for sizing in self.sizings:
-            one = usual
-            for path, number in sizing:
-                one = one.override(path, number)
-            found.append(one)
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(self._built(each) for each in ((), *self.sizings)))
+
+    def sizing_of(self, built: Target) -> tuple[tuple[str, float], ...]:
+        """Return the choice of ``sizings`` that makes one of the machines; () without any."""
+        return next((each for each in self.sizings if self._built(each) == built), ())
+
+    def _built(self, sizing: tuple[tuple[str, float], ...]) -> Target:
+        built = replace(self, sizings=())
+        for path, number in sizing:
+            built = built.override(path, number)
+        return built
 
     def needed(self) -> dict[str, float]:
         """Return resource → how much of it all memories take together."""

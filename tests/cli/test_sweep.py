@@ -61,13 +61,19 @@ def test_json_file_and_report_say_the_same(folder, capsys):
     assert not list(folder.glob("*.journal"))
 
 
-def test_a_point_is_reproduced_by_its_set(folder, capsys):
-    assert main([*FEW, "--json"]) == 0
+FPGA = ["explore", "matmul", "--shape", "m=64", "n=64", "k=64", "--jobs", "1", "--target", "u280"]
+
+
+@pytest.mark.parametrize("command", [FEW, [*FPGA, "--sweep", "clock=200MHz,300MHz"]])
+def test_a_point_is_reproduced_by_its_set(folder, capsys, command):
+    """On an FPGA, which a point builds in its best size, with that size."""
+    assert main([*command, "--json"]) == 0
     for point in json.loads(capsys.readouterr().out)["points"]:
         shapes = [f"{name}={extent}" for name, extent in point["shapes"].items()]
         numbers = [f"{path}={value!r}" for path, value in point["set"].items()]
-        command = ["explore", "matmul", "--target", "mesh4x4", "--shape", *shapes]
-        assert main([*command, "--set", *numbers, "--json"]) == 0
+        assert ("pe2d.units" in point["set"]) == (point["target"] == "u280")
+        again = ["explore", "matmul", "--target", point["target"], "--shape", *shapes]
+        assert main([*again, "--set", *numbers, "--json"]) == 0
         metrics = json.loads(capsys.readouterr().out)["metrics"]
         latency = next(each["value"] for each in metrics if each["name"] == "latency_s")
         assert latency == point["latency_s"]

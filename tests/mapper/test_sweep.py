@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.einsum_ir.formats import parse_format
@@ -177,6 +177,7 @@ def test_parameters_that_contradict_each_other():
         resized(FUSEMAX, [("array", 8), ("pe2d.rows", 4)])
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     name=st.sampled_from(["fusemax", "flat", "u280", "mesh4x4", "h200"]),
     data=st.data(),

@@ -228,6 +228,15 @@ def test_override():
     assert small.spread(small.memory("rf2d")) == small.array("pe2d").axes
 
 
+def test_what_is_still_to_be_chosen_after_an_override():
+    target = TARGETS.get("u280")
+    assert len(target.sizings) > 1
+    assert target.override("clock_hz", 1e8).sizings == target.sizings
+    assert target.override("pe2d.rows", 16).sizings == ()
+    built = target.sized()
+    assert [target.sizing_of(each) for each in built] == [(), *target.sizings][: len(built)]
+
+
 OVERRIDES = [
     ("pe2d.rows", 0, TargetError, "pe2d.rows of fusemax is 0\nfix: give it a number above 0"),
     ("pe2d.rows", 1.5, TargetError, "pe2d.rows is 1.5\nfix: give it a whole number"),

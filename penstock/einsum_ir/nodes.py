@@ -362,6 +362,11 @@ class Einsum:
         return (self.body,) if self.where is None else (self.body, self.where)
 
     @property
+    def places(self) -> str:
+        """The variable along which a selection writes (``j`` of ``topk[m -> j]``), or ""."""
+        return (self.reduce.into or "") if self.reduce is not None else ""
+
+    @property
     def selects(self) -> bool:
         """Whether it gives coordinates (``topk``, ``argmax`` and so on)."""
         return self.reduce is not None and self.reduce.op in SELECTIONS

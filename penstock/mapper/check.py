@@ -245,6 +245,7 @@ def _check_leaf(leaf: Leaf, facts: Facts) -> None:
                 fix=f"leave '{loop}' out",
             )
     _check_single(leaf, facts)
+    _check_selection(leaf)
     _check_axes(leaf, facts)
     _check_manner(leaf)
 
@@ -316,6 +317,25 @@ def _check_single(leaf: Leaf, facts: Facts) -> None:
                 span=leaf.compute.span,
                 fix=f"add '{name}' to them",
             )
+
+
+def _check_selection(leaf: Leaf) -> None:
+    """A selection meets its candidates in order, in one place, and finds all places together."""
+    einsum = leaf.step.einsum
+    if einsum.reduce is None or not einsum.selects:
+        return
+    last = [*einsum.reduce.over, *([einsum.places] if einsum.places else [])]
+    loops = _loops(leaf)
+    wanted = [name for name in last if any(loop.variable == name for loop in loops)]
+    plain = [Loop(name) for name in wanted]
+    mine = [loop for loop in loops if loop.variable in wanted]
+    if mine != plain or plain != list(leaf.compute.loops)[len(leaf.compute.loops) - len(plain) :]:
+        raise MappingError(
+            f"{leaf.name} selects along {', '.join(last)} with the loops "
+            f"{', '.join(str(loop) for loop in loops)}",
+            span=leaf.compute.span,
+            fix=f"end its own loops with {', '.join(wanted)}, in time and one by one",
+        )
 
 
 def _check_axes(leaf: Leaf, facts: Facts) -> None:

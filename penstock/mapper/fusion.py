@@ -177,7 +177,8 @@ def _joinable(step: Step, names: tuple[str, ...], flow: Flow, *, folding: bool) 
 
 def _plain(einsum: Einsum, name: str) -> bool:
     place = carried(einsum, name)
-    return place is not None and isinstance(einsum.output.indices[place], Var)
+    whole = name == einsum.places  # all places of a selection are found together
+    return place is not None and not whole and isinstance(einsum.output.indices[place], Var)
 
 
 def pointwise(producer: Einsum, access: Access, variable: str) -> bool:

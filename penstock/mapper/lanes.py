@@ -45,7 +45,7 @@ def lane_variable(
     places that would have to be gathered each time: intermediates can be laid out as one likes.
     An output has its lanes along its last rank.
     """
-    axis = lane_axis(array)
+    axis = None if einsum.selects else lane_axis(array)
     wide = [name for name in order if axis is not None and remaining.get(name, 1) >= axis.size]
     if einsum.name in {each.tensor for each in bound.cascade.outputs}:
         wide = [name for name in wide if einsum.output.indices[-1] == Var(name)]

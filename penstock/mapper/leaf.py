@@ -83,10 +83,12 @@ def _eligible(einsum: Einsum, axis: Axis, remaining: Mapping[str, int]) -> tuple
     Reduced ones only in hardware PEs: cores and threads would have to meet, and lanes reduce
     slowly.
     """
+    if einsum.selects and axis.kind == "simd":  # its compare-and-swap is a branch
+        return ()
     names = [
         index.name
         for index in einsum.output.indices
-        if isinstance(index, Var) and remaining[index.name] > 1
+        if isinstance(index, Var) and remaining[index.name] > 1 and index.name != einsum.places
     ]
     if axis.kind == "simd" and names:  # lanes want neighbours: gathers are not in the model
         most = max(_contiguity(einsum, name) for name in names)
@@ -204,7 +206,8 @@ def leaf_loops(
     """Return the loops of a leaf: kept variables outside, reduced ones inside, lanes innermost.
 
     With `in_turn`, the kept ones are inside: output elements take turns, so that a step need not
-    wait for the one before it.
+    wait for the one before it. The places of a selection are innermost: each candidate finds its
+    own.
 
     A variable with more coordinates than its axis has places is stepped in tiles of the axis
     first: over thread blocks for threads, one after another for PEs; other axes fold, up to the
@@ -214,7 +217,7 @@ def leaf_loops(
     tiled = tiled_loops(einsum, array, remaining, assignment)
     if tiled is not None:
         return tiled
-    kept = variables(einsum.output)
+    kept = tuple(name for name in variables(einsum.output) if name != einsum.places)
     along = {name: array.axis(axis) for axis, name in assignment}
     shared: list[Loop] = []
     outer: list[Loop] = []
@@ -222,7 +225,8 @@ def leaf_loops(
     inner: list[Loop] = []
     tree: list[Loop] = []
     lanes: list[Loop] = []
-    for name in einsum.variables:
+    in_order = sorted(einsum.variables, key=lambda name: name == einsum.places)
+    for name in in_order:
         axis, extent = along.get(name), remaining[name]
         where, side = (outer, places) if name in kept else (inner, tree)
         if axis is None:
@@ -237,7 +241,7 @@ def leaf_loops(
             where.append(Loop(name, axis.size))
         by_kind = {"block": shared, "core": shared, "simd": lanes}
         by_kind.get(axis.kind, side).append(Loop(name, 1, axis.name))
-    if in_turn:
+    if in_turn and not einsum.selects:
         return (*shared, *inner, *outer, *places, *tree, *lanes)
     return (*shared, *outer, *places, *inner, *tree, *lanes)
 

@@ -46,7 +46,7 @@ class _Compiled:
 
     entry: Entry
     shapes: tuple[tuple[int, ...], ...]
-    element: str
+    elements: tuple[str, ...]
 
 
 def jit(
@@ -155,7 +155,7 @@ class Jitted:
         kernel = self._compiled.get(key)
         if kernel is None:
             kernel = self._find(key, [(each.shape, each.dtype.name) for each in arrays])
-        made = tuple(np.empty(shape, kernel.element) for shape in kernel.shapes)
+        made = tuple(map(np.empty, kernel.shapes, kernel.elements))
         addresses = [each.ctypes.data for each in (*arrays, *made)]
         kernel.entry(addresses, self.threads or cores())
         return made
@@ -170,8 +170,10 @@ class Jitted:
         for each in arrays:
             if not (each.is_cpu and each.is_contiguous()) or each.requires_grad:
                 self._check_torch(torch, arrays)
-        element = getattr(torch, kernel.element)
-        made = tuple([torch.empty(shape, dtype=element) for shape in kernel.shapes])
+        made = tuple(
+            torch.empty(shape, dtype=getattr(torch, element))
+            for shape, element in zip(kernel.shapes, kernel.elements, strict=True)
+        )
         addresses = [each.data_ptr() for each in (*arrays, *made)]
         kernel.entry(addresses, self.threads or torch.get_num_threads())
         return made
@@ -249,7 +251,9 @@ class Jitted:
                 )
         shapes = tuple(tuple(shape) for shape in found["shapes"])
         floats = [each for each in types if each in _FORMATS]
-        made = _Compiled(load_library(path), shapes, floats[0] if floats else "float32")
+        usual = floats[0] if floats else "float32"
+        elements = tuple("int32" if whole else usual for whole in found["whole"])
+        made = _Compiled(load_library(path), shapes, elements)
         self._compiled[key] = made
         return made
 
@@ -308,6 +312,7 @@ def _operator(jitted: Jitted) -> Callable[..., Any]:
     outputs = len(jitted.cascade.outputs)
     returned = ", ".join("Tensor" for _ in range(outputs))
     arguments = ", ".join(f"Tensor t{n}" for n, _ in enumerate(jitted.names))
+    selected = [jitted.cascade.einsum(each.tensor).selects for each in jitted.cascade.outputs]
     schema = f"({arguments}) -> {f'({returned})' if outputs > 1 else returned}"
 
     def real(*arrays: Any) -> Any:
@@ -316,7 +321,10 @@ def _operator(jitted: Jitted) -> Callable[..., Any]:
 
     def fake(*arrays: Any) -> Any:
         shapes = jitted._output_shapes(arrays)
-        made = tuple(arrays[0].new_empty(shape) for shape in shapes)
+        made = tuple(
+            arrays[0].new_empty(shape, dtype=torch.int32 if whole else None)
+            for shape, whole in zip(shapes, selected, strict=True)
+        )
         return made if outputs > 1 else made[0]
 
     name = f"penstock::{jitted.cascade.name}_{jitted._digest}"
@@ -331,7 +339,8 @@ def _description(program: Program) -> str:
 
     kinds = [memory_type(each, program.format) for each in program.inputs]
     shapes = [each.shape for each in program.outputs]
-    return json.dumps({"types": kinds, "shapes": shapes}) + "\n"
+    whole = [each.kind == "index" for each in program.outputs]
+    return json.dumps({"types": kinds, "shapes": shapes, "whole": whole}) + "\n"
 
 
 def _write(path: Path, text: str) -> None:
@@ -360,7 +369,7 @@ def _fingerprint() -> str:
         state.update(
             "".join(sorted({e for e in lines if e.startswith(("flags", "Feat"))})).encode()
         )
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]  # the whole package
     for path in sorted(root.rglob("*.py")):
         status = path.stat()
         state.update(f"{path.relative_to(root)} {status.st_mtime_ns} {status.st_size}".encode())

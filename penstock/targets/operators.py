@@ -39,6 +39,9 @@ SIMPLE = (
 )
 """One instruction, or one pipelined operator, each."""
 
+SELECTIONS = ("topk", "argsort", "argmax", "argmin")
+"""Compare and swap, for each candidate and place."""
+
 FUNCTIONS = (
     "exp",
     "exp2",
@@ -69,6 +72,7 @@ def general(simple: float, divide: float, function: float) -> dict[str, float]:
     """
     cycles = spread({}, *SIMPLE, *COMPARE, each=simple)
     cycles = spread(cycles, "/", "//", "%", each=divide)
+    cycles = spread(cycles, *SELECTIONS, each=simple)
     return spread({**cycles, "clamp": 2 * simple}, *FUNCTIONS, each=function)
 
 

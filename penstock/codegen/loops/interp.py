@@ -57,9 +57,7 @@ def run_program(program: Program, inputs: Mapping[str, npt.ArrayLike]) -> dict[s
     exec(compile(translate(program, names), f"<{program.name}>", "exec"), scope)
     with np.errstate(all="ignore"):
         scope["run"]()
-    return {
-        each.name: _array(memory[names[each.name]], each.shape, fmt) for each in program.outputs
-    }
+    return {each.name: _array(memory[names[each.name]], each, fmt) for each in program.outputs}
 
 
 def _parameters(program: Program) -> tuple[Buffer, ...]:
@@ -94,7 +92,9 @@ def _coordinate(value: float, fmt: Format) -> float:
     return float(quantise(np.asarray(value), fmt))
 
 
-def _array(elements: list[Any], shape: tuple[int, ...], fmt: Format) -> Array:
+def _array(elements: list[Any], buffer: Buffer, fmt: Format) -> Array:
+    if buffer.kind == "index":
+        return np.array(elements, dtype=np.int64).reshape(buffer.shape)
     if fmt.exact:
-        return from_fixed(np.array(elements, dtype=np.int64).reshape(shape), fmt)
-    return quantise(np.array(elements, dtype=compute_type(fmt)).reshape(shape), fmt)
+        return from_fixed(np.array(elements, dtype=np.int64).reshape(buffer.shape), fmt)
+    return quantise(np.array(elements, dtype=compute_type(fmt)).reshape(buffer.shape), fmt)

@@ -84,7 +84,7 @@ class Plan:
         uses: every access of every tensor.
         folds: the folded tensors.
         roles: what each ``keep`` is for each of its tensors; the others are not used.
-        whole: inputs whose elements are coordinates.
+        whole: tensors whose elements are coordinates: inputs, and selections.
     """
 
     bound: Bound
@@ -206,6 +206,7 @@ def make_plan(bound: Bound, tree: Tree, fmt: Format) -> Plan:
         if (fold := _fold(bound, tree, uses[name], there, needed, name)) is not None
     }
     kept = whole_inputs(bound.cascade)
+    kept |= {each.name for each in bound.cascade.einsums if each.selects}
     plan = Plan(bound, tree, fmt, there, needed, inits, uses, folds, {}, kept)
     return Plan(bound, tree, fmt, there, needed, inits, uses, folds, _roles(plan), kept)
 

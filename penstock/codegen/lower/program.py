@@ -21,9 +21,10 @@ from penstock.codegen.lower.guard import conjuncts
 from penstock.codegen.lower.index import integer
 from penstock.codegen.lower.nest import Coordinates, block, guarded
 from penstock.codegen.lower.plan import Plan, make_plan
-from penstock.codegen.lower.point import Pointer, allocated
+from penstock.codegen.lower.point import allocated
 from penstock.codegen.lower.ranges import stays_inside, whole
 from penstock.codegen.lower.regions import Region, region_of, whole_region
+from penstock.codegen.lower.select import Selector
 from penstock.codegen.lower.storage import Context, Storage
 from penstock.codegen.lower.tree import Env, Hold, Leaf, Part, Step, build_tree
 from penstock.einsum_ir.cascade import Cascade
@@ -66,7 +67,9 @@ def lower(bound: Bound, mapping: Mapping, target: Target, fmt: Format) -> Progra
     inputs = tuple(
         Buffer(e.tensor, dims[e.tensor], _kind(plan, e.tensor), memory) for e in cascade.inputs
     )
-    outputs = tuple(Buffer(e.tensor, dims[e.tensor], "data", memory) for e in cascade.outputs)
+    outputs = tuple(
+        Buffer(e.tensor, dims[e.tensor], _kind(plan, e.tensor), memory) for e in cascade.outputs
+    )
     names = {each.name for each in (*inputs, *outputs)}
     emitter = _Emitter(plan, dict(tree.ranges), names | set(tree.ranges))
     body = emitter.program((*inputs, *outputs), memory)
@@ -75,11 +78,11 @@ def lower(bound: Bound, mapping: Mapping, target: Target, fmt: Format) -> Progra
 
 def _check_selections(cascade: Cascade) -> None:
     for einsum in cascade.einsums:
-        if einsum.selects:
+        if einsum.selects and (einsum.init or einsum.iterative is not None):
             raise DataError(
-                f"generated code has no selections, and {einsum.name} is one: {einsum.reduce}",
+                f"generated code has no selections that are states, and {einsum.name} is one",
                 span=einsum.span,
-                fix=f"make {einsum.name} an input, and compute it before; penstock run computes it",
+                fix="select in an Einsum of its own, and keep what is read there as the state",
             )
 
 
@@ -114,7 +117,7 @@ def _accumulator_bits(bound: Bound, fmt: Format) -> tuple[int, int]:
     return integer_bits + fraction_bits, integer_bits
 
 
-class _Emitter(Pointer):
+class _Emitter(Selector):
     """Walks the tree."""
 
     # -- buffers ---------------------------------------------------------------------------
@@ -132,7 +135,7 @@ class _Emitter(Pointer):
                 storage[tensor] = self._new(tensor, tensor, region, memory)
         given = {each.name for each in parameters}
         zeros = [
-            self.fill(storage[each.tensor].buffer, Const(0.0), f"zero {each.tensor}")
+            self.zeros(storage[each.tensor].buffer, each.tensor)
             for each in plan.bound.cascade.outputs
             if self.zeroed(each.tensor)
         ]
@@ -156,6 +159,11 @@ class _Emitter(Pointer):
         if fold is not None and fold.copy_at is not None and not fold.local:
             ahead = self._ahead(tensor, region, position, memory)
         return Storage(buffer, region, position, mask, ahead)
+
+    def zeros(self, buffer: Buffer, name: str) -> LoopStmt | None:
+        """Return what sets a buffer to 0."""
+        zero = integer(0) if buffer.kind == "index" else Const(0.0)
+        return self.fill(buffer, zero, f"zero {name}")
 
     def _ahead(self, tensor: str, region: Region, position: int | None, memory: str) -> Storage:
         """Return the buffers of the new state of a folded tensor."""
@@ -212,6 +220,8 @@ class _Emitter(Pointer):
 
     def part(self, part: Part, context: Context) -> LoopStmt | None:
         """Return the statements of one part."""
+        if self.selects(part):
+            return self.selection(part, context)
         match part:
             case Hold():
                 return self.hold(part, context)
@@ -238,7 +248,7 @@ class _Emitter(Pointer):
                 before.append(self.copy_in(tensor, context.storage[tensor], new))
             elif role == "write":
                 if self.zeroed(tensor):
-                    before.append(self.fill(new.buffer, Const(0.0), f"zero {name}"))
+                    before.append(self.zeros(new.buffer, name))
                 after.append(self.copy_out(tensor, hold.env, new, context.storage[tensor]))
         before += [self._unlooped(tensor, hold.env, inner) for tensor, _ in made]
         body = block([*before, self.parts(hold.body, inner), *after])

@@ -103,7 +103,12 @@ def _stored(array: NDArray[Any], buffer: Buffer, fmt: Format) -> NDArray[Any]:
 
 
 def _loaded(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an output as floats; a bf16 one comes as the upper halves of float32."""
+    """Return an output as floats; a bf16 one comes as the upper halves of float32.
+
+    Coordinates, 32 bits in programs, are 64 as everywhere in NumPy.
+    """
+    if array.dtype == np.int32:
+        return array.astype(np.int64)
     if array.dtype != np.uint16:
         return array
     return (array.astype(np.uint32) << 16).view(np.float32)

@@ -133,7 +133,7 @@ EXAMPLES = {
     "compare": "a.json b.json -o both.html",
     "rewrite": "attention --passes 1",
     "reproduce": "fusemax -o fusemax.html",
-    "synth": "rtl/mac.sv --top mac --family ecp5 --route",
+    "synth": "design.json --family xcup",
     "tiles": "sliding_window --shape h=1 p=4096 m=4096 --tile p=128 m=128",
     "tune": "causal_attention --shape h=8 p=1024 m=1024 e=64 f=64",
     "targets": "fusemax --json",
@@ -266,6 +266,11 @@ def _simulate(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--trace", metavar="JSON", help="write what each unit does when, for ui.perfetto.dev"
     )
+    parser.add_argument(
+        "--clocked",
+        action="store_true",
+        help="the cycles of the design's RTL, exactly, on a small array in fixed point",
+    )
 
 
 def _generate(subparsers: Subparsers) -> None:
@@ -298,6 +303,12 @@ def _verify(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--cases", metavar="N", type=int, default=8, help="random data and stalls for --rtl"
     )
+    parser.add_argument(
+        "--rtl-dir",
+        metavar="FOLDER",
+        help="as --rtl, with the SystemVerilog of a folder: what was generated, and edited",
+    )
+    _fit(parser)
 
 
 def _report(subparsers: Subparsers) -> None:
@@ -311,6 +322,9 @@ def _report(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--verify", metavar="B", nargs="+", default=[], help="run this code too: loops, tvm, hls"
+    )
+    parser.add_argument(
+        "--synth", metavar="F", help="count the cells of its RTL on an FPGA family too (yosys)"
     )
     parser.add_argument(
         "--small",
@@ -388,13 +402,24 @@ def _demo(subparsers: Subparsers) -> None:
 
 def _synth(subparsers: Subparsers) -> None:
     parser = _command(subparsers, "synth", "count what SystemVerilog becomes on an FPGA, by yosys")
-    parser.add_argument("file", metavar="FILE", nargs="+", help="SystemVerilog, in order")
-    parser.add_argument("--top", metavar="MODULE", required=True, help="the outermost module")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="+", help="a design.json, or SystemVerilog, in order"
+    )
+    parser.add_argument("--top", metavar="MODULE", help="the outermost module of SystemVerilog")
+    _fit(parser)
     parser.add_argument(
         "--family", metavar="F", default="xcup", help="xc7, xcu, xcup (default) or ecp5"
     )
     parser.add_argument(
         "--route", action="store_true", help="place and route too, for a clock (ecp5)"
+    )
+
+
+def _fit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="make the memories of the RTL as small as the design allows",
     )
 
 

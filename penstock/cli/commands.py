@@ -6,13 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from textwrap import fill, shorten
 from typing import Any
 
 from penstock.cli import output
 from penstock.cli.compare import compare
-from penstock.cli.files import read_arrays, read_text, write_arrays, write_bytes
+from penstock.cli.files import read_arrays, write_arrays, write_bytes
 from penstock.cli.formats import explore_formats
 from penstock.cli.front import explore_front
 from penstock.cli.sources import (
@@ -225,18 +224,10 @@ def _only_with_sweep(options: argparse.Namespace) -> None:
 
 
 def synth(options: argparse.Namespace) -> None:
-    """Map SystemVerilog to an FPGA, and count its cells."""
-    from penstock.codegen.rtl.synth import synthesize
+    """Map SystemVerilog, or the machine of a design, to an FPGA, and count its cells."""
+    from penstock.cli.rtl import synth as counted
 
-    files = {
-        f"{place}_{Path(name).name}": read_text(name) for place, name in enumerate(options.file)
-    }
-    found = synthesize(files, options.top, options.family, route=options.route)
-    if options.json:
-        metrics = [each.to_json() for each in found.metrics()]
-        output.print_json({"tool": found.tool, "metrics": metrics, "cells": dict(found.cells)})
-    else:
-        output.print_metrics(found.metrics())
+    counted(options)
 
 
 def reproduce(options: argparse.Namespace) -> None:
@@ -257,6 +248,11 @@ def simulate(options: argparse.Namespace) -> None:
     """Simulate a design, and compare its values with the interpreter's."""
     from penstock import design
 
+    if options.clocked:
+        from penstock.cli.rtl import clocked
+
+        clocked(options)
+        return
     made = design_of(options)
     if options.timing and options.inputs:
         raise PenstockError("--timing computes no values", fix="leave out --inputs, or --timing")
@@ -345,8 +341,10 @@ def verify(options: argparse.Namespace) -> None:
     from penstock import design
     from penstock.codegen.backends import BACKENDS
 
-    if options.rtl:
-        _verify_rtl(options)
+    if options.rtl or options.rtl_dir:
+        from penstock.cli.rtl import verify_rtl
+
+        _exit_on_failure([verify_rtl(options)])
         return
     checks = []
     for name in options.backend:
@@ -365,21 +363,6 @@ def verify(options: argparse.Namespace) -> None:
     else:
         output.print_checks(checks)
     _exit_on_failure(checks)
-
-
-def _verify_rtl(options: argparse.Namespace) -> None:
-    """Run a design's RTL in Verilator beside the simulator, with random data and stalls."""
-    from penstock.studies.cosim import check_of, cosimulate
-
-    found = cosimulate(design_of(options, "mesh4x4"), cases=options.cases, seed=options.seed)
-    check = check_of(found)
-    if options.json:
-        output.print_json(
-            {"checks": [check.to_json()], "cases": [each.to_json() for each in found]}
-        )
-    else:
-        output.print_checks([check])
-    _exit_on_failure([check])
 
 
 def report(options: argparse.Namespace) -> None:
@@ -402,6 +385,10 @@ def report(options: argparse.Namespace) -> None:
         print(markdown([page], command), end="")
         return
     sections = [_fpga(made)] if made.target.family == "fpga" else []
+    if options.synth:
+        from penstock.studies.synthesis import section, synthesized
+
+        sections.append(section(made, synthesized(made, options.synth)))
     paths = save_report([page], options.out, command, sections=sections)
     if options.json:
         output.print_json({"files": [str(path) for path in paths]})

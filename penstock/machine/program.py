@@ -8,7 +8,7 @@ synchronisation there is. Excluded: bits (`encode.py`) and time (`sim/clock/cloc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from penstock.machine.hardware import Hardware
@@ -159,6 +159,7 @@ class Program:
             each beat.
         takes: the same for ``st``.
         fifo_in, fifo_out: entries of the streams' FIFOs that are used.
+        words: of a bank of the buffer that are used, at most.
     """
 
     hardware: Hardware
@@ -168,8 +169,34 @@ class Program:
     takes: tuple[tuple[str, tuple[tuple[int, ...], ...]], ...]
     fifo_in: int
     fifo_out: int
+    words: int
 
     @cached_property
     def shapes(self) -> tuple[tuple[Shape | Transfer, ...], ...]:
         """The different shapes of each unit, in order of first use."""
         return tuple(tuple(dict.fromkeys(op.shape for op in queue)) for queue in self.queues)
+
+    @property
+    def uops(self) -> int:
+        """Micro-operations of the unit that has most, as they lie in its memory."""
+        return max(
+            sum(len(each) for each in {s.uops for s in shapes if isinstance(s, Shape)})
+            for shapes in self.shapes
+        )
+
+    def fitted(self) -> Hardware:
+        """Return the same machine with memories as small as this program allows."""
+        templates = _power(max(map(len, self.shapes)))
+        uops = _power(self.uops)
+        return replace(
+            self.hardware,
+            words=_power(self.words),
+            tasks=max(_power(max(map(len, self.queues)) + 1), templates, uops),
+            templates=templates,
+            uops=uops,
+        )
+
+
+def _power(count: int) -> int:
+    """Return the power of two, at least 2, that is not less."""
+    return 1 << max(count - 1, 1).bit_length()

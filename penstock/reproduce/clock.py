@@ -15,7 +15,8 @@ from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.shapes import Bound, bind
 from penstock.mapper.mappings import load_mapping
 from penstock.mapper.model.evaluate import evaluate
-from penstock.mapper.nodes import Compute, Mapping, Nest, Node
+from penstock.mapper.model.roofline import roofline
+from penstock.mapper.nodes import Compute, Keep, Mapping, Nest, Node
 from penstock.reproduce import load_cascade
 from penstock.reproduce.fusemax import FIXED, LENGTHS, MODELS
 from penstock.reproduce.study import Model
@@ -40,11 +41,17 @@ class Effect:
         name: what tables call it.
         says: which numbers of the machine it is.
         change: machine → machine that has it.
+        buffers: (tensor, number) pairs: it, and what is kept with it, in so many buffers.
+        blocks: parts into which a block of queries is cut.
+        wide: number format of every tensor that is reduced or a state; "" for the machine's.
     """
 
     name: str
     says: str
-    change: Callable[[Target], Target]
+    change: Callable[[Target], Target] = replace  # unchanged
+    buffers: tuple[tuple[str, int], ...] = ()
+    blocks: int = 1
+    wide: str = ""
 
 
 def _set(**numbers: float) -> Callable[[Target], Target]:
@@ -110,7 +117,15 @@ EFFECTS = (
             f"an operation uses the result of another {late} cycles later",
             _set(pe2d__result_cycles=late, pe1d__result_cycles=late),
         )
-        for late in (2, 4)
+        for late in (2, 3, 4)
+    ),
+    *(
+        Effect(
+            f"registers with {ports} read port{'s' * (ports > 1)}",
+            f"a place reads {ports} word{'s' * (ports > 1)} a cycle; a multiply-add needs 3",
+            _set(pe2d__operand_ports=ports, pe1d__operand_ports=ports),
+        )
+        for ports in (2, 1)
     ),
     Effect(
         "range of exp",
@@ -118,6 +133,29 @@ EFFECTS = (
         _exp(8),
     ),
     Effect("buffer with 1 port", "512 bytes a cycle", _set(gb__bytes_per_cycle=ROW_BYTES)),
+    *(
+        Effect(
+            f"buffer of {banks} banks",
+            f"{banks} x 512 bytes a cycle; tiles in one bank wait for each other",
+            _set(gb__bytes_per_cycle=banks * ROW_BYTES, gb__banks=banks),
+        )
+        for banks in (4, 16)
+    ),
+    Effect(
+        "sums of 32 bits, 1 port",
+        "sums, maxima and running statistics take 4 bytes each of the port's 512",
+        _set(gb__bytes_per_cycle=ROW_BYTES),
+        wide="fp32",
+    ),
+    Effect(
+        "K and V in one buffer", "no keys are fetched while others are used", buffers=(("K", 1),)
+    ),
+    Effect(
+        "blocks in two buffers",
+        "of half the size, in the same room: the next Q is fetched, the last AV written, meanwhile",
+        buffers=(("Q", 2),),
+        blocks=2,
+    ),
 )
 REAL = ("DRAM", "wavefronts")
 """The machine that the others are compared on."""
@@ -141,6 +179,34 @@ def machine(names: Sequence[str]) -> Target:
     return target
 
 
+def designed(effects: Sequence[Effect], model: Model, length: str) -> tuple[Mapping, Bound]:
+    """Return +binding and its problem for a case, as some effects have them."""
+    block = 2**21 // model.extents["f"]
+    for each in effects:
+        block //= each.blocks
+    mapping = load_mapping(MAPPING, BLOCK=block)
+    buffers = dict(pair for each in effects for pair in each.buffers)
+    bound = problem(model, length, mapping)
+    for wide in [each.wide for each in effects if each.wide]:
+        einsums = [each for each in bound.cascade.einsums if each.reduce or each.iterative]
+        formats = tuple((name, wide) for name in dict.fromkeys(each.name for each in einsums))
+        bound = bind(replace(bound.cascade, formats=formats), shapes=bound.extents)
+    return replace(mapping, body=_buffered(mapping.body, buffers)), bound
+
+
+def _buffered(body: tuple[Node, ...], copies: dict[str, int]) -> tuple[Node, ...]:
+    made: list[Node] = []
+    for node in body:
+        if isinstance(node, Nest):
+            made.append(replace(node, body=_buffered(node.body, copies)))
+        elif isinstance(node, Keep):
+            number = next((copies[each] for each in node.tensors if each in copies), node.buffers)
+            made.append(replace(node, buffers=number))
+        else:
+            made.append(node)
+    return tuple(made)
+
+
 @dataclass(frozen=True)
 class Clocked:
     """One case.
@@ -150,7 +216,9 @@ class Clocked:
         counted: cycles by the published count.
         util_2d, util_1d: by the published count.
         cycles: effect → cycles; "ordered" has none of them, "all" those of `REAL`; others are
-            `REAL` and the effect.
+            `REAL` and the effect; of those only models that differ by more than heads have them.
+        floor: the least cycles of any mapping (bound), and the model's of this one, on the
+            machine with `REAL`.
         simulated: of `REAL`.
     """
 
@@ -160,6 +228,7 @@ class Clocked:
     util_2d: float
     util_1d: float
     cycles: dict[str, float]
+    floor: tuple[float, float]
     simulated: Simulation
 
     def busy(self) -> dict[str, float]:
@@ -178,6 +247,7 @@ class Clocked:
             "published_util_1d": self.util_1d,
             **{f"simulated_util_{n.removeprefix('pe')}": x for n, x in self.busy().items()},
             "cycles": self.cycles,
+            "bound_and_model_cycles": self.floor,
             "stalls": {each.unit: dict(each.stalls) for each in self.simulated.units},
         }
 
@@ -203,22 +273,28 @@ def clocked(
         effects: names of those that are tried one by one on the machine with `REAL`; all if None.
         progress: called with (simulations done, simulations in all).
     """
-    labels: dict[str, tuple[str, ...]] = {"ordered": (), "DRAM": REAL[:1], "all": REAL}
     names_of = [each.name for each in EFFECTS] if effects is None else effects
+    labels: dict[str, tuple[str, ...]] = {"ordered": (), "DRAM": REAL[:1], "all": REAL}
     labels |= {name: (*REAL, name) for name in names_of if name not in REAL}
+    few = {(each.extents["e"], each.extents["f"]): each.name for each in reversed(models)}
+    plan = [
+        (label, length, model)
+        for label in labels
+        for length in lengths
+        for model in models
+        if label in ("ordered", "DRAM", "all") or model.name in few.values()
+    ]
     found: dict[tuple[str, str], dict[str, Simulation]] = {}
-    for label, names in labels.items():
-        known: Known = {}
-        for length in lengths:
-            for model in models:
-                mapping = load_mapping(MAPPING, BLOCK=2**21 // model.extents["f"])
-                bound, fmt = problem(model, length, mapping), parse_format(machine(names).format)
-                run = simulate(mapping, bound, machine(names), fmt, None, known=known)
-                mine = found.setdefault((model.name, length), {})
-                mine[label] = replace(run, events=())
-                if progress is not None:
-                    done = sum(len(each) for each in found.values())
-                    progress(done, len(labels) * len(lengths) * len(models))
+    known: dict[str, Known] = {label: {} for label in labels}
+    for done, (label, length, model) in enumerate(plan, 1):
+        chosen = [each for each in EFFECTS if each.name in labels[label]]
+        target = machine(labels[label])
+        mapping, bound = designed(chosen, model, length)
+        fmt = parse_format(target.format)
+        run = simulate(mapping, bound, target, fmt, None, known=known[label])
+        found.setdefault((model.name, length), {})[label] = replace(run, events=())
+        if progress is not None:
+            progress(done, len(plan))
     return tuple(
         _case(model, length, found[model.name, length]) for model in models for length in lengths
     )
@@ -232,7 +308,11 @@ def _case(model: Model, length: str, runs: dict[str, Simulation]) -> Clocked:
     shares = counted.utilisation()
     cycles = {label: run.cycles for label, run in runs.items()}
     published = counted.latency_cycles, shares["pe2d"], shares["pe1d"]
-    return Clocked(model.name, length, *published, cycles, runs["all"])
+    real, fmt = machine(REAL), parse_format(fusemax.format)
+    least = next(each for each in roofline(bound, real, fmt) if each.name == "latency")
+    binding, _ = designed((), model, length)
+    floor = least.value, evaluate(binding, bound, real, fmt).latency_cycles
+    return Clocked(model.name, length, *published, cycles, floor, runs["all"])
 
 
 # -- repair ------------------------------------------------------------------------------------

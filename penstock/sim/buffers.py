@@ -278,6 +278,10 @@ class Slots:
         assert slot.block is not None
         return slot.turns, slot.block
 
+    def turns(self, hold: Hold) -> int:
+        """Return the number of the present tile, counted from 1; 0 before the first."""
+        return self._slot(hold).turns
+
     def leaving(self, hold: Hold) -> Block | None:
         """Return the present tile if it has to be written out; from then on it has not."""
         slot = self._slot(hold)

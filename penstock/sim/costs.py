@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from penstock.einsum_ir.nodes import Einsum, variables
+from penstock.einsum_ir.ops import OPERATORS
 from penstock.einsum_ir.work import output_ops, point_ops
 from penstock.mapper.facts import Use
 from penstock.mapper.model.leafcount import elements, steps_in_time
@@ -105,8 +106,9 @@ class Cost:
         return self.near_latency if point_ops(init) else 0
 
     def _of(self, ops: Mapping[str, int], least: float) -> float:
-        costs = dict(self.array.cycles)
-        return sum(count * costs[op] for op, count in ops.items()) if ops else least
+        costs, ports = dict(self.array.cycles), self.array.operand_ports
+        times = {op: math.ceil(operands(op, costs[op]) / ports) if ports else 1 for op in ops}
+        return sum(count * costs[op] * times[op] for op, count in ops.items()) if ops else least
 
     @property
     def near_latency(self) -> int:
@@ -172,6 +174,15 @@ class Cost:
                 total *= min(self.array.axis(loop.axis).size, steps)
             left[loop.variable] = min(left[loop.variable], loop.tile)
         return total
+
+
+def operands(op: str, cycles: float) -> int:
+    """Return the words that a place reads in each cycle of an operator.
+
+    A multiply-add reads three, and so does each step of a function that is a chain of them.
+    """
+    arity = OPERATORS[op].arity if op in OPERATORS else 2
+    return 3 if op == "mac" or (arity == 1 and cycles > 1) else arity
 
 
 def places_side_by_side(

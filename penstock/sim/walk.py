@@ -61,9 +61,10 @@ def walked(plan: Plan) -> Trace:
         tuple(walker.loads),
         tuple(walker.moved),
         {
-            each.name: (each.refresh_every_cycles, each.refresh_cycles)
+            name: (each.refresh_every_cycles, each.refresh_cycles)
             for each in plan.target.memories
             if each.refresh_every_cycles
+            for name in port_names(each)
         },
     )
 
@@ -91,6 +92,7 @@ class _Walker:
         self.plan = plan
         own = tensor_formats(plan.bound.cascade.formats)
         self.bytes = {name: own.get(name, plan.format).bytes for name in plan.bound.dims}
+        self.banked = any(each.banks > 1 for each in plan.target.memories)
         self.inputs = {each.tensor for each in plan.bound.cascade.inputs}
         self.outputs = {each.tensor for each in plan.bound.cascade.outputs}
         self.tasks: list[Task] = []
@@ -101,7 +103,8 @@ class _Walker:
         self.moved: list[int] = []
         self.writers = Writers(plan.bound.dims, grains(plan))
         self.slots = Slots()
-        self.visits: dict[tuple[Leaf, tuple[int, ...], bool], _Visit] = {}
+        self.first: dict[Hold, int] = {}  # banked tiles: the bank of the first copy
+        self.visits: dict[tuple[Leaf, tuple[int, ...], bool, tuple[str, ...]], _Visit] = {}
         self.begun: dict[str, set[int | tuple[Span, ...]]] = defaultdict(set)
         self.phase = self.iteration = self.flows = 0
         self.flow = -1  # the one that the last computing task belongs to
@@ -238,21 +241,23 @@ class _Walker:
             ((outer.name, hold.tensor, out), moved[0]),
             ((inner.name, hold.tensor, into), moved[1]),
         ]
-        cycles = _port_cycles(inner, moved[1])
+        cycles = _port_cycles(inner, moved[1], hold)
+        inside = self.port(hold, inner)
+        outside = self.port(hold.outer, outer)
         self.add(
             Task(
                 len(self.tasks),
                 kind,
-                outer.name,
+                outside,
                 hold.tensor,
-                cycles=_port_cycles(outer, moved[0]),
+                cycles=_port_cycles(outer, moved[0], hold.outer),
                 latency=outer.latency_cycles,
                 needs=needs,
                 frees=frees,
                 phase=self.phase,
                 epoch=self.iteration,
                 bytes=moved[0],
-                ports=((inner.name, cycles),) if cycles and inner is not outer else (),
+                ports=((inside, cycles),) if cycles and inside != outside else (),
             ),
             self.kind(rows),
         )
@@ -278,10 +283,10 @@ class _Walker:
         if flow < 0 or flow != self.flow:
             self.phase += 1
         self.flow = flow
-        visit = self.visit(leaf, mine, box)
         number, stage = len(self.tasks), leaf.compute.stage
         needs, near = self.needs(leaf, box)
         frees = self.buffers(leaf, number)
+        visit = self.visit(leaf, mine, box)
         near = (*near, *self.vacated(leaf, needs, frees))
         epoch = self.iteration + stage if flow >= 0 else 0
         if self.last_turn((*needs, *frees)) > (self.phase, epoch, -stage, number):
@@ -385,7 +390,7 @@ class _Walker:
                 tuple(sorted(needs)),
                 frees,
                 self.phase,
-                ports=self.ports(rows),
+                ports=self.ports(rows, init.reads, leaf),
             ),
             self.kind(rows),
         )
@@ -410,7 +415,8 @@ class _Walker:
         opens = mark not in begun
         if opens:
             begun.add(mark)
-        key = (leaf, tuple([stop - start for _, (start, stop) in mine]), opens)
+        used = self.banks_of(leaf.reads, leaf) if self.banked else ()
+        key = (leaf, tuple([stop - start for _, (start, stop) in mine]), opens, used)
         found = self.visits.get(key)
         if found is None:
             sizes = {name: stop - start for name, (start, stop) in mine}
@@ -421,7 +427,7 @@ class _Walker:
             found = self.visits[key] = _Visit(
                 leaf.cost.cycles(sizes, opens=opens),
                 leaf.cost.latency(sizes),
-                self.ports(rows),
+                self.ports(rows, leaf.reads, leaf),
                 self.kind(rows),
             )
         return found
@@ -439,12 +445,37 @@ class _Walker:
         found[leaf.memory.name, leaf.einsum.name, "write"] += written * size
         return [(row, size) for row, size in found.items() if size]
 
-    def ports(self, rows: list[tuple[Row, float]]) -> tuple[tuple[str, float], ...]:
+    def ports(
+        self, rows: list[tuple[Row, float]], reads: tuple[Read, ...], leaf: Leaf
+    ) -> tuple[tuple[str, float], ...]:
         """Return the cycles that each memory's port needs for some bytes."""
+        holds = {(read.memory.name, read.reach.tensor): read.hold for read in reads}
+        holds[leaf.memory.name, leaf.einsum.name] = leaf.hold
         found: dict[str, float] = defaultdict(float)
-        for (memory, _, _), size in rows:
-            found[memory] += _port_cycles(self.plan.target.memory(memory), size)
+        for (name, tensor, _), size in rows:
+            memory = self.plan.target.memory(name)
+            hold = holds[name, tensor]
+            found[self.port(hold, memory)] += _port_cycles(memory, size, hold)
         return tuple((memory, cycles) for memory, cycles in found.items() if cycles)
+
+    def port(self, hold: Hold | None, memory: Memory) -> str:
+        """Return the name of the port at which the present tile of a hold lies.
+
+        Kept tiles and their copies take the banks of a memory in turn.
+        """
+        if hold is None or memory.banks == 1:
+            return memory.name
+        if hold not in self.first:
+            self.first[hold] = sum(each.copies for each in self.first if each.memory is hold.memory)
+        copy = self.slots.turns(hold) % hold.copies
+        return port_names(memory)[(self.first[hold] + copy) % memory.banks]
+
+    def banks_of(self, reads: tuple[Read, ...], leaf: Leaf) -> tuple[str, ...]:
+        """Return the ports that a visit uses."""
+        return (
+            *(self.port(read.hold, read.memory) for read in reads),
+            self.port(leaf.hold, leaf.memory),
+        )
 
     def zeros(self) -> None:
         """Write zeros where an output that is kept nowhere was never computed."""
@@ -453,14 +484,23 @@ class _Walker:
             if not missing:
                 continue
             dram, size = self.plan.target.dram, missing * self.bytes[tensor]
-            cycles = _port_cycles(dram, size)
+            cycles = _port_cycles(dram, size, None)
             self.add(
                 Task(len(self.tasks), "store", dram.name, tensor, cycles=cycles, bytes=size),
                 self.kind([((dram.name, tensor, "write"), size)]),
             )
 
 
-def _port_cycles(memory: Memory, size: float) -> float:
+def _port_cycles(memory: Memory, size: float, hold: Hold | None) -> float:
+    """Return the cycles that bytes take a port: a kept tile's is that of its bank."""
     if memory.burst_bytes:
         size = math.ceil(size / memory.burst_bytes) * memory.burst_bytes
-    return size / (memory.bytes_per_cycle * memory.instances)
+    share = memory.banks if hold is not None else 1
+    return size * share / (memory.bytes_per_cycle * memory.instances)
+
+
+def port_names(memory: Memory) -> tuple[str, ...]:
+    """Return the names of a memory's ports: its own, or one for each bank."""
+    if memory.banks == 1:
+        return (memory.name,)
+    return tuple(f"{memory.name}[{bank}]" for bank in range(memory.banks))

@@ -20,7 +20,9 @@ from penstock.codegen.rtl.generate import artifact
 from penstock.codegen.rtl.run import Job, Outcome, build, outputs_of, run_jobs
 from penstock.design import Design
 from penstock.einsum_ir.interpreter.interp import interpret
+from penstock.errors import DataError
 from penstock.machine.hardware import Hardware
+from penstock.machine.program import Program
 from penstock.metrics import Check
 from penstock.samples import random_inputs
 from penstock.sim.clock.assemble import assemble, housed
@@ -35,6 +37,7 @@ __all__ = [
     "cosimulate",
     "generate_rtl",
     "patterns",
+    "program_of",
     "stalls",
 ]
 
@@ -112,6 +115,21 @@ class Comparison:
         }
 
 
+def program_of(
+    design: Design, *, hardware: Hardware | None = None, fifo_in: int = 0, fifo_out: int = 0
+) -> Program:
+    """Return the program of a design; arguments as `assemble` takes them.
+
+    Raises:
+        MappingError: the machine cannot run the design; the message says what it lacks.
+        TargetError: no machine is generated for the target.
+    """
+    bound, target = design.bound, design.target
+    mapping = housed(design.mapping, bound, target)
+    fifos = {"fifo_in": fifo_in, "fifo_out": fifo_out}
+    return assemble(mapping, bound, target, design.format, hardware=hardware, **fifos)
+
+
 def stalls(seed: int, rate: float) -> tuple[bool, ...]:
     """Return a pattern in which a stream moves in about `rate` of the cycles, at least in one."""
     moves = np.random.default_rng(seed).random(PERIOD) < rate
@@ -136,18 +154,8 @@ def case_of(
         MappingError: the machine cannot run the design; the message says what it lacks.
         TargetError: no machine is generated for the target.
     """
-    bound = design.bound
-    mapping = housed(design.mapping, bound, design.target)
-    program = assemble(
-        mapping,
-        bound,
-        design.target,
-        design.format,
-        hardware=hardware,
-        fifo_in=fifo_in,
-        fifo_out=fifo_out,
-    )
-    arrays = inputs or random_inputs(bound, design.format, seed)
+    program = program_of(design, hardware=hardware, fifo_in=fifo_in, fifo_out=fifo_out)
+    arrays = inputs or random_inputs(design.bound, design.format, seed)
     return Case(design, Job(program, arrays, design.format, offers, takes))
 
 
@@ -207,20 +215,34 @@ def check_of(comparisons: Sequence[Comparison]) -> Check:
     return Check("RTL in Verilator", "simulator, interpreter", len(bad), 0, "simulation", detail)
 
 
-def cosimulate(design: Design, *, cases: int = 8, seed: int = 0) -> list[Comparison]:
+def cosimulate(
+    design: Design,
+    *,
+    cases: int = 8,
+    seed: int = 0,
+    fit: bool = False,
+    sources: Mapping[str, str] | None = None,
+) -> list[Comparison]:
     """Run a design on both sides, with random data and stalls; the first case without stalls.
 
     Args:
         design: on a small spatial array, in fixed point.
         cases: how many.
         seed: of data, FIFO depths and stalls.
+        fit: on the machine whose memories are as small as the design allows.
+        sources: SystemVerilog, name → text, instead of what is generated under that name.
 
     Raises:
+        DataError: a file of the machine is not among `sources`.
         MappingError: the machine cannot run the design.
         TargetError: no machine is generated for the target.
         ToolError: Verilator is missing.
     """
     made = [case_of(design, seed=seed)]
+    hardware = made[0].job.program.hardware
+    if fit:
+        hardware = made[0].job.program.fitted()
+        made = [case_of(design, seed=seed, hardware=hardware)]
     for number in range(seed + 1, seed + cases):
         depths = np.random.default_rng(number).integers(1, 9, 2)
         offers, takes = patterns(number)
@@ -228,13 +250,29 @@ def cosimulate(design: Design, *, cases: int = 8, seed: int = 0) -> list[Compari
             case_of(
                 design,
                 seed=number,
+                hardware=hardware,
                 fifo_in=int(depths[0]),
                 fifo_out=int(depths[1]),
                 offers=offers,
                 takes=takes,
             )
         )
-    return compared(made)
+    binary = None
+    if sources is not None:
+        binary = build(hardware, edit=lambda files: _edited(files, sources))
+    return compared(made, binary=binary)
+
+
+def _edited(files: Mapping[str, str], sources: Mapping[str, str]) -> dict[str, str]:
+    """Return the user's sources and our harness; all files of the machine must be there."""
+    missing = [name for name in files if name.endswith(".sv") and name not in sources]
+    if missing:
+        raise DataError(
+            f"the RTL has no {missing[0]}, which the design's machine consists of",
+            fix="write all of it with 'penstock generate design.json --backend rtl -o FOLDER'",
+        )
+    more = {name: text for name, text in sources.items() if name not in files}
+    return {**more, **files, **sources}  # packages first
 
 
 def generate_rtl(design: Design, command: str = "") -> Artifact:
@@ -245,4 +283,4 @@ def generate_rtl(design: Design, command: str = "") -> Artifact:
         TargetError: no machine is generated for the target.
     """
     source = Provenance(design.cascade.name, design.digest, command)
-    return artifact(case_of(design).job.program, source)
+    return artifact(program_of(design), source)

@@ -68,8 +68,11 @@ class Memory:
         cache: whether hardware decides what is in it: a mapping may count on inputs staying
             there, generated code copies nothing.
         uses: (resource, count) pairs of an FPGA part that one instance takes.
+        banks: parts of an instance with a port each, which has a share of its bandwidth. A kept
+            tile lies in one of them, the next in the next; what is used at once and lies in one
+            bank waits.
 
-    Latency, bursts and refresh are charged by the simulator, not by the model.
+    Latency, bursts, refresh and banks are charged by the simulator, not by the model.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Memory:
     along: str = ""
     cache: bool = False
     uses: tuple[tuple[str, float], ...] = ()
+    banks: int = 1
 
     @property
     def total_bytes(self) -> float:
@@ -119,6 +123,9 @@ class Array:
         result_cycles: cycles until an operation of a place can use the result of the one before;
             operations that do not need each other start one after another all the same. The
             simulator charges it, the model does not.
+        operand_ports: words that a place can read from its registers in a cycle; operations with
+            more operands (a multiply-add has 3, each cycle of an exponential too) take more
+            cycles. 0 for any number. The simulator charges it, the model does not.
         rates: (number format, speed) pairs: how many times as fast as `cycles` says it works in a
             format; 0 for not at all. "" stands for all formats that are not listed, which
             otherwise have speed 1.
@@ -134,6 +141,7 @@ class Array:
     registers: int = 0
     chained: bool = False
     result_cycles: int = 1
+    operand_ports: int = 0
     rates: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -397,6 +405,7 @@ def _check_numbers(target: Target) -> None:
         numbers[f"{memory.name}.capacity_bytes"] = memory.capacity_bytes
         numbers[f"{memory.name}.bytes_per_cycle"] = memory.bytes_per_cycle
         numbers[f"{memory.name}.instances"] = memory.instances
+        numbers[f"{memory.name}.banks"] = memory.banks
         if memory.refresh_every_cycles:  # it works between two stops
             room = memory.refresh_every_cycles - memory.refresh_cycles
             numbers[f"{memory.name}.refresh_every_cycles less refresh_cycles"] = room

@@ -23,6 +23,9 @@ endmodule
 """
 
 
+ROWS = ((0, 8), (1, 8), (2, 4))  # number, bits: equal modules are mapped once
+
+
 def test_cells_are_counted_by_kind():
     cells = {"LUT2": 3, "LUT6": 4, "INV": 1, "FDRE": 5, "FDPE_1": 1, "DSP48E2": 2, "BUFG": 1}
     cells |= {"RAMB18E2": 1, "RAMB36E2": 2, "RAM32M": 7, "CARRY4": 6, "SRL16E": 1}
@@ -50,6 +53,19 @@ def test_what_cannot_be():
         synthesize({"mac.sv": MAC}, "mac", "xc7", route=True)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["d.json", "--top", "m"], "is synthesised alone"),
+        (["m.sv"], "need --top MODULE"),
+        (["m.sv", "--top", "m", "--fit"], "have no memories to --fit"),
+    ],
+)
+def test_what_does_not_go_together(words, says, capsys):
+    assert cli.main(["synth", *words]) == 1
+    assert says in capsys.readouterr().err
+
+
 def test_a_missing_tool(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
     monkeypatch.setattr(synth.importlib.util, "find_spec", lambda _: None)
@@ -66,6 +82,14 @@ def test_a_multiply_add_is_one_dsp_block_and_its_sum(tmp_path, capsys):
     values = {each["name"]: each["value"] for each in found["metrics"]}
     assert (values["DSP"], values["FF"], values["BRAM"]) == (1, 24, 0)
     assert {each["evidence"] for each in found["metrics"]} == {"synthesis"}
+    rows = "\n".join(f"mac #(.W({w})) m{n}(.clk, .clear, .a, .b, .sum(s{n}));" for n, w in ROWS)
+    sums = ", ".join(f"output logic signed [{3 * w - 1}:0] s{n}" for n, w in ROWS)
+    ports = "input logic clk, clear, input logic signed [7:0] a, b"
+    path.write_text(f"{MAC}\nmodule top({ports}, {sums});\n{rows}\nendmodule")
+    assert cli.main(["synth", str(path), "--top", "top", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    values = {each["name"]: each["value"] for each in found["metrics"]}
+    assert (values["DSP"], values["FF"]) == (2, 24 + 24 + 12)  # 4 bits need no DSP block
     path.write_text("module mac(input x);\n  wibble")
     assert cli.main(["synth", str(path), "--top", "mac"]) == 1
     assert "yosys refuses the design" in capsys.readouterr().err

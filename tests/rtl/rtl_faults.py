@@ -1,7 +1,7 @@
 """Faults of the RTL and of the simulator, each of which the comparison has to notice.
 
 All faults of the RTL are in one build: ``X`` becomes ``(fault == 7 ? (Y) : (X))``, and the
-command line of the simulation says which one is on. Faults of the simulator are edits of its text.
+command line of the simulation, or a file ``fault`` where it runs, says which one is on. Faults of the simulator are edits of its text.
 """
 
 import importlib.util
@@ -24,14 +24,14 @@ RTL = (
     ("core", "base0 + down0 + across0", "base0 + down0"),
     ("core", "row0 + 6'd1 ==", "row0 =="),
     ("core", "left == 8'd1 && r_op_last", "left == 8'd1"),
-    ("core", "(64'sd1 <<< (down - 6'd1))", "64'sd0"),
+    ("core", "(x >>> (down - 6'd1)) + 64'sd1", "(x >>> (down - 6'd1))"),
     ("core", "r_row < r_rows", "r_row + 6'd1 < r_rows"),
     ("core", "over_rows && i != 0", "1'b0"),
-    ("place", "old > value ? old : value", "old < value ? old : value"),
+    ("place", "above ? old : value", "above ? value : old"),
     ("place", "old + value", "{old[63:8] + value[63:8], old[7:0] + value[7:0]}"),
-    ("place", "64'sd32 <<< sha", "64'sd4 <<< sha"),
-    ("place", "limit - twice - ONE", "limit - twice"),
-    ("place", "$signed(tested0) < 0", "$signed(tested0) <= 0"),
+    ("place", "near < -LIMIT", "near < -(LIMIT >>> 3)"),
+    ("place", "- twice - ONE", "- twice"),
+    ("core", "tested0 < 0", "tested0 <= 0"),
     ("place", "gated && blocked[4]", "1'b0"),
     ("place", "a_present ? left : right", "left"),
     ("place", "a_present && b_present", "a_present"),
@@ -74,7 +74,12 @@ def faulty(hw: Hardware):
             chosen = f"(faults::on == {number} ? ({after}) : ({before})){relation}"
             changed[name] = changed[name].replace(old, chosen)
         top = f"{hw.name}.sv"
-        start = 'initial void\'($value$plusargs("fault=%d", faults::on));'
+        start = """int file;
+  initial
+    if (!$value$plusargs("fault=%d", faults::on)) begin
+      file = $fopen("fault", "r");
+      if (file != 0) void'($fscanf(file, "%d", faults::on));
+    end"""
         changed[top] = changed[top].replace("endmodule", f"  {start}\nendmodule")
         package = "package faults;\n  int unsigned on;\nendpackage\n"
         flat = {

@@ -1,24 +1,35 @@
 """Clocked machines: RTL in Verilator, the simulator and the interpreter agree, and must."""
 
+import json
 import shutil
 import subprocess
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from rtl_designs import array, random_case
+from rtl_designs import array, random_case, random_design
 from rtl_faults import RTL, SIMULATOR, faulty, faulty_clock
 
-from penstock import parse, zoo
+from penstock import cli, parse, zoo
 from penstock.codegen.rtl.generate import machine_files
 from penstock.codegen.rtl.run import build, run_jobs
 from penstock.design import remap
 from penstock.einsum_ir.formats import parse_format
 from penstock.errors import MappingError, TargetError
 from penstock.machine.hardware import hardware_of
+from penstock.mapper.model.evaluate import evaluate
+from penstock.mapper.model.roofline import roofline
 from penstock.mapper.notation import parse_mapping
+from penstock.sim.clock.assemble import housed
 from penstock.sim.clock.clocked import run_clocked
-from penstock.studies.cosim import case_of, compared, cosimulate, generate_rtl, patterns
+from penstock.studies.cosim import (
+    case_of,
+    compared,
+    cosimulate,
+    generate_rtl,
+    patterns,
+    program_of,
+)
 
 FIXED = parse_format("fixed<16,6>")
 needs_verilator = pytest.mark.skipif(shutil.which("verilator") is None, reason="no verilator")
@@ -187,6 +198,47 @@ def test_a_fault_of_the_simulator_is_noticed(old, new, small_cases, faulty_machi
     )
 
 
+def number_of(text):
+    """Return the number of a fault by its text."""
+    return 1 + next(n for n, fault in enumerate(RTL) if fault[1] == text)
+
+
+@needs_verilator
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(None, id="no fault"),
+        pytest.param("used < limit", id="a FIFO of another depth"),
+        pytest.param("addr + step", id="off by one in a sequencer"),
+        pytest.param("old + value", id="a dropped carry"),
+    ],
+)
+def test_the_command_notices_a_fault_in_edited_rtl(
+    text, tmp_path, monkeypatch, capsys, faulty_machine
+):
+    made = design("causal_attention", "2x2", h=1, p=5, m=6, e=3, f=3)
+    hw = hardware_of(array("2x2"), FIXED)
+    for name, source in faulty(hw)(machine_files(hw, "// made by penstock")).items():
+        (tmp_path / name).write_text(source)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "design.json").write_text(json.dumps(made.to_json()))
+    (tmp_path / "fault").write_text(str(number_of(text) if text else 0))
+    command = ["verify", "design.json", "--rtl-dir", ".", "--cases", "6"]
+    assert cli.main(command) == (1 if text else 0)
+    said = capsys.readouterr()
+    assert ("RTL in Verilator does not agree" in said.err) == bool(text)
+
+
+def test_rtl_that_is_not_whole_is_refused(tmp_path, capsys):
+    made = design("causal_attention", "2x2", h=1, p=2, m=2, e=2, f=2)
+    (tmp_path / "design.json").write_text(json.dumps(made.to_json()))
+    (tmp_path / "other.sv").write_text("module other; endmodule")
+    folder = str(tmp_path)
+    assert cli.main(["verify", str(tmp_path / "design.json"), "--rtl-dir", folder]) == 1
+    assert "the RTL has no machine_2x2_1x2_w16_place.sv" in capsys.readouterr().err
+
+
 @needs_verilator
 @pytest.mark.slow
 def test_a_wrong_fifo_depth_is_noticed(small_cases, faulty_machine):
@@ -216,6 +268,30 @@ def test_what_the_machine_lacks_is_refused_by_name(text, cause):
     assert cause in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["2x2", "4x4", "8x4"])
+@pytest.mark.parametrize("seed", range(8))
+def test_bound_model_clock(seed, name):
+    made = random_design(seed, array(name), largest=13)
+    program = program_of(made)
+    run = run_clocked(program)
+    mapping = housed(made.mapping, made.bound, made.target)
+    model = evaluate(mapping, made.bound, made.target, made.format)
+    bounds = roofline(made.bound, made.target, made.format)
+    least = next(each.value for each in bounds if each.name == "latency")
+    assert least <= model.latency_cycles <= run.cycles
+
+
+def test_the_clock_from_the_command_line(capsys):
+    shapes = ["--shape", "h=1", "p=5", "m=6", "e=4", "f=4", "--format", "fixed<16,6>"]
+    assert cli.main(["simulate", "attention", "--clocked", "--json", *shapes]) == 0
+    found = json.loads(capsys.readouterr().out)["metrics"]
+    made = design("attention", h=1, p=5, m=6, e=4, f=4)
+    assert found[0]["value"] == run_clocked(program_of(made)).cycles
+    assert {each["evidence"] for each in found} == {"simulation"}
+    assert cli.main(["simulate", "attention", "--clocked", "--timing", *shapes]) == 1
+    assert "leave out --timing" in capsys.readouterr().err
+
+
 def test_only_fixed_point_on_small_arrays():
     with pytest.raises(TargetError, match="fixed point"):
         hardware_of(array("4x4"), parse_format("fp32"))
@@ -233,6 +309,7 @@ def test_generating_is_pure():
 @needs_verilator
 @pytest.mark.slow
 def test_verifying_a_design_runs_both_sides():
-    found = cosimulate(design("attention", h=1, p=5, m=6, e=4, f=4), cases=4)
+    # on a machine whose memories are made for the design
+    found = cosimulate(design("attention", "2x2", h=1, p=5, m=6, e=4, f=4), cases=4, fit=True)
     assert [each.differences for each in found] == [()] * 4
     assert len({each.rtl.cycles for each in found}) > 1

@@ -78,6 +78,19 @@ def test_independent_sums_in_one_place_do_not():
     assert (plain, late) == (32 + 6, 32 + 2 + 6)  # four rows take turns
 
 
+@pytest.mark.parametrize(("ports", "times"), [(0, 1), (1, 3), (2, 2), (3, 1)])
+def test_a_multiply_add_reads_three_words(ports, times):
+    late = cycles(machine(pe2d__operand_ports=ports), m=4, n=4, k=8)
+    assert late == 8 * times + 6 + (2 if ports == 1 else 1) + 6  # the second adds a constant
+
+
+@pytest.mark.parametrize(("banks", "reading"), [(1, 64), (2, 32), (4, 32)])
+def test_tiles_in_one_bank_wait_for_each_other(banks, reading):
+    target = machine(gb__bytes_per_cycle=2.0 * banks, gb__banks=banks)
+    # A and B are 64 bytes each, fetched one after the other, and read together
+    assert cycles(target, m=4, n=4, k=8) == 32 + 32 + reading + 6 + 1 + 6
+
+
 def test_a_transfer_takes_whole_bursts_and_its_latency():
     target = machine(dram__bytes_per_cycle=16)
     body = "keep A, B in gb\nZ on pe2d: m@rows, n@cols, k"
@@ -112,6 +125,8 @@ def test_values_and_time_on_machines_with_all_parts(seed):
     for path, choices in (
         ("pe2d.result_cycles", (1, 2, 4)),
         ("pe1d.result_cycles", (1, 3)),
+        ("pe2d.operand_ports", (0, 1, 2)),
+        ("gb.banks", (1, 2, 3)),
         ("dram.latency_cycles", (0, 17)),
         ("dram.burst_bytes", (0, 32)),
         ("dram.refresh_every_cycles", (0, 50)),

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +28,10 @@ from penstock.metrics import Metric
 __all__ = ["FAMILIES", "Synthesis", "counted", "synthesize"]
 
 FAMILIES = {
-    "xc7": "synth_xilinx -family xc7 -flatten -noiopad",
-    "xcu": "synth_xilinx -family xcu -flatten -noiopad",
-    "xcup": "synth_xilinx -family xcup -flatten -noiopad",
-    "ecp5": "synth_ecp5",
+    "xc7": "synth_xilinx -family xc7 -noiopad -noclkbuf",
+    "xcu": "synth_xilinx -family xcu -noiopad -noclkbuf",
+    "xcup": "synth_xilinx -family xcup -noiopad -noclkbuf",
+    "ecp5": "synth_ecp5 -noflatten",
 }
 """Family → the pass of yosys that maps to it."""
 
@@ -105,18 +108,75 @@ def synthesize(
         root = Path(folder)
         for name, text in files.items():
             (root / name).write_text(text, encoding="utf-8")
-        netlist = " -json net.json" if family == "ecp5" else ""
-        script = "; ".join(
-            [
-                *(f"read_verilog -sv {name}" for name in files),
-                f"{FAMILIES[family]} -top {top}{netlist}",
-                "tee -q -o stat.json stat -json",
-            ]
-        )
-        _run([*command, script], root, tool)
-        found = json.loads((root / "stat.json").read_text())
-        clock = _routed(root) if route else None
-    return Synthesis(tool, family, _cells(found), clock)
+        yosys = _Yosys(command, tool, root)
+        if route:
+            netlist = f"synth_ecp5 -top {top} -json net.json"
+            cells = yosys.cells([*(f"read_verilog -sv {name}" for name in files), netlist], "net")
+            return Synthesis(tool, family, cells, _routed(root))
+        times = yosys.modules(files, top)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(lambda name: yosys.mapped(name, list(times), family), times))
+    total: Counter[str] = Counter()
+    for number, cells in zip(times.values(), found, strict=True):
+        total.update({cell: number * n for cell, n in cells.items() if cell not in times})
+    return Synthesis(tool, family, dict(total))
+
+
+@dataclass(frozen=True)
+class _Yosys:
+    """yosys in a folder."""
+
+    command: Sequence[str]
+    tool: str
+    root: Path
+
+    def cells(self, passes: Sequence[str], name: str) -> dict[str, int]:
+        """Run passes; return the cells of the design."""
+        script = [*passes, f"tee -q -o {name}.json stat -json"]
+        _run([*self.command, "; ".join(script)], self.root, self.tool)
+        return _cells(json.loads((self.root / f"{name}.json").read_text()))
+
+    def modules(self, files: Mapping[str, str], top: str) -> dict[str, int]:
+        """Read sources into ``all.il``; return module → how many of it the design has.
+
+        The names that yosys makes of parameters have quotes and dollars: they get short ones.
+        """
+        reads = [f"read_verilog -sv {name}" for name in files]
+        script = [*reads, f"hierarchy -check -top {top}", "proc", "write_rtlil all.il"]
+        _run([*self.command, "; ".join(script)], self.root, self.tool)
+        path = self.root / "all.il"
+        text = path.read_text()
+        names = re.findall(r"^module (\S+)$", text, re.MULTILINE)
+        short = {name: f"m{number}" for number, name in enumerate(names)}
+        inside: dict[str, Counter[str]] = {}
+
+        def renamed(found: re.Match[str]) -> str:
+            kind, name, rest = found.groups()
+            if name not in short:
+                return found[0]
+            if kind.strip() == "module":
+                inside[short[name]] = Counter()
+            else:
+                inside[next(reversed(inside))][short[name]] += 1
+            return f"{kind} \\{short[name]}{rest}"
+
+        path.write_text(re.sub(r"(?m)^(\s*(?:module|cell)) (\S+)(.*)", renamed, text))
+        return _times(inside, short[f"\\{top}"])
+
+    def mapped(self, name: str, modules: Sequence[str], family: str) -> dict[str, int]:
+        """Map one module; those in it stay boxes."""
+        boxes = [f"blackbox {each}" for each in modules if each != name]
+        passes = f"{FAMILIES[family]} -top {name}"
+        return self.cells(["read_rtlil all.il", *boxes, passes], name)
+
+
+def _times(inside: Mapping[str, Mapping[str, int]], top: str) -> dict[str, int]:
+    """Return how many of each module there are below `top`, itself included."""
+    found: Counter[str] = Counter({top: 1})
+    for name, times in inside[top].items():
+        below = _times(inside, name)
+        found.update({each: times * number for each, number in below.items()})
+    return dict(found)
 
 
 def _cells(found: Mapping[str, Any]) -> dict[str, int]:

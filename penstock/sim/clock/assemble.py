@@ -25,7 +25,6 @@ from penstock.machine.hardware import Hardware, hardware_of
 from penstock.machine.program import (
     Op,
     Program,
-    Shape,
     Transfer,
 )
 from penstock.mapper.nodes import Keep, Nest, Node
@@ -157,6 +156,7 @@ class _Assembler(Site):
             tuple(streams[1]),
             fifo_in,
             fifo_out,
+            self.words,
         )
         self._check(found)
         return found
@@ -166,7 +166,7 @@ class _Assembler(Site):
             for what, need, limit in (
                 ("ops", len(queue), self.hw.tasks - 1),
                 ("shapes of ops", len(shapes), self.hw.templates),
-                ("micro-operations", _uops(shapes), self.hw.uops),
+                ("micro-operations", program.uops, self.hw.uops),
             ):
                 if need > limit:
                     raise MappingError(
@@ -300,10 +300,6 @@ class _Assembler(Site):
             if not held.all():
                 found.append(part)
         return tuple(found)
-
-
-def _uops(shapes: Sequence[Shape | Transfer]) -> int:
-    return sum(len(each) for each in {s.uops for s in shapes if isinstance(s, Shape)})
 
 
 def _conjuncts(expr: Expr | None) -> list[Expr]:

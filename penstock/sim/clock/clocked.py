@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from penstock.errors import MappingError
+from penstock.machine.hardware import Hardware
 from penstock.machine.program import Op, Operand, Program, Shape, Transfer
+from penstock.metrics import Metric
 
 __all__ = ["Clocked", "run_clocked"]
 
@@ -40,6 +42,20 @@ class Clocked:
     drained: tuple[int, ...]
     done: tuple[tuple[int, ...], ...]
     started: tuple[tuple[int, ...], ...]
+
+    def metrics(self, hardware: Hardware, clock_hz: float) -> tuple[Metric, ...]:
+        """Return latency and the units' shares of it, with evidence ``simulation``."""
+        rows = [
+            Metric("latency", self.cycles, "cycles", "simulation"),
+            Metric("latency_s", self.cycles / clock_hz, "s", "simulation"),
+        ]
+        for what, counts in (("busy", self.busy), ("drain", self.drained)):
+            rows += [
+                Metric(f"{what}_{unit}", count / self.cycles, "of cycles", "simulation")
+                for unit, count in zip(hardware.units, counts, strict=True)
+                if count
+            ]
+        return tuple(rows)
 
 
 def run_clocked(program: Program, offers: Pattern = (True,), takes: Pattern = (True,)) -> Clocked:

@@ -53,7 +53,7 @@ class Site:
         self.bound, self.fmt, self.hw = bound, fmt, hw
         self.presence = PresenceAnalysis(bound)
         self.points: dict[tuple[object, ...], Point] = {}
-        self.rooms = _rooms(recorder, hw)
+        self.rooms, self.words = _rooms(recorder, hw)
 
     def point(self, visit: Visit, einsum: Einsum, tests: tuple[Expr, ...], initial: bool) -> Point:
         """Return the micro-operations of a point; made once for equal ones."""
@@ -100,8 +100,8 @@ class Site:
         )
 
 
-def _rooms(recorder: Recorder, hw: Hardware) -> dict[Hold, Room]:
-    """Give each hold its words."""
+def _rooms(recorder: Recorder, hw: Hardware) -> tuple[dict[Hold, Room], int]:
+    """Give each hold its words; return how many of a bank that takes at most, too."""
     sizes: dict[Hold, list[int]] = {}
     parts: dict[str, int] = defaultdict(int)
     names = {name: n for n, name in enumerate(hw.units)}
@@ -134,7 +134,7 @@ def _rooms(recorder: Recorder, hw: Hardware) -> dict[Hold, Room]:
                 f"and its part of the buffer has {hw.banks * hw.words}",
                 fix="take smaller tiles or shapes, or a machine with a larger buffer",
             )
-    return rooms
+    return rooms, -(-max(used) // hw.banks)
 
 
 class Builder:

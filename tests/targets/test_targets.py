@@ -247,9 +247,9 @@ OVERRIDES = [
         4,
         UnknownNameError,
         (
-            "unknown number of gb 'size' (known: area_um2, burst_bytes, bytes_per_cycle, "
-            "capacity_bytes, channels, instances, latency_cycles, read_pj_per_byte, "
-            "refresh_cycles, refresh_every_cycles, write_pj_per_byte)"
+            "unknown number of gb 'size' (known: area_um2, banks, burst_bytes, "
+            "bytes_per_cycle, capacity_bytes, channels, instances, latency_cycles, "
+            "read_pj_per_byte, refresh_cycles, refresh_every_cycles, write_pj_per_byte)"
         ),
     ),
 ]

@@ -5,10 +5,14 @@ import shutil
 
 import pytest
 
-from penstock import cli
+from penstock import cli, zoo
 from penstock.codegen.rtl import synth
-from penstock.codegen.rtl.synth import counted, synthesize
+from penstock.codegen.rtl.synth import Synthesis, counted, synthesize
+from penstock.design import remap
+from penstock.einsum_ir.formats import parse_format
 from penstock.errors import ToolError, UnknownNameError
+from penstock.studies.synthesis import section
+from penstock.targets import TARGETS
 
 MAC = """
 module mac #(parameter int W = 8) (
@@ -93,3 +97,12 @@ def test_a_multiply_add_is_one_dsp_block_and_its_sum(tmp_path, capsys):
     path.write_text("module mac(input x);\n  wibble")
     assert cli.main(["synth", str(path), "--top", "mac"]) == 1
     assert "yosys refuses the design" in capsys.readouterr().err
+
+
+def test_the_section_of_a_report_says_which_machine_it_is():
+    target, shapes = TARGETS.get("mesh4x4"), dict(h=1, p=4, m=4, e=4, f=4)
+    made = remap(zoo.load("attention"), target, shapes=shapes, fmt=parse_format("fixed<16,6>"))
+    found = section(made, Synthesis("yosys", "xcup", {"LUT6": 40, "DSP48E2": 2}))
+    assert "machine_4x4_1x4_w16" in found.note
+    assert ("LUT", "40", "cells") in found.tables[0].rows
+    assert "synthesis" in found.tables[0].note

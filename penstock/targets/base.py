@@ -400,6 +400,8 @@ def _check_numbers(target: Target) -> None:
     for array in target.arrays:
         numbers |= {f"{array.name}.{axis.name}": axis.size for axis in array.axes}
         numbers[f"{array.name}.result_cycles"] = array.result_cycles
+        if array.operand_ports:
+            numbers[f"{array.name}.operand_ports"] = array.operand_ports
         numbers |= {f"{array.name}.cycles.{name}": cost for name, cost in array.cycles if cost}
     for memory in target.memories:
         numbers[f"{memory.name}.capacity_bytes"] = memory.capacity_bytes

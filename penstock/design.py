@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from penstock.codegen.backends import BACKENDS, Provenance
 from penstock.codegen.base import Artifact, digest
+from penstock.codegen.gpu.plain import plain
 from penstock.codegen.loops.nodes import Program
 from penstock.codegen.lower.program import lower
 from penstock.einsum_ir.cascade import Cascade
@@ -119,6 +120,15 @@ class Design:
     def program(self) -> Program:
         """Return the loops that every generator prints."""
         return lower(self.bound, self.mapping, self.target, self.format)
+
+    def plain_program(self) -> Program | None:
+        """Return the loops of a GPU's streaming mapping without its leaves' own loops, or None."""
+        if self.target.family != "gpu":
+            return None
+        mapping = plain(self.mapping, self.bound, self.target)
+        if mapping is None:
+            return None
+        return lower(self.bound, mapping, self.target, self.format)
 
     def to_json(self) -> dict[str, Any]:
         """Return the design as a JSON object; `from_json` reads it back."""
@@ -405,7 +415,7 @@ def generate(design: Design, backend: str, command: str = "") -> Artifact:
         PenstockError: the backend cannot express the design.
     """
     generator, program = BACKENDS.get(backend), design.program()
-    source = Provenance(design.cascade.name, design.digest, command)
+    source = Provenance(design.cascade.name, design.digest, command, plain=design.plain_program)
     golden = None
     if generator.wants_golden:  # a project that describes itself
         from penstock.pipelines import kernel_timing

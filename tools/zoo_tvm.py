@@ -95,7 +95,7 @@ def checked(name: str, stream: bool) -> tuple[str, float | None]:
     used = bound
     if stream:
         cascade = zoo.load(name)
-        kept = {rank: n for rank, n in bound.extents.items() if rank in _ranks(cascade)}
+        kept = {rank: n for rank, n in bound.extents.items() if rank in ranks_of(cascade)}
         used = streamed(cascade, kept, constants, Tiles(2, 4, 4))
         if used.cascade == bound.cascade:
             return "one form", None
@@ -107,7 +107,8 @@ def checked(name: str, stream: bool) -> tuple[str, float | None]:
     return ("ok" if error <= LIMIT else "WRONG"), error
 
 
-def _ranks(cascade: object) -> set[str]:
+def ranks_of(cascade: object) -> set[str]:
+    """Return the ranks of a cascade: those of its inputs and of its Einsums."""
     inputs = {rank for each in cascade.inputs for rank in each.ranks}  # type: ignore[attr-defined]
     return inputs | {v for each in cascade.einsums for v in each.variables}  # type: ignore[attr-defined]
 

@@ -6,7 +6,7 @@ runs it. Adding one = a module, a line in the table below, a golden test.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,6 +53,8 @@ class Provenance:
     """What every generated file names: the cascade, the design's digest, the command.
 
     ``metrics`` and ``timing`` are what models say of the design, for the files that describe it.
+    ``plain`` gives the program of the same mapping with plain leaves, for generators that lay a
+    block's tiles out over threads themselves (`gpu/plain.py`); None if it has no streaming nest.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Provenance:
     command: str = ""
     metrics: tuple[Metric, ...] = ()
     timing: Timing | None = None
+    plain: Callable[[], Program | None] | None = None
 
 
 class Backend(Protocol):

@@ -15,8 +15,9 @@
 #define __device__
 #define __host__
 #define __shared__
+#define __grid_constant__
 #define __forceinline__ inline
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 #define CUDART_INF_F INFINITY
 #define CUDART_NAN_F NAN
@@ -25,7 +26,7 @@
 
 struct Place { int x, y, z; };
 static Place blockIdx, threadIdx, blockDim, gridDim;
-alignas(64) static unsigned char* penstock_pool;
+static unsigned char* penstock_pool;
 
 using std::max;
 using std::min;
@@ -39,6 +40,24 @@ struct half {
   operator float() const { return (float)v; }
 };
 
+struct nv_bfloat16 {
+  uint16_t bits;
+  nv_bfloat16() = default;
+  nv_bfloat16(float x) {
+    uint32_t word;
+    memcpy(&word, &x, 4);
+    bits = x != x ? 0x7fff : (word + 0x7fff + ((word >> 16) & 1)) >> 16;
+  }
+  operator float() const {
+    uint32_t word = (uint32_t)bits << 16;
+    float x;
+    memcpy(&x, &word, 4);
+    return x;
+  }
+};
+static inline nv_bfloat16 __float2bfloat16_rn(float x) { return nv_bfloat16(x); }
+static inline float __bfloat162float(nv_bfloat16 x) { return (float)x; }
+
 static inline half __float2half_rn(float x) { return half(x); }
 static inline float __half2float(half x) { return (float)x; }
 
@@ -46,12 +65,31 @@ struct Fibre { ucontext_t context; std::vector<char> stack; bool done; };
 static ucontext_t scheduler;
 static Fibre* running;
 static void (*body)();
-static void enter() { body(); running->done = true; swapcontext(&running->context, &scheduler); }
-static inline void __syncthreads() { swapcontext(&running->context, &scheduler); }
+static long progress;  // grows whenever a thread gets past a barrier, or ends
+static int block_threads;
+static void enter() { body(); running->done = true; ++progress; swapcontext(&running->context, &scheduler); }
+template <typename F> static inline void wait_until(F reached) {
+  while (!reached()) swapcontext(&running->context, &scheduler);
+  ++progress;
+}
+
+struct Barrier {
+  int arrived = 0;
+  long generation = 0;
+  void meet(int threads) {
+    long mine = generation;
+    if (++arrived == threads) { arrived = 0; ++generation; ++progress; }
+    else wait_until([&] { return generation != mine; });
+  }
+};
+static Barrier all_threads;
+static inline void __syncthreads() { all_threads.meet(block_threads); }
 
 static void run_block(int threads) {
   static std::vector<Fibre> fibres;
   fibres.resize(std::max<size_t>(fibres.size(), threads));
+  block_threads = threads;
+  all_threads = Barrier();
   for (int t = 0; t < threads; ++t) {
     Fibre& f = fibres[t];
     f.stack.resize(1 << 16);
@@ -62,19 +100,23 @@ static void run_block(int threads) {
     f.context.uc_link = nullptr;
     makecontext(&f.context, enter, 0);
   }
-  int step = 1;
-  while (true) {
+  for (int step = 1;; ++step) {
     int finished = 0;
+    long before = progress;
     for (int n = 0; n < threads; ++n) {
       int t = step % 2 ? n : threads - 1 - n;
+      finished += fibres[t].done;
+      if (fibres[t].done) continue;
       running = &fibres[t];
       threadIdx = {t, 0, 0};
       swapcontext(&scheduler, &fibres[t].context);
-      finished += fibres[t].done;
     }
-    ++step;
     if (finished == threads) return;
-    if (finished) { fprintf(stderr, "barrier under a condition on the thread\n"); abort(); }
+    if (progress == before) {
+      fprintf(stderr, all_threads.arrived ? "barrier under a condition on the thread\n"
+                                          : "the threads wait for each other\n");
+      abort();
+    }
   }
 }
 
@@ -82,7 +124,7 @@ static void launch(const int* grid, int threads, int shared, void (*f)()) {
   body = f;
   gridDim = {grid[0], grid[1], grid[2]};
   blockDim = {threads, 1, 1};
-  penstock_pool = (unsigned char*)aligned_alloc(64, shared + 64);
+  penstock_pool = (unsigned char*)aligned_alloc(1024, (shared / 1024 + 1) * 1024);
   for (int z = 0; z < grid[2]; ++z)
     for (int y = 0; y < grid[1]; ++y)
       for (int x = 0; x < grid[0]; ++x) {

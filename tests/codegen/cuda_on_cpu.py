@@ -7,31 +7,44 @@ from pathlib import Path
 
 import numpy as np
 
+from penstock.codegen.gpu.module import PTX_END
 from penstock.codegen.tvm.cuda import Launch
 from penstock.einsum_ir.interpreter.numerics import quantise
 
+FIRST = 'extern "C" __global__'
 SHIM = Path(__file__).parent / "cuda_on_cpu.hpp"
 DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16}
-DTYPES |= {"int8": np.int8, "int32": np.int32}
+DTYPES |= {"int8": np.int8, "int32": np.int32, "bfloat16": np.uint16}
 SIGNATURE = re.compile(
-    r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\) \{'
+    r'extern "C" __global__ void (?:__launch_bounds__\(\d+(?:, 1)?\) )?(\w+)\(([^)]*)\) \{'
 )
+WGMMA = re.compile(r"#if PS_BF16\n#define PS_TYPES.*?#undef PS_TYPES\n", re.DOTALL)
+"""The functions of wgmma shapes, which ptx_on_cpu.hpp has for all shapes."""
 POOL = re.compile(r"extern __shared__ __align__\(\d+\) (\w+) (\w+)\[\];")
 
 
 def compile_kernels(source, folder):
     """Return the shared library: for each kernel a function run_<kernel>(grid, block, ...)."""
-    start = source.index('extern "C" __global__')
-    text = POOL.sub(r"\1* \2 = (\1*)penstock_pool;", source[start:])
-    text = re.sub(r"\bsigned char\b", "signed char", text)
-    parts = ['#include "cuda_on_cpu.hpp"', "typedef unsigned char uchar;", text]
+    plain, mark, tensor = source.partition("#define PS_BF16 ")
+    kernels = [plain[plain.index(FIRST) :]] if FIRST in plain else []
+    parts = ['#include "cuda_on_cpu.hpp"', "typedef unsigned char uchar;"]
+    if mark:
+        parts += [f"#define PS_BF16 {tensor[0]}", '#include "ptx_on_cpu.hpp"']
+        text = WGMMA.sub("", tensor.partition(PTX_END)[2])
+        kernels.append(re.sub(r"ps_wgmma_(ss|rs)_n(\d+)_t(\d)\(", r"ps_wgmma_\1<\2, \3>(", text))
+    parts += [POOL.sub(r"\1* \2 = (\1*)penstock_pool;", each) for each in kernels]
     for name, parameters in SIGNATURE.findall(source):
         taken = [each.rsplit(" ", 1) for each in parameters.split(", ")]
-        kinds = [kind.replace("__restrict__", "").strip() for kind, _ in taken]
+        kinds = [
+            re.sub("__restrict__|const __grid_constant__", "", kind).strip() for kind, _ in taken
+        ]
         statics = "".join(f"static {kind} {name}_{n};" for n, kind in enumerate(kinds))
         listed = ", ".join(f"{name}_{n}" for n in range(len(kinds)))
-        given = "".join(f", {kind} a{n}" for n, kind in enumerate(kinds))
-        sets = "".join(f"{name}_{n} = a{n};" for n in range(len(kinds)))
+        maps = [kind == "PsMap" for kind in kinds]
+        given = "".join(
+            f", {kind}{'*' * m} a{n}" for n, (kind, m) in enumerate(zip(kinds, maps, strict=True))
+        )
+        sets = "".join(f"{name}_{n} = {'*' * m}a{n};" for n, m in enumerate(maps))
         parts.append(f"{statics}\nstatic void call_{name}() {{ {name}({listed}); }}")
         parts.append(
             f'extern "C" void run_{name}(const int* grid, int threads, int shared{given}) '
@@ -52,13 +65,48 @@ def run(module, program, inputs, folder):
         each.name: np.full(each.shape, 77, DTYPES[each.type])
         for each in (*module.parameters, *module.workspace)
     }
+    kinds = {each.name: each.type for each in module.parameters}
     for each in program.inputs:
         given = inputs[each.name]
         if each.kind != "index":
             given = quantise(given, program.format)
-        arrays[each.name][...] = np.asarray(given).reshape(arrays[each.name].shape)
+        given = np.asarray(given).reshape(arrays[each.name].shape)
+        arrays[each.name][...] = as_bits(given) if kinds[each.name] == "bfloat16" else given
     _steps(library, module.steps, arrays, {})
-    return {each.name: arrays[each.name].reshape(each.shape) for each in program.outputs}
+    return {
+        each.name: (
+            from_bits(arrays[each.name]) if kinds[each.name] == "bfloat16" else arrays[each.name]
+        ).reshape(each.shape)
+        for each in program.outputs
+    }
+
+
+def as_bits(values):
+    """The upper halves of fp32 numbers that bf16 holds exactly."""
+    return (np.asarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def from_bits(bits):
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+class Map(ctypes.Structure):
+    """PsMap of ptx_on_cpu.hpp."""
+
+    _fields_ = (
+        ("start", ctypes.c_void_p),
+        ("rank", ctypes.c_int64),
+        ("sizes", ctypes.c_int64 * 5),
+        ("box", ctypes.c_int64 * 5),
+        ("room", ctypes.c_int64 * 4),
+    )
+
+    @classmethod
+    def of(cls, array, box):
+        made = cls(array.ctypes.data, len(box))
+        made.sizes[: len(box)] = array.shape[::-1]
+        made.box[: len(box)] = box[::-1]
+        return ctypes.pointer(made)
 
 
 def _steps(library, steps, arrays, values):
@@ -74,5 +122,6 @@ def _steps(library, steps, arrays, values):
             else arrays[name].ctypes.data_as(ctypes.c_void_p)
             for name in step.arguments
         ]
+        arguments += [Map.of(arrays[each.tensor], each.box) for each in step.maps]
         call = getattr(library, f"run_{step.kernel}")
         call((ctypes.c_int * 3)(*step.grid), step.block[0], step.shared_bytes, *arguments)

@@ -294,6 +294,7 @@ def test_the_artifact_says_how_to_compile_and_launch(tmp_path):
     launch = json.loads((tmp_path / "out" / "launch.json").read_text())
     assert launch["design"] == "0123456789ab"
     assert launch["arch"] == "sm_90a"
+    why = {"kind": "plain", "why": "its mapping has no loop over tiles in its blocks"}
     assert launch["steps"] == [
         {
             "kernel": "attn_0_kernel",
@@ -301,6 +302,7 @@ def test_the_artifact_says_how_to_compile_and_launch(tmp_path):
             "block": [78, 1, 1],
             "shared_bytes": 0,
             "arguments": ["O"],
+            **why,
         },
         {
             "kernel": "attn_1_kernel",
@@ -308,6 +310,7 @@ def test_the_artifact_says_how_to_compile_and_launch(tmp_path):
             "block": [72, 1, 1],
             "shared_bytes": 384,
             "arguments": ["K", "O", "Q", "V"],
+            **why,
         },
     ]
     text = (tmp_path / "out" / "kernels.cu").read_text()

@@ -19,13 +19,17 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from penstock.codegen.backends import Provenance
 from penstock.codegen.base import Artifact
+from penstock.codegen.gpu.mma import TensorMap
+from penstock.codegen.gpu.module import TensorKernel, prelude, tensor_kernel
+from penstock.codegen.gpu.tile import Unfit
 from penstock.codegen.loops.nodes import Buffer, Program
 from penstock.codegen.tvm.env import require_tvm
 from penstock.codegen.tvm.expr import check_format, element_type
@@ -57,6 +61,9 @@ class Launch:
         grid, block: extents along x, y, z.
         shared_bytes: of dynamic shared memory.
         arguments: names of buffers, in the kernel's order, then host loop variables (int).
+        kind: what multiplies: ``plain`` threads, ``mma.sync`` or ``wgmma``.
+        why: the reason for which a launch is plain, or has no wgmma.
+        maps: TMA descriptors that are arguments after the others.
     """
 
     kernel: str
@@ -64,6 +71,9 @@ class Launch:
     block: tuple[int, int, int]
     shared_bytes: int
     arguments: tuple[str, ...]
+    kind: str = "plain"
+    why: str = ""
+    maps: tuple[TensorMap, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the launch as a JSON object."""
@@ -73,6 +83,9 @@ class Launch:
             "block": list(self.block),
             "shared_bytes": self.shared_bytes,
             "arguments": list(self.arguments),
+            "kind": self.kind,
+            **({"why": self.why} if self.why else {}),
+            **({"maps": [asdict(each) for each in self.maps]} if self.maps else {}),
         }
 
 
@@ -128,12 +141,44 @@ def cuda_source(program: Program, target: Target) -> str:
     return cuda_module(program, target).source
 
 
-def cuda_module(program: Program, target: Target) -> CudaModule:
+def tensor_module(
+    program: Program, target: Target, plain: Callable[[], Program | None] | None
+) -> CudaModule:
+    """Generate CUDA with tensor cores where the program with plain leaves has kernels for them.
+
+    Args:
+        program: as it is mapped.
+        target: see `cuda_module`.
+        plain: gives the same program with plain leaves (`gpu/plain.py`), or None if the mapping has
+            no streaming nest.
+
+    Raises:
+        DataError, MappingError, ToolError: see `cuda_module`.
+    """
+    leaves = plain() if plain is not None else None
+    if leaves is None:
+        return cuda_module(program, target, "its mapping has no loop over tiles in its blocks")
+    made = cuda_module(leaves, target)
+    alone = [each.why for each in _launches(made.steps) if each.block[0] == 1 < max(each.grid)]
+    return cuda_module(program, target, alone[0]) if alone else made
+
+
+def _launches(steps: tuple[Launch | LaunchLoop, ...]) -> Iterator[Launch]:
+    for step in steps:
+        if isinstance(step, LaunchLoop):
+            yield from _launches(step.steps)
+        else:
+            yield step
+
+
+def cuda_module(program: Program, target: Target, why: str = "") -> CudaModule:
     """Generate CUDA for a program.
 
     Args:
         program: lowered for a GPU; loops of other kinds than block and thread run serially.
         target: its ``part`` is the architecture (``sm_90a``).
+        why: the reason for which none of it runs on tensor cores, if that is known; else every
+            launch is tried, and says its own.
 
     Raises:
         DataError: a fixed-point format, or an operator that TVM lacks.
@@ -145,16 +190,22 @@ def cuda_module(program: Program, target: Target) -> CudaModule:
     given = (*program.inputs, *program.outputs, *workspace)
     limit = shared_limit(target.part)
     texts: dict[str, KernelText] = {}
+    tensor: dict[str, TensorKernel] = {}
+    reasons: dict[str, str] = {}
     for kernel in _kernels(steps):
-        _check_limits(kernel, target)
-        texts[kernel.name] = kernel_text(program, kernel, given, limit, _grid(kernel))
-    lines = [line for each in texts.values() for line in each.lines]
-    source, orders = _compile("\n".join(("@I.ir_module", "class Module:", *lines)), target)
-    spelled = {text: name for name, text in identifiers(program).items()}
-    orders = {
-        kernel: tuple(_named(each, spelled) for each in names) for kernel, names in orders.items()
-    }
-    made = tuple(_host(step, texts, orders) for step in steps)
+        try:
+            if why:
+                raise Unfit(why)
+            tensor[kernel.name] = tensor_kernel(kernel, program, given, target.part, limit)
+        except Unfit as unfit:
+            _check_limits(kernel, target)
+            reasons[kernel.name] = str(unfit)
+            texts[kernel.name] = kernel_text(program, kernel, given, limit, _grid(kernel))
+    source, orders = _plain_source(texts, reasons, program, target)
+    if tensor:
+        parts = [line for each in tensor.values() for line in (*each.lines, "")]
+        source = "\n".join((source + prelude(program, target.part), *parts))
+    made = tuple(_host(step, texts, orders, tensor, reasons) for step in steps)
     scratch = [each for text in texts.values() for each in text.scratch]
     return CudaModule(
         source,
@@ -163,6 +214,22 @@ def cuda_module(program: Program, target: Target) -> CudaModule:
         tuple(_array(each, program) for each in (*workspace, *scratch)),
         made,
     )
+
+
+def _plain_source(
+    texts: Mapping[str, KernelText], reasons: Mapping[str, str], program: Program, target: Target
+) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """Return the source of the plain kernels, and the order of each one's arguments."""
+    if not texts:
+        return "", {}
+    lines = [line for each in texts.values() for line in each.lines]
+    source, orders = _compile("\n".join(("@I.ir_module", "class Module:", *lines)), target)
+    spelled = {text: name for name, text in identifiers(program).items()}
+    found = {
+        kernel: tuple(_named(each, spelled) for each in names) for kernel, names in orders.items()
+    }
+    said = "".join(f"// {name} is plain: {why}\n" for name, why in reasons.items())
+    return said + source + "\n", found
 
 
 def _array(buffer: Buffer, program: Program) -> Workspace:
@@ -209,14 +276,26 @@ def _check_limits(kernel: Kernel, target: Target) -> None:
 
 
 def _host(
-    step: Host, texts: Mapping[str, KernelText], orders: Mapping[str, tuple[str, ...]]
+    step: Host,
+    texts: Mapping[str, KernelText],
+    orders: Mapping[str, tuple[str, ...]],
+    tensor: Mapping[str, TensorKernel],
+    reasons: Mapping[str, str],
 ) -> Launch | LaunchLoop:
     if isinstance(step, Repeat):
-        inner = tuple(_host(each, texts, orders) for each in step.steps)
+        inner = tuple(_host(each, texts, orders, tensor, reasons) for each in step.steps)
         return LaunchLoop(step.variable, step.extent, inner)
+    found = tensor.get(step.name)
+    if found is not None:
+        block = (found.threads, 1, 1)
+        shared, listed = found.shared_bytes, found.arguments
+        return Launch(
+            found.name, found.grid, block, shared, listed, found.kind, found.why, found.maps
+        )
     x, y, z = (*_grid(step), 1, 1)[:3]
-    shared = texts[step.name].shared_bytes
-    return Launch(f"{step.name}_kernel", (x, y, z), (step.threads, 1, 1), shared, orders[step.name])
+    shared, listed = texts[step.name].shared_bytes, orders[step.name]
+    name, why = f"{step.name}_kernel", reasons[step.name]
+    return Launch(name, (x, y, z), (step.threads, 1, 1), shared, listed, why=why)
 
 
 def _compile(text: str, target: Target) -> tuple[str, dict[str, tuple[str, ...]]]:
@@ -291,16 +370,24 @@ def nvcc_command(arch: str) -> tuple[str, ...]:
 
 def artifact(program: Program, target: Target, source: Provenance) -> Artifact:
     """Return ``kernels.cu``, ``launch.json`` and a README that says how to compile and launch."""
-    module = cuda_module(program, target)
+    module = tensor_module(program, target, source.plain)
     head = f"{source.name} on {target.name}, design {source.digest}"
     lines = [f"// {head}", *([f"// made by: {source.command}"] if source.command else [])]
     text = "\n".join((*lines, "// compile: " + " ".join(nvcc_command(module.arch)), ""))
-    described = {"name": source.name, "target": target.name, "design": source.digest}
-    described |= {"command": source.command, **module.to_json()}
+    described: dict[str, Any] = {
+        "name": source.name,
+        "target": target.name,
+        "design": source.digest,
+    }
+    described |= {"command": source.command, "compile": list(nvcc_command(module.arch))}
+    described |= module.to_json()
     return Artifact(
         {
             "kernels.cu": text + module.source,
             "launch.json": json.dumps(described, indent=2) + "\n",
+            "launch.py": resources.files("penstock.codegen.gpu")
+            .joinpath("standalone.py")
+            .read_text(),
             "README.md": _README.format(
                 head=head,
                 made=f"\nMade by `{source.command}`.\n" if source.command else "",

@@ -1,0 +1,409 @@
+"""A tile kernel for mma.sync and cp.async (sm_80 and later).
+
+Each warp has 16 rows of the block's tile, or more; key tiles come through a ring of buffers, as
+many as the mapping has copies of (at least two), each filled while the ones before it are used.
+Lines in shared memory are 16 bytes longer than their contents, so that ldmatrix meets every bank
+once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.codegen.gpu.fragment import Layout, layout_of, padded
+from penstock.codegen.gpu.leaf import LeafPrinter, block_lines
+from penstock.codegen.gpu.order import Parts, Sum, parts_of
+from penstock.codegen.gpu.spell import Speller, flat, variable
+from penstock.codegen.gpu.tile import Product, Step, TileKernel
+from penstock.codegen.gpu.tiles import Source, Staged, line_test, source_of, staged_of
+from penstock.codegen.loops.nodes import Alloc, Buffer, Const, walk_statements
+from penstock.codegen.tvm.kernels import extent_of, touched
+
+__all__ = ["MmaKernel", "TensorMap"]
+
+_PAD = 8
+"""Elements of 2 bytes after each line in shared memory."""
+
+_KEPT = 32
+"""Registers that a left side may take to stay in for the whole loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMap:
+    """A TMA descriptor that the host makes: 2-byte elements, 128-byte swizzle, zeros outside.
+
+    Args:
+        name: of the argument.
+        tensor: that it describes, whole and row-major.
+        box: extents of a box, in the tensor's order of dimensions.
+    """
+
+    name: str
+    tensor: str
+    box: tuple[int, ...]
+
+
+@dataclass
+class MmaKernel:
+    """Prints one kernel; `lines` once.
+
+    Args:
+        made: what the block does.
+        parameters: its arguments, in order.
+        warp_rows: rows of the tile that a warp has.
+    """
+
+    made: TileKernel
+    parameters: tuple[Buffer, ...]
+    warp_rows: int = 16
+
+    def __post_init__(self) -> None:
+        self.layout: Layout = layout_of(self.made, self.warp_rows, 1)
+        self.parts: Parts = parts_of(self.made, self.layout)
+        given = {each.name: each for each in self.parameters}
+        self.given = given
+        self.printer = LeafPrinter(self.made, self.layout, given)
+        self.staged = staged_of(self.made, self.layout, self.parts.scores)
+        products = (*self.parts.scores, *(each.product for each in self.parts.sums))
+        self.sources = {
+            each.result.buffer: source_of(each, self.layout, self.made, given[each.right.buffer])
+            for each in products
+        }
+        self.stages = max(2, *(each.buffers for each in self.made.copies), 2)
+        self.speller = Speller(self.printer.buffers, frozenset(given), lambda load: None, {})
+
+    # -- sizes ---------------------------------------------------------------------------------
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.layout.warps * 32
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of shared memory."""
+        return self._places()[1]
+
+    def _places(self) -> tuple[dict[str, int], int]:
+        """Return where each tile starts, in bytes, and where the last ends."""
+        places: dict[str, int] = {}
+        top = 0
+        covered = self.layout.warps * self.layout.blocks * 16
+        for name, staged in self.staged.items():
+            places[f"left_{name}"] = top
+            top += covered * (staged.width + _PAD) * 2
+        for name, source in self.sources.items():
+            places[f"right_{name}"] = top
+            top += self.stages * source.lines * (source.width + _PAD) * 2
+        return places, top
+
+    def maps(self) -> tuple[TensorMap, ...]:
+        """Return the TMA descriptors that the kernel takes: none."""
+        return ()
+
+    # -- text ----------------------------------------------------------------------------------
+
+    def lines(self) -> list[str]:
+        """Return the function."""
+        body = [*self._start(), *self._tiles(), *self._fragments()]
+        steps = self._step_lambda()
+        body += [*self._before(), *self._loads(), *steps, *self._loop(), *self._after()]
+        listed = ", ".join(self.parameter(each) for each in self.parameters)
+        name = f"{self.made.kernel.name}_kernel"
+        head = f'extern "C" __global__ void __launch_bounds__({self.threads}) {name}({listed}) {{'
+        return [head, *block_lines(body), "}"]
+
+    def parameter(self, buffer: Buffer) -> str:
+        """Return a parameter's declaration."""
+        kind = {"data": "ps_element", "acc": "float", "mask": "signed char", "index": "int"}
+        const = "" if buffer.name in touched(self.made.kernel.body)[1] else "const "
+        return f"{const}{kind[buffer.kind]}* __restrict__ x_{buffer.name}"
+
+    def _start(self) -> list[str]:
+        lines = [
+            "extern __shared__ __align__(1024) uint8_t ps_shared_memory[];",
+            "const int ps_tid = threadIdx.x, ps_lane = ps_tid % 32, ps_warp = ps_tid / 32;",
+            "const int ps_quad = ps_lane % 4;",
+            f"const int ps_row = ps_warp * {16 * self.layout.blocks} + ps_lane / 4;",
+        ]
+        return lines + grid_lines(self.made)
+
+    def _tiles(self) -> list[str]:
+        places, _ = self._places()
+        lines = []
+        for name, staged in self.staged.items():
+            pitch = staged.width + _PAD
+            lines += [
+                tile_line(f"left_{name}", places[f"left_{name}"]),
+                f"auto ps_at_{name} = [&](int row, int red) {{",
+                f"  return left_{name} + row * {pitch} + red;",
+                "};",
+            ]
+        for name, source in self.sources.items():
+            lines.append(
+                f"ps_element* const right_{name} = (ps_element*)(ps_shared_memory + "
+                f"{places[f'right_{name}']});  // {self.stages} of {source.lines} x {source.width}"
+            )
+        return lines
+
+    def _fragments(self) -> list[str]:
+        lines = fragment_lines(self.made, self.layout)
+        for each in self.parts.sums:
+            depth = padded(self.layout.columns[self.made.classes[each.product.reds.variable]]) // 16
+            lines.append(
+                f"uint32_t a_{each.product.result.buffer}[{self.layout.blocks}][{depth}][4];"
+            )
+        for name, staged in self.staged.items():
+            if self._kept(staged):
+                lines.append(f"uint32_t q_{name}[{self.layout.blocks}][{staged.width // 16}][4];")
+        return lines
+
+    def _kept(self, staged: Staged) -> bool:
+        return self.layout.blocks * staged.width // 4 <= _KEPT
+
+    def _before(self) -> list[str]:
+        lines: list[str] = []
+        staged = set(self._staged_buffers())
+        for each in self.made.before:
+            if not staged & written(each):
+                lines += self.printer.step(each, inside=False)
+        for staged_tile in self.staged.values():
+            lines += staged_tile.lines(self.printer, self.given, self.threads)
+        lines.append("__syncthreads();")
+        for name, staged_tile in self.staged.items():
+            if self._kept(staged_tile):
+                lines += self._left_lines(name, f"q_{name}[b][k]", staged_tile.width // 16)
+        return lines
+
+    def _staged_buffers(self) -> list[str]:
+        return [name for name, shape in self.layout.shapes.items() if shape.kind == "tile"]
+
+    def _left_lines(self, name: str, to: str, steps: int) -> list[str]:
+        row = f"ps_warp * {16 * self.layout.blocks} + 16 * b + ps_lane % 16"
+        return [
+            "#pragma unroll",
+            f"for (int b = 0; b < {self.layout.blocks}; ++b)",
+            "#pragma unroll",
+            f"for (int k = 0; k < {steps}; ++k)",
+            f"  ps_ldmatrix({to}, ps_at_{name}({row}, 16 * k + ps_lane / 16 * 8));",
+        ]
+
+    # -- loading -------------------------------------------------------------------------------
+
+    def _loads(self) -> list[str]:
+        loop = variable(self.made.loop.variable)
+        lines = [f"auto ps_load = [&](int {loop}, int ps_stage) {{"]
+        for name, source in self.sources.items():
+            lines += block_lines(self._load(name, source))
+        return [*lines, "};"]
+
+    def _load(self, name: str, source: Source) -> list[str]:
+        buffer = self.given[source.tensor]
+        line, pitch = variable(source.line.variable), source.width + _PAD
+        indices = [self.speller.index(each) for each in source.product.right.indices[:-1]]
+        test = line_test(source, self.speller, buffer)
+        extent = source.run.extent
+        assert isinstance(extent, Const)
+        eights = source.width // 8
+        to = f"(ps_stage * {source.lines} + {line}) * {pitch} + ps_run"
+        start = flat(buffer, [*indices, "ps_run"])
+        inner = [
+            f"const int {line} = ps_i / {eights}, ps_run = ps_i % {eights} * 8;",
+            f"const bool ps_there = {test};",
+            f"ps_element* const ps_to = right_{name} + {to};",
+            f"const ps_element* const ps_from = x_{source.tensor} + {start};",
+        ]
+        if source.whole:
+            inside = (
+                "ps_there"
+                if int(extent.value) == source.width
+                else f"ps_there && ps_run < {int(extent.value)}"
+            )
+            inner.append(f"ps_copy16(ps_to, {inside} ? ps_from : x_{source.tensor}, {inside});")
+        else:
+            inner += [
+                "for (int ps_k = 0; ps_k < 8; ++ps_k) {",
+                f"  const bool ps_inside = ps_there && ps_run + ps_k < {int(extent.value)};",
+                "  ps_round_to(ps_to[ps_k], ps_inside ? ps_float(ps_from[ps_k]) : 0.0f);",
+                "}",
+            ]
+        head = f"for (int ps_i = ps_tid; ps_i < {source.lines * eights}; ps_i += {self.threads}) {{"
+        return [f"// {source.tensor}", "#pragma unroll 4", head, *block_lines(inner), "}"]
+
+    # -- one step ------------------------------------------------------------------------------
+
+    def _step_lambda(self) -> list[str]:
+        loop = variable(self.made.loop.variable)
+        lines: list[str] = []
+        for each in self.parts.scores:
+            lines += self._score(each)
+        for step in (*self.parts.early, *self.parts.late):
+            lines += self.printer.between(step, self.parts.scores)
+        for added in self.parts.sums:
+            lines += self.printer.packed(added.product)
+            lines += self._sum(added)
+        for step in self.parts.post:
+            lines += self.printer.step(step, inside=True)
+        head = f"auto ps_step = [&](int {loop}, int ps_stage, auto ps_tag) {{"
+        return [
+            head,
+            "  constexpr bool ps_full = decltype(ps_tag)::value;",
+            *block_lines(lines),
+            "};",
+        ]
+
+    def _score(self, product: Product) -> list[str]:
+        name = product.result.buffer
+        staged, source = self.staged[name], self.sources[name]
+        steps, blocks = staged.width // 16, self.layout.blocks
+        left = f"q_{name}[b][k]"
+        lines = [f"// {name}: {source.lines if source.deep else source.width} columns"]
+        lines += zero_lines(f"x_{name}", self.layout.count(name))
+        inner: list[str] = []
+        if not self._kept(staged):
+            left = "ps_a[b]"
+            row = f"ps_warp * {16 * blocks} + 16 * b + ps_lane % 16"
+            inner += [
+                f"uint32_t ps_a[{blocks}][4];",
+                "#pragma unroll",
+                f"for (int b = 0; b < {blocks}; ++b)",
+                f"  ps_ldmatrix(ps_a[b], ps_at_{name}({row}, 16 * k + ps_lane / 16 * 8));",
+            ]
+        inner += self._right(name, source, left, f"x_{name}")
+        return [
+            *lines,
+            "#pragma unroll",
+            f"for (int k = 0; k < {steps}; ++k) {{",
+            *block_lines(inner),
+            "}",
+        ]
+
+    def _sum(self, each: Sum) -> list[str]:
+        product, name = each.product, each.product.result.buffer
+        source = self.sources[name]
+        steps = padded(self.layout.columns[self.made.classes[product.reds.variable]]) // 16
+        lines = zero_lines(f"x_{each.target}", self.layout.count(each.target)) if each.fresh else []
+        inner = self._right(name, source, f"a_{name}[b][k]", f"x_{each.target}")
+        head = ["#pragma unroll", f"for (int k = 0; k < {steps}; ++k) {{"]
+        return [f"// {each.target} += {name}", *lines, *head, *block_lines(inner), "}"]
+
+    def _right(self, name: str, source: Source, left: str, to: str) -> list[str]:
+        """Return the products of step k with 16 columns at a time."""
+        pitch = source.width + _PAD
+        columns = source.lines if source.deep else source.width
+        start = f"right_{name} + ps_stage * {source.lines * pitch}"
+        if source.deep:
+            row = "16 * n + ps_lane % 8 + ps_lane / 16 * 8"
+            at = f"({row}) * {pitch} + 16 * k + ps_lane / 8 % 2 * 8"
+            call = "ps_ldmatrix"
+        else:
+            at = f"(16 * k + ps_lane % 16) * {pitch} + 16 * n + ps_lane / 16 * 8"
+            call = "ps_ldmatrix_t"
+        place = f"4 * ({columns // 8} * b + 2 * n" if self.layout.blocks > 1 else "4 * (2 * n"
+        return [
+            "#pragma unroll",
+            f"for (int n = 0; n < {columns // 16}; ++n) {{",
+            "  uint32_t ps_b[4];",
+            f"  {call}(ps_b, {start} + {at});",
+            "  #pragma unroll",
+            f"  for (int b = 0; b < {self.layout.blocks}; ++b) {{",
+            f"    ps_mma({to} + {place}), {left}, ps_b[0], ps_b[1]);",
+            f"    ps_mma({to} + {place} + 1), {left}, ps_b[2], ps_b[3]);",
+            "  }",
+            "}",
+        ]
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def _loop(self) -> list[str]:
+        loop, ahead = variable(self.made.loop.variable), self.stages - 1
+        full = " && ".join(self.printer.full) or "true"
+        following = "ps_ahead = ps_next(ps_ahead + 1)"
+        behind = f"(ps_n + {ahead}) % {self.stages}"
+        return [
+            *next_lines(self.made, self.speller),
+            f"int {loop} = ps_next(0), ps_ahead = {loop};",
+            f"for (int ps_n = 0; ps_n < {ahead}; ++ps_n) {{",
+            "  if (ps_ahead < ps_end) ps_load(ps_ahead, ps_n), ps_ahead = ps_next(ps_ahead + 1);",
+            "  ps_copy_commit();",
+            "}",
+            f"for (int ps_n = 0; {loop} < ps_end; {loop} = ps_next({loop} + 1), ++ps_n) {{",
+            f"  ps_copy_wait<{ahead - 1}>();",
+            "  __syncthreads();",
+            f"  if (ps_ahead < ps_end) ps_load(ps_ahead, {behind}), {following};",
+            "  ps_copy_commit();",
+            f"  const int ps_stage = ps_n % {self.stages};",
+            f"  if ({full}) ps_step({loop}, ps_stage, PsFlag<true>());",
+            f"  else ps_step({loop}, ps_stage, PsFlag<false>());",
+            "}",
+        ]
+
+    def _after(self) -> list[str]:
+        lines: list[str] = []
+        for each in self.made.after:
+            lines += self.printer.step(each, inside=False)
+        return lines
+
+
+def tile_line(name: str, place: int) -> str:
+    """Return the declaration of a tile in shared memory."""
+    return f"ps_element* const {name} = (ps_element*)(ps_shared_memory + {place});"
+
+
+# -- shared with the Hopper kernels --------------------------------------------------------------
+
+
+def grid_lines(made: TileKernel) -> list[str]:
+    """Return the lines that give block loops their values: the innermost along x."""
+    loops = made.kernel.grid
+    axes = [f"blockIdx.{axis}" for axis in "xyz"]
+    if len(loops) <= 3:
+        return [
+            f"const int {variable(each.variable)} = {axis};"
+            for each, axis in zip(reversed(loops), axes, strict=False)
+        ]
+    lines, below = [], 1
+    for place, each in enumerate(reversed(loops)):
+        text = "blockIdx.x" if below == 1 else f"blockIdx.x / {below}"
+        if place < len(loops) - 1:
+            text += f" % {extent_of(each)}"
+        lines.append(f"const int {variable(each.variable)} = {text};")
+        below *= extent_of(each)
+    return lines
+
+
+def fragment_lines(made: TileKernel, layout: Layout) -> list[str]:
+    """Return the declarations of what threads hold."""
+    inner = set()
+    for step in (*made.before, *made.steps, *made.after):
+        if isinstance(step, Step):
+            inner |= {e.buffer.name for e in walk_statements(step.body) if isinstance(e, Alloc)}
+    starts = {each.name for each in made.local.values() if not each.shape}
+    return [
+        layout.declaration(each)
+        for each in made.local.values()
+        if each.name not in inner | starts and layout.shapes[each.name].kind != "tile"
+    ]
+
+
+def zero_lines(name: str, count: int) -> list[str]:
+    """Return the lines that clear a fragment."""
+    return ["#pragma unroll", f"for (int ps_i = 0; ps_i < {count}; ++ps_i) {name}[ps_i] = 0.0f;"]
+
+
+def next_lines(made: TileKernel, speller: Speller) -> list[str]:
+    """Return the function that finds the next key tile that is not empty."""
+    loop = variable(made.loop.variable)
+    test = "true" if made.present is None else speller.condition(made.present)
+    return [
+        f"const int ps_end = {speller.index(made.loop.extent)};",
+        f"auto ps_next = [&](int {loop}) {{",
+        f"  while ({loop} < ps_end && !({test})) ++{loop};",
+        f"  return {loop};",
+        "};",
+    ]
+
+
+def written(step: Step) -> set[str]:
+    """Return the buffers that a step writes."""
+    return set(touched(step.body)[1])

@@ -1,0 +1,66 @@
+// Functions of numbers. Exponentials are ex2.approx (2 ulp), so that they cost one multiply-add more.
+#define PS_LOG2E 1.4426950408889634f
+template <bool B> struct PsFlag { static constexpr bool value = B; };
+// The same number, of which the compiler does not know it: tests of it are made again where they are
+// needed, not kept in a register for each element.
+PS_DEVICE int ps_opaque(int x) {
+#ifdef __CUDA_ARCH__
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+PS_DEVICE float ps_max(float a, float b) { return fmaxf(a, b); }
+PS_DEVICE float ps_min(float a, float b) { return fminf(a, b); }
+PS_DEVICE int ps_max(int a, int b) { return a > b ? a : b; }
+PS_DEVICE int ps_min(int a, int b) { return a < b ? a : b; }
+PS_DEVICE int ps_abs(int a) { return a < 0 ? -a : a; }
+PS_DEVICE int ps_sq(int a) { return a * a; }
+PS_DEVICE int ps_floor_div(int a, int b) { return a / b - ((a % b != 0) & ((a < 0) != (b < 0))); }
+PS_DEVICE int ps_floor_mod(int a, int b) { return a - ps_floor_div(a, b) * b; }
+PS_DEVICE float ps_floor_div_value(float a, float b) { return floorf(a / b); }
+PS_DEVICE float ps_floor_mod_value(float a, float b) { return a - floorf(a / b) * b; }
+PS_DEVICE float ps_inverse(float x) { return 1.0f / x; }
+PS_DEVICE float ps_exp2(float x) { return ps_ex2(x); }
+PS_DEVICE float ps_exp(float x) { return ps_ex2(x * PS_LOG2E); }
+PS_DEVICE float ps_exp_of(float a, float b) { return ps_ex2(fmaf(a, PS_LOG2E, -b * PS_LOG2E)); }
+PS_DEVICE float ps_exp2_of(float a, float b) { return ps_ex2(a - b); }
+PS_DEVICE float ps_log(float x) { return logf(x); }
+PS_DEVICE float ps_log2(float x) { return log2f(x); }
+PS_DEVICE float ps_sqrt(float x) { return sqrtf(x); }
+PS_DEVICE float ps_rsqrt(float x) { return 1.0f / sqrtf(x); }
+PS_DEVICE float ps_sq(float x) { return x * x; }
+PS_DEVICE float ps_sin(float x) { return sinf(x); }
+PS_DEVICE float ps_cos(float x) { return cosf(x); }
+PS_DEVICE float ps_tanh(float x) { return 1.0f - 2.0f * ps_rcp(1.0f + ps_exp(2.0f * x)); }
+PS_DEVICE float ps_erf(float x) { return erff(x); }
+PS_DEVICE float ps_sigmoid(float x) { return ps_rcp(1.0f + ps_exp(-x)); }
+PS_DEVICE float ps_relu(float x) { return fmaxf(x, 0.0f); }
+PS_DEVICE float ps_silu(float x) { return x * ps_sigmoid(x); }
+PS_DEVICE float ps_gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
+PS_DEVICE float ps_softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
+PS_DEVICE float ps_step(float x) { return x >= 0.0f ? 1.0f : 0.0f; }
+PS_DEVICE float ps_sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x; }
+PS_DEVICE float ps_abs(float x) { return fabsf(x); }
+PS_DEVICE float ps_floor(float x) { return floorf(x); }
+PS_DEVICE float ps_round(float x) { return floorf(x) + (x - floorf(x) >= 0.5f ? 1.0f : 0.0f); }
+PS_DEVICE bool ps_bit(const uint32_t* words, int n) { return (words[n >> 5] >> (n & 31)) & 1; }
+PS_DEVICE void ps_put_bit(uint32_t* words, int n, bool on) {
+  words[n >> 5] = on ? words[n >> 5] | (1u << (n & 31)) : words[n >> 5] & ~(1u << (n & 31));
+}
+// Folds over the four lanes that share a row of a fragment.
+PS_DEVICE float ps_quad_sum(float x) {
+  x += ps_shuffle_xor(x, 1);
+  return x + ps_shuffle_xor(x, 2);
+}
+PS_DEVICE float ps_quad_prod(float x) {
+  x *= ps_shuffle_xor(x, 1);
+  return x * ps_shuffle_xor(x, 2);
+}
+PS_DEVICE float ps_quad_max(float x) {
+  x = fmaxf(x, ps_shuffle_xor(x, 1));
+  return fmaxf(x, ps_shuffle_xor(x, 2));
+}
+PS_DEVICE float ps_quad_min(float x) {
+  x = fminf(x, ps_shuffle_xor(x, 1));
+  return fminf(x, ps_shuffle_xor(x, 2));
+}

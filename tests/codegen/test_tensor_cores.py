@@ -1,0 +1,226 @@
+"""Tensor-core kernels: emulated, PTX operation by operation, against fp64; mutated; compiled."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import cuda_on_cpu
+import numpy as np
+import pytest
+
+from penstock import parse, zoo
+from penstock.codegen.backends import BACKENDS, Provenance
+from penstock.codegen.gpu.plain import plain
+from penstock.codegen.lower.program import lower
+from penstock.codegen.tvm.cuda import compile_cubin, cuda_module, tensor_module
+from penstock.einsum_ir.formats import parse_format
+from penstock.einsum_ir.interpreter.interp import interpret
+from penstock.einsum_ir.interpreter.numerics import quantise
+from penstock.einsum_ir.shapes import bind
+from penstock.mapper.fusion import Flow
+from penstock.mapper.nodes import Compute, Keep, Nest
+from penstock.mapper.search.build import build, default_mapping
+from penstock.mapper.search.plan import Recipe
+from penstock.runtime.streaming import streamed
+from penstock.runtime.tiles import Tiles
+from penstock.samples import random_inputs
+from penstock.targets import TARGETS
+
+LIMIT = {"bf16": 2.0**-7, "fp16": 2.0**-10}
+"""Largest error over largest value: two roundings of 2^-8 (2^-11) relative, of the weights and of
+the result; sums and scores are fp32."""
+
+TOY = {"h": 2, "p": 70, "m": 101, "e": 16, "f": 16, "g": 1}
+
+UNSEEN = parse("""
+cascade unseen(Q[h, p, e], K[h, m, e], V[h, m, f], B[m], G[h]) -> (O[h, p, f], L[h, p])
+  S[h, p, m] = Q[h, p, e] * K[h, m, e] / 4 s.t. (p + 2 * m) % 3 != 1 and m <= p + 40
+  T[h, p, m] = S[h, p, m] + B[m] * sigmoid(S[h, p, m]) - G[h] * abs(p - m) / 16
+  X[h, p] = T[h, p, m] :: max[m]
+  N[h, p, m] = exp(T[h, p, m] - X[h, p])
+  L[h, p] = N[h, p, m] :: sum[m]
+  O[h, p, f] = N[h, p, m] / L[h, p] * V[h, m, f] :: sum[m]
+""")
+
+needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+
+
+def staged(body, buffers, overlap):
+    """The mapping's body with that many buffers; sums in a later stage where they overlap."""
+    found = []
+    for node in body:
+        if isinstance(node, Nest):
+            node = replace(node, body=staged(node.body, buffers, overlap))
+        elif isinstance(node, Keep):
+            node = replace(node, buffers=buffers)
+        elif isinstance(node, Compute) and overlap and node.einsum == "O_T":
+            node = replace(node, stage=2)
+        found.append(node)
+    return tuple(found)
+
+
+def made(cascade, machine, fmt="bf16", tile=32, constants=None, buffers=1, overlap=True, **shapes):
+    """(the cascade as written, its streaming program with plain leaves, the target)."""
+    target, form = TARGETS.get(machine), parse_format(fmt)
+    written = zoo.load(cascade) if isinstance(cascade, str) else cascade
+    used = {v for each in written.einsums for v in each.variables}
+    used |= {rank for each in written.inputs for rank in each.ranks}
+    sizes = {name: size for name, size in {**TOY, **shapes}.items() if name in used}
+    constants = constants or {}
+    bound = streamed(written, sizes, constants, Tiles(tile, tile, tile))
+    mapping, _ = build(bound, target, form, Flow(bound.cascade), Recipe())
+    mapping = plain(replace(mapping, body=staged(mapping.body, buffers, overlap)), bound, target)
+    exact = bind(written.with_constants(**constants) if constants else written, shapes=sizes)
+    return exact, lower(bound, mapping, target, form), target
+
+
+def drawn(bound, form, scale):
+    """Inputs that the format holds exactly, and whole numbers where they are coordinates."""
+    random = np.random.default_rng(7)
+    inputs = {
+        name: quantise(np.asarray(each), form) for name, each in random_inputs(bound, form).items()
+    }
+    for name in inputs.keys() & {"Q", "K"}:
+        inputs[name] = quantise(inputs[name] * scale, form)
+    if "D" in inputs:
+        inputs["D"] = np.sort(random.integers(-1, 4, inputs["D"].shape))
+    return inputs
+
+
+def emulated(module, program, bound, folder, scale=1.0):
+    """The largest error over the largest value, of all outputs."""
+    inputs = drawn(bound, program.format, scale)
+    found = cuda_on_cpu.run(module, program, inputs, folder)
+    exact = {name: np.asarray(each, float) for name, each in inputs.items()}
+    errors = [0.0]
+    for name, want in interpret(bound, exact, parse_format("fp64")).items():
+        error = np.abs(found[name] - want).max() / np.abs(want).max()
+        errors.append(error if error == error else np.inf)
+    return max(errors)
+
+
+def kinds(module):
+    return [each.kind for each in module.steps if each.kind != "plain"]
+
+
+CASES = [
+    ("causal_attention", "h200", {}),
+    ("soft_cap", "h200", {"e": 128, "f": 48, "buffers": 3, "overlap": False}),
+    ("attention", "a100", {"fmt": "fp16", "e": 64, "f": 64, "buffers": 3}),
+    ("sliding_window", "h200", {"constants": {"W": 20.0}, "p": 130, "m": 130, "tile": 16}),
+    ("gqa_causal", "a100", {"h": 4, "g": 2}),
+    ("soft_cap", "h200", {"fmt": "fp16", "e": 96, "f": 96, "tile": 48}),
+    ("attention_sink", "h200", {"e": 71, "f": 71}),
+    ("document_mask", "h200", {"p": 101}),
+    ("alibi", "a100", {"fmt": "fp16", "p": 37}),
+    (UNSEEN, "h200", {}),
+    (UNSEEN, "a100", {}),
+]
+
+
+@needs_gxx
+@pytest.mark.parametrize(("cascade", "machine", "more"), CASES)
+def test_emulated_kernels_agree_with_fp64(tmp_path, cascade, machine, more):
+    bound, program, target = made(cascade, machine, **more)
+    module = cuda_module(program, target)
+    odd = more.get("e", 16) % 8  # lines that no TMA box covers
+    assert kinds(module) == ["wgmma" if machine == "h200" and not odd else "mma.sync"]
+    assert emulated(module, program, bound, tmp_path) < LIMIT[program.format.name]
+
+
+@needs_gxx
+@pytest.mark.parametrize("machine", ["h200", "a100"])
+def test_large_logits_and_rows_without_a_key(tmp_path, monkeypatch, machine):
+    """Logits of thousands; the first rows of 70 see none of 37 keys; everything happens at once."""
+    monkeypatch.setenv("PENSTOCK_EAGER", "1")
+    bound, program, target = made("causal_attention", machine, fmt="fp16", p=70, m=37, tile=16)
+    module = cuda_module(program, target)
+    assert emulated(module, program, bound, tmp_path, scale=60.0) < LIMIT["fp16"]
+
+
+MUTANTS = [
+    ("a100", "ps_copy_wait<0>();", ""),
+    ("a100", "16 * k + ps_lane / 8 % 2 * 8", "16 * k"),
+    ("h200", "ps_wgmma_wait<1>();", ""),
+    ("h200", "ps_wgmma_wait<0>();", ""),
+    ("h200", "ps_wait(full_O_T", "(void)(full_O_T"),
+    ("h200", "k % 4 * 32, 0, 1024", "k % 4 * 32, 0, 512"),
+    ("h200", "k * 2048", "k * 1024"),
+    ("h200", "ps_group * 4096", "ps_group * 0"),
+]
+
+
+@needs_gxx
+@pytest.mark.parametrize(("machine", "old", "new"), MUTANTS)
+def test_a_dropped_wait_or_a_wrong_descriptor_is_noticed(tmp_path, machine, old, new):
+    bound, program, target = made("attention", machine, p=128, m=96)
+    module = cuda_module(program, target)
+    assert old in module.source
+    broken = replace(module, source=module.source.replace(old, new))
+    assert emulated(broken, program, bound, tmp_path) > 4 * LIMIT["bf16"]
+
+
+def test_mask_code_is_in_partial_tiles_only_and_empty_ones_are_skipped():
+    _, program, target = made("causal_attention", "h200")
+    source = cuda_module(program, target).source
+    assert "(ps_full || (((i_m1 * 32) + i_m0" in source
+    assert "while (i_m1 < ps_end && !(" in source
+    _, program, target = made("attention", "h200", p=128, m=128)
+    assert "while (i_m1 < ps_end && !(true)) ++i_m1;" in cuda_module(program, target).source
+
+
+def test_the_stages_of_the_mapping_decide_what_overlaps():
+    behind, alone = (
+        cuda_module(*made("attention", "h200", overlap=overlap)[1:]).source
+        for overlap in (True, False)
+    )
+    assert "ps_wgmma_wait<1>();" in behind
+    assert "ps_wgmma_wait<1>();" not in alone
+
+
+@pytest.mark.parametrize(
+    ("cascade", "fmt", "why"),
+    [
+        ("attention", "fp32", "tensor cores take bf16 and fp16 here, and this is fp32"),
+        ("linear_attention", "bf16", "its mapping has no loop over tiles in its blocks"),
+    ],
+)
+def test_what_stays_plain_says_why(cascade, fmt, why):
+    target, form = TARGETS.get("h200"), parse_format(fmt)
+    written = zoo.load(cascade)
+    used = {v for each in written.einsums for v in each.variables}
+    used |= {rank for each in written.inputs for rank in each.ranks}
+    sizes = {"h": 8, "p": 512, "m": 256, "e": 16, "f": 16, "d": 16}
+    bound = streamed(written, {k: v for k, v in sizes.items() if k in used}, {}, Tiles(64, 64, 64))
+    mapping = default_mapping(bound, target, form)
+    leaves = plain(mapping, bound, target)
+    module = tensor_module(
+        lower(bound, mapping, target, form),
+        target,
+        lambda: leaves and lower(bound, leaves, target, form),
+    )
+    assert {each.kind for each in module.steps} == {"plain"}
+    assert why in {each.why for each in module.steps}
+    assert f"is plain: {why}\n" in module.source
+
+
+def test_the_artifact_has_a_loader_and_the_tma_boxes():
+    _, program, target = made("causal_attention", "h200")
+    source = Provenance("causal", "0123456789ab", plain=lambda: program)
+    files = BACKENDS.get("cuda").generate(program, target, source, None).files
+    (step,) = json.loads(files["launch.json"])["steps"]
+    assert step["kind"] == "wgmma"
+    assert [each["box"] for each in step["maps"]] == [[1, 32, 64], [1, 32, 64]]
+    assert "cuTensorMapEncodeTiled" in files["launch.py"]
+    assert "import penstock" not in files["launch.py"]
+    compile(files["launch.py"], "launch.py", "exec")
+
+
+@needs_nvcc
+@pytest.mark.parametrize(("machine", "arch"), [("h200", "sm_90a"), ("a100", "sm_80")])
+@pytest.mark.slow
+def test_nvcc_compiles_tensor_core_kernels(machine, arch):
+    _, program, target = made("causal_attention", machine, e=64, f=64)
+    assert target.part == arch
+    assert compile_cubin(cuda_module(program, target).source, arch)[:4] == b"\x7fELF"

@@ -6,13 +6,6 @@
 #include <type_traits>
 #include <utility>
 
-// Large local arrays would overflow the stack of a C simulation; in hardware they are memories.
-#ifdef __SYNTHESIS__
-#define PK_LOCAL
-#else
-#define PK_LOCAL static
-#endif
-
 // where(c, a, b): only the chosen side is evaluated; the result has the type that holds both.
 #define PK_WHERE(c, a, b)                              \
   ((c) ? pk::common_t<decltype(a), decltype(b)>(a)     \

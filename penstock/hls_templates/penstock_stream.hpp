@@ -58,26 +58,6 @@ struct word {
 };
 #endif
 
-// Every element of an array of registers.
-template <class T, class V>
-typename std::enable_if<!std::is_array<T>::value>::type fill(T& element, const V& value) {
-  element = value;
-}
-template <class T, std::size_t N, class V>
-void fill(word<T, N>& token, const V& value) {
-  for (std::size_t i = 0; i < N; ++i) {
-#pragma HLS UNROLL
-    token[i] = value;
-  }
-}
-template <class T, std::size_t N, class V>
-void fill(T (&array)[N], const V& value) {
-  for (std::size_t i = 0; i < N; ++i) {
-#pragma HLS UNROLL
-    pk::fill(array[i], value);
-  }
-}
-
 #if defined(PK_BOUNDED)
 // Tasks that run until they have to wait, one at a time, always in the same order.
 class tasks {
@@ -151,11 +131,12 @@ inline std::size_t depth_of(const std::string& name) {
 
 }  // namespace pk
 
+// Tasks run side by side; #pragma HLS DATAFLOW in a simulation that knows no such thing.
 #if defined(PK_BOUNDED)
 #define PK_DATAFLOW pk::tasks pk_tasks;
 #define PK_TASK(call) pk_tasks.add(#call, [&]() { call; });
 #else
-#define PK_DATAFLOW
+#define PK_DATAFLOW _Pragma("HLS DATAFLOW")
 #define PK_TASK(call) call;
 #endif
 
@@ -209,5 +190,18 @@ class stream {
 
 }  // namespace hls
 #endif
+
+namespace pk {
+template <class T, std::size_t N>
+struct token {
+  typedef word<T, N> type;
+};
+template <class T>
+struct token<T, 1> {
+  typedef T type;
+};
+template <class T, std::size_t N>
+using fifo = hls::stream<typename token<T, N>::type>;
+}  // namespace pk
 
 #endif

@@ -37,6 +37,11 @@ class _Kernel:
     run: PipelineRun
     lines: Mapping[str, Timeline]
     constructs: tuple[Construct, ...]
+    names: Mapping[str, str]
+
+    def loops(self, loop: LoopTime) -> str:
+        """Return the loops that are one pipeline, as the kernel calls them."""
+        return ", ".join(self.names[each] for each in loop.loop.split(", "))
 
 
 def fpga_section(design: Design) -> Section:
@@ -54,10 +59,11 @@ def fpga_section(design: Design) -> Section:
     network, lines = kernel_network(program, design.target.clock_hz)
     depths = kernel_timing(program, design.target.clock_hz).depths
     run = run_pipeline(network, depths)
-    kernel = _Kernel(design, run, lines, kernel_constructs(tasks.with_depths(depths), notes))
+    text = print_kernel(tasks, notes)
+    constructs = kernel_constructs(tasks.with_depths(depths), notes)
+    kernel = _Kernel(design, run, lines, constructs, text.names)
     channels = {
-        port.file: port.channel or port.bundle
-        for port in ports(tasks, print_kernel(tasks, notes), design.target)
+        port.file: port.channel or port.bundle for port in ports(tasks, text, design.target)
     }
     bound = _bottleneck(kernel)
     tables = (
@@ -92,7 +98,7 @@ def _bottleneck(kernel: _Kernel) -> str:
     if line.loops:
         loop = max(line.loops, key=lambda each: each.cycles)
         text += (
-            f", of which loop {loop.loop} takes {loop.cycles:,}, a step every "
+            f", of which loop {kernel.loops(loop)} takes {loop.cycles:,}, a step every "
             f"{loop.pipelined.interval} cycles ({loop.pipelined.cause})"
         )
     return f"{text}."
@@ -161,7 +167,7 @@ def _loops(kernel: _Kernel) -> Table:
     rows = [
         (
             task,
-            loop.loop,
+            kernel.loops(loop),
             f"{loop.steps:,}",
             str(loop.pipelined.interval),
             str(loop.pipelined.latency),

@@ -303,7 +303,7 @@ def test_missing_headers_are_named(monkeypatch):
 
 
 def test_the_headers_are_found_without_importing_hls4ml():
-    code = "import sys; from penstock.codegen import csim; csim.header_folder()"
+    code = "import sys; from penstock.codegen.hls import csim; csim.header_folder()"
     code += "; assert 'hls4ml' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -1,5 +1,6 @@
 """The HLS project: what is in it, where each pragma stands, and that it works."""
 
+import json
 import shutil
 import subprocess
 from dataclasses import replace
@@ -76,7 +77,7 @@ def weighted_sum(fmt="fixed<16,6>", divide=False):
                         For("m", whole(64), For("p0", whole(4), step, **lanes), comment="for m"),
                         For("q0", whole(4), store, **lanes),
                     ),
-                    "Y[p] = X[p, m] * W[m] :: sum[m]",
+                    "Y on grid",
                 ),
                 comment="for p by 4",
                 pipelined=True,
@@ -125,7 +126,7 @@ def test_the_project_has_every_file_and_names_its_origin():
         "kernel.cpp",
         "kernel.h",
         "link.cfg",
-        *(f"penstock_{each}.hpp" for each in ("fixed", "math", "stream", "tb")),
+        *(f"penstock_{each}.hpp" for each in ("fixed", "loops", "math", "stream", "tb")),
         "report.json",
         "run_hls.tcl",
         "tb.cpp",
@@ -159,93 +160,47 @@ def test_the_scripts_name_part_clock_and_top():
 
 
 KERNEL = """\
-namespace {
-void read_X(const data_t X[8][64], hls::stream<pk::word<data_t, 4>>& X_s) {
-  L_p1: for (index_t p1 = 0; p1 < 2; ++p1) {  // for p by 4
-    // Y[p] = X[p, m] * W[m] :: sum[m]
-    L_m: for (index_t m = 0; m < 64; ++m) {  // for m
-      #pragma HLS PIPELINE II=4  // port of X: 4 words of 512 bits, one a cycle
-      pk::word<data_t, 4> X_w_2;
-      L_p0_2: for (index_t p0_2 = 0; p0_2 < 4; ++p0_2)  // side by side on grid.lanes
-        X_w_2[p0_2] = X[p1 * 4 + p0_2][m];
-      X_s.write(X_w_2);
+static void read_X(const data_t X[8][64], pk::fifo<data_t, 4>& X_s) {
+  // for p by 4, Y on grid, for m; port of X: 4 words of 512 bits, one a cycle
+  PK_FOR(p1, 2) PK_FOR(m, 64) { PK_PIPELINE(4)
+    pk::word<data_t, 4> X_w_2;
+    PK_EACH(p0x, 4) X_w_2[p0x] = X[p1 * 4 + p0x][m];
+    X_s.write(X_w_2);
+  }
+}
+
+static void read_W(const data_t W[64], pk::fifo<data_t, 1>& W_s) {
+  PK_FOR(c, 64) PK_FOR(k, 4) { PK_PIPELINE(1) W_s.write(W[c]); }  // copy W
+}
+
+static void compute(pk::fifo<data_t, 1>& W_s, pk::fifo<data_t, 4>& X_s, pk::fifo<data_t, 4>& Y_s) {
+  PK_LOCAL data_t WB[64][4]; PK_COMPLETE(WB, 2) PK_KEEP(WB, bram)  // in bram
+  PK_LOCAL acc_t sum[4]; PK_REGISTERS(sum)  // in bram
+  PK_FOR(c, 64) PK_FOR(k, 4) { PK_PIPELINE(1) WB[c][k] = W_s.read(); }  // copy W
+  PK_FOR(p1, 2) PK_FOR(m, 64) { PK_PIPELINE(1)  // for p by 4, Y on grid, for m
+    if (m == 0) pk::fill(sum, 0);
+    const pk::word<data_t, 4> X_w = X_s.read();
+    PK_EACH(p0x, 4) sum[p0x] += X_w[p0x] * WB[m][p0x];
+    if (m == 63) {
+      pk::word<data_t, 4> Y_w;
+      PK_EACH(q0x, 4) Y_w[q0x] = sum[q0x];
+      Y_s.write(Y_w);
     }
   }
 }
 
-void read_W(const data_t W[64], hls::stream<data_t>& W_s) {
-  L_c: for (index_t c = 0; c < 64; ++c)  // copy W
-    L_k: for (index_t k = 0; k < 4; ++k) {
-      #pragma HLS PIPELINE II=1  // a step each cycle
-      W_s.write(W[c]);
-    }
+static void write_Y(data_t Y[8], pk::fifo<data_t, 4>& Y_s) {
+  PK_FOR(p1, 2) { PK_PIPELINE(1) pk::put(Y, Y_s.read(), p1 * 4); }  // for p by 4, Y on grid
 }
 
-void compute(
-    hls::stream<data_t>& W_s,
-    hls::stream<pk::word<data_t, 4>>& X_s,
-    hls::stream<pk::word<data_t, 4>>& Y_s) {
-  PK_LOCAL data_t WB[64][4];  // in bram
-  #pragma HLS ARRAY_PARTITION variable=WB type=complete dim=2  // unrolled loops
-  #pragma HLS BIND_STORAGE variable=WB type=ram_2p impl=bram  // kept in bram
-  PK_LOCAL acc_t sum[4];  // in bram
-  #pragma HLS ARRAY_PARTITION variable=sum type=complete dim=0  // a register for each place
-  L_c: for (index_t c = 0; c < 64; ++c)  // copy W
-    L_k: for (index_t k = 0; k < 4; ++k) {
-      #pragma HLS PIPELINE II=1  // a step each cycle
-      WB[c][k] = W_s.read();
-    }
-  L_p1: for (index_t p1 = 0; p1 < 2; ++p1) {  // for p by 4
-    // Y[p] = X[p, m] * W[m] :: sum[m]
-    L_z0: for (index_t z0 = 0; z0 < 4; ++z0) {
-      #pragma HLS UNROLL  // side by side on grid.lanes
-      sum[z0] = 0;
-    }
-    L_m: for (index_t m = 0; m < 64; ++m) {  // for m
-      #pragma HLS PIPELINE II=1  // a step each cycle
-      const pk::word<data_t, 4> X_w = X_s.read();
-      L_p0: for (index_t p0 = 0; p0 < 4; ++p0)  // side by side on grid.lanes
-        sum[p0] = sum[p0] + X_w[p0] * WB[m][p0];
-    }
-    pk::word<data_t, 4> Y_w;
-    L_q0: for (index_t q0 = 0; q0 < 4; ++q0) {
-      #pragma HLS UNROLL  // side by side on grid.lanes
-      Y_w[q0] = sum[q0];
-    }
-    Y_s.write(Y_w);
-  }
-}
-
-void write_Y(data_t Y[8], hls::stream<pk::word<data_t, 4>>& Y_s) {
-  L_p1: for (index_t p1 = 0; p1 < 2; ++p1) {  // for p by 4
-    #pragma HLS PIPELINE II=1  // a step each cycle
-    // Y[p] = X[p, m] * W[m] :: sum[m]
-    const pk::word<data_t, 4> Y_w_2 = Y_s.read();
-    L_q0_2: for (index_t q0_2 = 0; q0_2 < 4; ++q0_2)  // side by side on grid.lanes
-      Y[p1 * 4 + q0_2] = Y_w_2[q0_2];
-  }
-}
-}  // namespace
-
-extern "C" void weighted_kernel(
-    const data_t X[8][64],
-    const data_t W[64],
-    data_t Y[8]) {
-  // Each tensor has its own AXI port; link.cfg says which memory channel it goes to.
-  #pragma HLS INTERFACE mode=m_axi port=X bundle=gmem0 offset=slave depth=512 max_widen_bitwidth=512
-  #pragma HLS INTERFACE mode=s_axilite port=X
-  #pragma HLS INTERFACE mode=m_axi port=W bundle=gmem1 offset=slave depth=64 max_widen_bitwidth=512
-  #pragma HLS INTERFACE mode=s_axilite port=W
-  #pragma HLS INTERFACE mode=m_axi port=Y bundle=gmem2 offset=slave depth=8 max_widen_bitwidth=512
-  #pragma HLS INTERFACE mode=s_axilite port=Y
-  #pragma HLS INTERFACE mode=s_axilite port=return
-  #pragma HLS DATAFLOW
-  hls::stream<data_t> W_s("W_s");
-  #pragma HLS STREAM variable=W_s depth=2  // one token is written while one is read
-  hls::stream<pk::word<data_t, 4>> X_s("X_s");
-  #pragma HLS STREAM variable=X_s depth=2  // one token is written while one is read
-  hls::stream<pk::word<data_t, 4>> Y_s("Y_s");
-  #pragma HLS STREAM variable=Y_s depth=2  // one token is written while one is read
+extern "C" void weighted_kernel(const data_t X[8][64], const data_t W[64], data_t Y[8]) {
+  PK_PORT(X, gmem0, 512)
+  PK_PORT(W, gmem1, 64)
+  PK_PORT(Y, gmem2, 8)
+  PK_CONTROL  // each tensor has a port; link.cfg says which channel it goes to
+  PK_STREAM(W_s, 2, data_t, 1)  // one token is written while one is read
+  PK_STREAM(X_s, 2, data_t, 4)  // one token is written while one is read
+  PK_STREAM(Y_s, 2, data_t, 4)  // one token is written while one is read
   PK_DATAFLOW
   PK_TASK(read_X(X, X_s))
   PK_TASK(read_W(W, W_s))
@@ -257,7 +212,7 @@ extern "C" void weighted_kernel(
 
 def test_each_pragma_stands_where_the_mapping_says():
     text = hls.generate(weighted_sum(), CARD, SOURCE).files["kernel.cpp"]
-    assert text[text.index("namespace") :] == KERNEL
+    assert text[text.index("static") :] == KERNEL
 
 
 def partition(index, extent, lanes):
@@ -270,8 +225,7 @@ def partition(index, extent, lanes):
         ),
     )
     program = Program("x", (), (Buffer("Y", (1,)),), body, parse_format("fp32"))
-    lines = [line.split("  // ")[0] for line in HlsNotes(program).buffer(body.buffer)]
-    return [line.split("variable=A ")[1] for line in lines if "ARRAY_PARTITION" in line]
+    return HlsNotes(program).buffer(body.buffer)
 
 
 def test_partitions_follow_the_index_of_the_unrolled_loop():
@@ -280,12 +234,21 @@ def test_partitions_follow_the_index_of_the_unrolled_loop():
     def times(name, factor):
         return Op("*", (name, whole(factor)))
 
-    assert partition(t, 64, 4) == []
-    assert partition(v, 4, 4) == ["type=complete dim=0"]
-    assert partition(Op("+", (times(t, 4), v)), 64, 4) == ["type=cyclic factor=4 dim=1"]
-    assert partition(Op("+", (times(v, 16), t)), 64, 4) == ["type=block factor=4 dim=1"]
-    assert partition(Op("//", (v, whole(2))), 64, 4) == ["type=complete dim=0"]
-    assert partition(Op("//", (v, whole(2))), 5000, 4) == ["type=cyclic factor=4 dim=1"]
+    assert partition(t, 64, 4) == "PK_KEEP(A, bram)"
+    assert partition(v, 4, 4) == "PK_REGISTERS(A)"
+    assert partition(Op("+", (times(t, 4), v)), 64, 4) == "PK_CYCLIC(A, 1, 4)"
+    assert partition(Op("+", (times(v, 16), t)), 64, 4) == "PK_BLOCK(A, 1, 4)"
+    assert partition(Op("//", (v, whole(2))), 64, 4) == "PK_REGISTERS(A)"
+    assert partition(Op("//", (v, whole(2))), 5000, 4) == "PK_CYCLIC(A, 1, 4) PK_KEEP(A, bram)"
+
+
+def test_what_does_not_fit_is_said_with_its_numbers():
+    small = replace(CARD, resources=(("LUT", 100), ("DSP", 5_000)))
+    files = hls.generate(weighted_sum(), small, SOURCE).files
+    (line,) = [each for each in files["README.md"].splitlines() if "Does not fit" in each]
+    taken = json.loads(files["report.json"])["resources"]["tasks"]["all"]["LUT"]
+    assert line.startswith(f"**Does not fit, by this count**: {taken:,} LUT of 100. Take fewer")
+    assert "Does not fit" not in hls.generate(weighted_sum(), CARD, SOURCE).files["README.md"]
 
 
 def test_floats_bring_their_own_headers_and_tolerance():
@@ -354,10 +317,12 @@ def test_files_hold_every_number_exactly(fmt):
 
 
 def test_templates_are_filled_strictly():
-    good = {"banner": "", "top": "t", "parameters": ()}
+    good = {"banner": "", "signature": ()}
     hls.fill("kernel.h", **good)
-    with pytest.raises(ValueError, match=r"no value for \['top'\], no place for \['tops'\]$"):
-        hls.fill("kernel.h", banner="", tops="t", parameters=())
+    with pytest.raises(
+        ValueError, match=r"no value for \['signature'\], no place for \['signatures'\]$"
+    ):
+        hls.fill("kernel.h", banner="", signatures=())
 
 
 def test_a_machine_that_is_no_fpga_is_refused():

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from penstock.codegen.hls.loops import is_serial
+from penstock.codegen.hls.loops import has_serial, is_serial
 from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
@@ -101,14 +101,14 @@ def _stages(step: Step, latency: int, hardware: Hardware) -> int:
 
 def _parts(stmt: LoopStmt) -> Iterator[tuple[LoopStmt, dict[str, int]]]:
     """Yield the bodies of pipelined loops, and the straight code between them."""
-    if not _has_serial(stmt):
+    if not has_serial(stmt):
         yield stmt, {}
         return
     match stmt:
         case For() if is_serial(stmt):
             chain = perfect(stmt)
             inside = chain[-1].body
-            if _has_serial(inside):
+            if has_serial(inside):
                 yield from _parts(inside)
             else:
                 yield inside, {each.variable: _extent(each) for each in chain}
@@ -124,10 +124,6 @@ def _parts(stmt: LoopStmt) -> Iterator[tuple[LoopStmt, dict[str, int]]]:
 def _extent(loop: For) -> int:
     """Return a loop's extent; 2 if it depends on loops around, so that distances stay small."""
     return int(loop.extent.value) if isinstance(loop.extent, Const) else 2
-
-
-def _has_serial(stmt: LoopStmt) -> bool:
-    return any(is_serial(each) for each in walk_statements(stmt))
 
 
 def _operators(step: Step) -> Iterator[str]:

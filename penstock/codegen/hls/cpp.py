@@ -1,14 +1,15 @@
-"""Statement IR → C++: one small method per node, operators as functions of `penstock_math.hpp`.
+"""Expressions of the statement IR → C++, operators as functions of `penstock_math.hpp`.
 
 The text uses five types that the including program defines: ``data_t`` (storage), ``acc_t``
 (exact or wide sums), ``compute_t`` (what functions return), ``mask_t`` and ``index_t``. It is
 C++14 and C++17 alike.
 
-Excluded on purpose: the choice of pragmas (a `Notes` object, see `hls.py`), files, compilers.
+Excluded on purpose: statements (`hls/print.py`), the choice of pragmas (a `Notes` object), files.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import textwrap
@@ -35,23 +36,23 @@ from penstock.codegen.loops.nodes import (
     walk_statements,
 )
 from penstock.codegen.loops.walk import elements
+from penstock.codegen.lower.index import integer
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.interpreter.rounding import quantise, unsupported
 from penstock.einsum_ir.ops import OPERATORS
 
 __all__ = [
-    "CppText",
     "Notes",
     "Printer",
     "comment_lines",
+    "dims",
     "identifiers",
     "literal",
-    "print_cpp",
     "top_name",
     "workspace",
 ]
 
-WIDTH = 100
+WIDTH = 120
 
 WIDE = 2**15
 """Integer literals from here on are 64-bit ones, so that their products with indices are."""
@@ -115,45 +116,15 @@ _KEYWORDS = frozenset(
 class Notes:
     """What stands beside the loops and buffers of the text; this base class adds nothing."""
 
-    def loop(self, loop: For) -> tuple[str, ...]:
-        """Return the lines that open the body of a loop (pragmas)."""
+    def loop(self, loop: For) -> tuple[str, str]:
+        """Return what opens the body of a loop, and the reason; nothing if that is empty."""
         del loop
-        return ()
+        return "", ""
 
-    def buffer(self, buffer: Buffer) -> tuple[str, ...]:
-        """Return the lines that follow the definition of a local buffer (pragmas)."""
+    def buffer(self, buffer: Buffer) -> str:
+        """Return what follows the definition of a local buffer."""
         del buffer
-        return ()
-
-
-@dataclass(frozen=True)
-class CppText:
-    """A program as C++, in the parts that a file is made of.
-
-    Args:
-        constants: definitions at file scope, one line each.
-        parameters: of the function, in order: inputs, outputs, workspace.
-        body: the lines of the function's body, without its braces.
-        names: identifier of the program → identifier of the text.
-    """
-
-    constants: tuple[str, ...]
-    parameters: tuple[str, ...]
-    body: tuple[str, ...]
-    names: dict[str, str]
-
-
-def print_cpp(program: Program, notes: Notes | None = None) -> CppText:
-    """Print a program.
-
-    Args:
-        program: any program.
-        notes: adds lines to loops and buffers; none by default.
-    """
-    printer = Printer(program, notes or Notes())
-    body = tuple(printer.statement(program.body, 1))
-    unused = tuple(printer.unused())
-    return CppText(printer.constants(), printer.parameters(), unused + body, dict(printer.names))
+        return ""
 
 
 def workspace(program: Program) -> tuple[Buffer, ...]:
@@ -185,12 +156,13 @@ def literal(value: float, fmt: Format) -> str:
     return f"{text}f" if single else text
 
 
-def _dims(buffer: Buffer) -> str:
+def dims(buffer: Buffer) -> str:
+    """Return the extents of an array as its declaration has them."""
     return "".join(f"[{extent}]" for extent in buffer.shape)
 
 
 class Printer:
-    """Prints one program; collects the constants that it meets."""
+    """Prints the expressions of one program; collects the constants that it meets."""
 
     def __init__(self, program: Program, notes: Notes) -> None:
         self.program, self.notes = program, notes
@@ -201,7 +173,6 @@ class Printer:
         self.kinds = {each.name: each.kind for each in self._all_buffers()}
         self.read = {each.buffer for each in elements(program.body) if not each.written}
         self.literals: dict[float, str] = {}
-        self.heading = ""
 
     def _parameters(self) -> tuple[Buffer, ...]:
         return (*self.program.inputs, *self.program.outputs, *self.workspace)
@@ -228,7 +199,7 @@ class Printer:
 
     def pointer(self, buffer: Buffer, *, constant: bool) -> str:
         """Return the declaration of an array that is a parameter."""
-        name = f"{self.names[buffer.name]}{_dims(buffer) or '[1]'}"
+        name = f"{self.names[buffer.name]}{dims(buffer) or '[1]'}"
         return f"{'const ' if constant else ''}{buffer.kind}_t {name}"
 
     def unused(self) -> Iterator[str]:
@@ -237,67 +208,6 @@ class Printer:
         for buffer in self._parameters():
             if buffer.name not in touched:
                 yield f"  (void){self.names[buffer.name]};"
-
-    # Statements: each yields its lines.
-
-    @singledispatchmethod
-    def statement(self, stmt: LoopStmt, depth: int) -> Iterator[str]:
-        """Yield the lines of a statement."""
-        raise TypeError(f"cannot print {type(stmt).__name__} at depth {depth} as C++")
-
-    @statement.register
-    def _(self, stmt: Block, depth: int) -> Iterator[str]:
-        if stmt.comment and stmt.comment != self.heading:
-            self.heading = stmt.comment  # nested blocks of the same Einsum say it once
-            yield from comment_lines(stmt.comment, depth)
-        for each in stmt.body:
-            yield from self.statement(each, depth)
-
-    @statement.register
-    def _(self, stmt: For, depth: int) -> Iterator[str]:
-        pad = "  " * depth
-        if stmt.comment or stmt.axis:
-            beside = f"side by side on {stmt.axis}" if stmt.axis else ""
-            yield from comment_lines("; ".join(filter(None, (stmt.comment, beside))), depth)
-        yield f"{pad}{self.head(stmt)} {{"
-        yield from (f"{pad}  {line}" for line in self.notes.loop(stmt))
-        yield from self.statement(stmt.body, depth + 1)
-        yield f"{pad}}}"
-
-    def head(self, stmt: For) -> str:
-        """Return the label of a loop, which reports of the HLS tool call it, and its head."""
-        name, extent = self.names[stmt.variable], self.index(stmt.extent, 5)
-        return f"L_{name}: for (index_t {name} = 0; {name} < {extent}; ++{name})"
-
-    @statement.register
-    def _(self, stmt: If, depth: int) -> Iterator[str]:
-        pad = "  " * depth
-        yield from wrapped(f"if ({self.value(stmt.condition, 0)}) {{", depth)
-        yield from self.statement(stmt.body, depth + 1)
-        yield f"{pad}}}"
-
-    @statement.register
-    def _(self, stmt: Alloc, depth: int) -> Iterator[str]:
-        if stmt.buffer.name not in self.given:
-            yield from self.definition(stmt.buffer, depth)
-        yield from self.statement(stmt.body, depth)
-
-    def definition(self, buffer: Buffer, depth: int) -> Iterator[str]:
-        """Yield the definition of a local buffer: an array, or a register."""
-        pad, name = "  " * depth, self.names[buffer.name]
-        place = f"  // in {buffer.memory}" if buffer.memory else ""
-        if buffer.shape:
-            yield f"{pad}PK_LOCAL {buffer.kind}_t {name}{_dims(buffer)};{place}"
-        else:
-            yield f"{pad}{buffer.kind}_t {name} = 0;{place}"
-        if buffer.name not in self.read:
-            yield f"{pad}(void){name};"
-        yield from (pad + line for line in self.notes.buffer(buffer))
-
-    @statement.register
-    def _(self, stmt: Store, depth: int) -> Iterator[str]:
-        target = self.element(stmt.buffer, stmt.indices)
-        yield from wrapped(f"{target} = {self.stored(stmt)};", depth)
 
     def stored(self, stmt: Store) -> str:
         """Return the text of the value; an infinity is the end of the buffer's own range."""
@@ -348,8 +258,11 @@ class Printer:
     @expression.register
     def _(self, expr: Load) -> tuple[str, int]:
         text = self.element(expr.buffer, expr.indices)
-        narrow = self.kinds[expr.buffer] == "data" and self.program.format.name in _NARROW
-        return f"compute_t({text})" if narrow else text, _ATOM
+        return f"compute_t({text})" if self.is_narrow(expr.buffer) else text, _ATOM
+
+    def is_narrow(self, buffer: str) -> bool:
+        """Return whether elements are stored in fewer bits than they are computed in."""
+        return self.kinds[buffer] == "data" and self.program.format.name in _NARROW
 
     def element(self, buffer: str, indices: tuple[LoopExpr, ...]) -> str:
         """Return the text of one element of a buffer."""
@@ -370,15 +283,24 @@ class Printer:
         name = _FUNCTIONS.get(expr.op, expr.op)
         if expr.op in _DEDUCED:
             return f"pk::{name}({args})", _ATOM
+        if expr.op in ("//", "%") and all(map(_is_natural, expr.args)):
+            return self.quotient(expr.op, *expr.args)
         if expr.op in _ON_INDICES and self.is_index(expr):
             return f"pk::{_OF_INDEX.get(expr.op, name)}({args})", _ATOM
         return f"pk::{name}<{self.parameter(expr)}>({self.operands(expr, args)})", _ATOM
+
+    def quotient(self, op: str, left: LoopExpr, right: LoopExpr) -> tuple[str, int]:
+        """Return the text of a division of indices that are not negative: C++'s own."""
+        binds = _INFIX["*"][1]
+        return f"{self.value(left, binds)} {op[0]} {self.value(right, binds + 1)}", binds
 
     def infix(self, op: str, left: LoopExpr, right: LoopExpr) -> tuple[str, int]:
         """Return the text of an infix operator; ``-Wall`` wants some parentheses more."""
         sign, binds = _INFIX[op]
         inner = binds + 2 if op == "or" else binds + (3 <= binds <= 4)
         outer = inner if op == "or" else binds + 1
+        if 3 <= binds <= 4 and right == Const(0.0):
+            right = integer(0)
         return f"{self.value(left, inner)} {sign} {self.value(right, outer)}", binds
 
     def where(self, test: LoopExpr, then: LoopExpr, otherwise: LoopExpr) -> tuple[str, int]:
@@ -439,6 +361,19 @@ class Printer:
                 return self.is_truth(expr)
 
 
+def _is_natural(expr: LoopExpr) -> bool:
+    """Return whether an expression is an index that cannot be negative."""
+    match expr:
+        case Const(value, integer):
+            return integer and value >= 0
+        case Name():
+            return True
+        case Op("+" | "*" | "//" | "%" | "min" | "max", args):
+            return all(map(_is_natural, args))
+        case _:
+            return False
+
+
 def comment_lines(text: str, depth: int) -> Iterator[str]:
     """Yield a comment in lines of at most `WIDTH` columns."""
     pad = "  " * depth + "// "
@@ -462,20 +397,59 @@ def wrapped(text: str, depth: int) -> Iterator[str]:
 
 
 def identifiers(program: Program) -> dict[str, str]:
-    """Give every buffer and loop variable an identifier of its own that C++ accepts."""
+    """Give every buffer and loop variable an identifier of its own that C++ accepts.
+
+    Loops are called after their rank: ``p``, ``pa``, ``pb`` .. in time, each once because reports
+    name them; ``px``, ``py``, ``pz`` .. side by side, as often as no other is in sight.
+    """
     statements = tuple(walk_statements(program.body))
-    wanted = [each.name for each in (*program.inputs, *program.outputs)]
-    wanted += [each.buffer.name for each in statements if isinstance(each, Alloc)]
-    wanted += [each.variable for each in statements if isinstance(each, For)]
+    buffers = [each.name for each in (*program.inputs, *program.outputs)]
+    buffers += [each.buffer.name for each in statements if isinstance(each, Alloc)]
+    loops = {each.variable: each for each in statements if isinstance(each, For)}
     taken, names = {top_name(program)}, dict[str, str]()
-    for name in dict.fromkeys(wanted):
-        base = unique = _legal(name)
-        number = 2
-        while unique in taken:
-            unique, number = f"{base}_{number}", number + 1
-        taken.add(unique)
-        names[name] = unique
+    for name in dict.fromkeys(buffers):
+        base = _legal(name)
+        choices = itertools.chain([base], (f"{base}_{n}" for n in itertools.count(2)))
+        names[name] = next(each for each in choices if each not in taken)
+        taken.add(names[name])
+    for variable, loop in loops.items():
+        if not loop.kind:
+            names[variable] = _called(variable, "abcdefghijklmnopqrst", taken)
+            taken.add(names[variable])
+    around: dict[str, set[str]] = {}
+    _places(program.body, (), around)
+    for variable, others in around.items():
+        near = {names[each] for each in others if each in names}
+        names[variable] = _called(variable, "xyzuvw", taken | near, bare=False)
     return names
+
+
+def _places(stmt: LoopStmt, outer: tuple[str, ...], around: dict[str, set[str]]) -> None:
+    """Collect the loops side by side, each with those that it is in or has in it."""
+    match stmt:
+        case Block(body):
+            for each in body:
+                _places(each, outer, around)
+        case For() if stmt.kind:
+            around.setdefault(stmt.variable, set()).update(outer)
+            for name in outer:
+                around[name].add(stmt.variable)
+            _places(stmt.body, (*outer, stmt.variable), around)
+        case For() | If() | Alloc():
+            _places(stmt.body, outer, around)
+        case Store():
+            pass
+
+
+def _called(variable: str, letters: str, taken: set[str], *, bare: bool = True) -> str:
+    """Return the shortest legal name that is free: the rank's, and letters."""
+    base = _legal(re.sub("_.*", "", variable))
+    for count in itertools.count(0 if bare else 1):
+        for each in itertools.product(letters, repeat=count):
+            name = base + "".join(each)
+            if name not in taken and _legal(name) == name:
+                return name
+    raise AssertionError("there are names without end")
 
 
 def top_name(program: Program) -> str:

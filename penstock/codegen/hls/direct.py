@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from penstock.codegen.hls.loops import is_serial
+from penstock.codegen.hls.loops import has_serial
 from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
@@ -19,7 +19,6 @@ from penstock.codegen.loops.nodes import (
     LoopStmt,
     Program,
     Store,
-    walk_statements,
 )
 from penstock.codegen.loops.walk import elements, names, walk_expression
 from penstock.codegen.lower.index import has_load
@@ -30,10 +29,6 @@ __all__ = ["direct_tensors"]
 def direct_tensors(program: Program) -> dict[str, str]:
     """Return tensor → the reason why the computation itself accesses it."""
     return _Scan(program).found()
-
-
-def _has_serial(stmt: LoopStmt) -> bool:
-    return any(is_serial(each) for each in walk_statements(stmt))
 
 
 @dataclass(frozen=True)
@@ -62,12 +57,12 @@ class _Scan:
                 self._visit(body, lanes, replicable=replicable)
             case If(condition, body):
                 self._note(condition, "a condition needs its values")
-                known = not (has_load(condition) and _has_serial(body))
+                known = not (has_load(condition) and has_serial(body))
                 self._visit(body, lanes, replicable=replicable and known)
             case For():
                 self._note(stmt.extent, "a loop's length needs its values")
                 known = replicable and not has_load(stmt.extent)
-                inside = () if _has_serial(stmt) else (*lanes, stmt.variable)
+                inside = () if has_serial(stmt) else (*lanes, stmt.variable)
                 self._visit(stmt.body, inside, replicable=known)
             case Store():
                 self._store(stmt, lanes, replicable=replicable)

@@ -19,9 +19,13 @@ import jinja2.meta
 import penstock
 from penstock.codegen.backends import Golden, Provenance, Timing
 from penstock.codegen.base import Artifact
-from penstock.codegen.hls.cpp import top_name, workspace
+from penstock.codegen.hls.buffers import hoisted, without_units
+from penstock.codegen.hls.cpp import top_name, workspace, wrapped
 from penstock.codegen.hls.data import FLOATS, decode, described, element, encode, tolerance
+from penstock.codegen.hls.facts import without_implied
+from penstock.codegen.hls.fills import spread_fills
 from penstock.codegen.hls.loops import sink_spatial
+from penstock.codegen.hls.nests import merged
 from penstock.codegen.hls.pragmas import CLOCK_HZ, HlsNotes, interface
 from penstock.codegen.hls.pragmas import streams as stream_pragmas
 from penstock.codegen.hls.print import KernelText, print_kernel
@@ -34,8 +38,10 @@ from penstock.codegen.hls.project import (
     report,
     streams,
 )
-from penstock.codegen.hls.resources import NAMES, Use, kernel_constructs, uses
-from penstock.codegen.hls.split import Tasks, split
+from penstock.codegen.hls.resources import NAMES, Use, exceeded, kernel_constructs, uses
+from penstock.codegen.hls.rows import in_rows
+from penstock.codegen.hls.split import Tasks, split, stages_in
+from penstock.codegen.hls.units import unroll_units
 from penstock.codegen.hls.words import widen
 from penstock.codegen.loops.nodes import Program
 from penstock.einsum_ir.formats import Format
@@ -101,9 +107,28 @@ def generate(
 
 def tasks_of(program: Program, timing: Timing | None = None) -> Tasks:
     """Return the tasks that a program is printed as; `timing` says how deep their streams are."""
-    program = widen(sink_spatial(program))
-    tasks = split(program, frozenset(each.name for each in workspace(program)))
+    program, tiles = shaped(program)
+    tasks = split(program, _workspace(program), tiles)
     return tasks if timing is None else tasks.with_depths(timing.depths)
+
+
+def shaped(program: Program) -> tuple[Program, dict[str, str]]:
+    """Return the program as nests of loops that an HLS tool makes pipelines of.
+
+    With it come the tiles of outputs, as `split` takes them.
+    """
+    program = sink_spatial(widen(unroll_units(program)))
+    program, tiles = in_rows(program)
+    program = widen(program)
+    program = spread_fills(hoisted(without_units(program)))
+    _, stages = stages_in(program, _workspace(program))
+    hardware = HlsNotes(program).hardware
+    program = merged(program, hardware, copies=len(stages.names) == 1)
+    return without_implied(program), tiles
+
+
+def _workspace(program: Program) -> frozenset[str]:
+    return frozenset(each.name for each in workspace(program))
 
 
 def sources(program: Program, source: Provenance) -> dict[str, str]:
@@ -119,7 +144,8 @@ def _sources(tasks: Tasks, text: KernelText, source: Provenance) -> dict[str, st
     result["config.hpp"] = _filled(
         "config.hpp", source, "// ", header=header, format=described(fmt), **_types(program)
     )
-    common = {"top": top_name(program), "parameters": text.parameters}
+    head = f'extern "C" void {top_name(program)}({", ".join(text.parameters)})'
+    common = {"signature": tuple(wrapped(head, 0))}
     result["kernel.h"] = _filled("kernel.h", source, "// ", **common)
     result["kernel.cpp"] = _filled(
         "kernel.cpp",
@@ -193,7 +219,8 @@ def _header(fmt: Format) -> str:
 
 def _included(header: str) -> tuple[str, ...]:
     below = ("penstock_float.hpp",) if header == "penstock_half.hpp" else ()
-    return (header, *below, "penstock_math.hpp", "penstock_stream.hpp", "penstock_tb.hpp")
+    common = ("penstock_math.hpp", "penstock_loops.hpp", "penstock_stream.hpp", "penstock_tb.hpp")
+    return (header, *below, *common)
 
 
 def _types(program: Program) -> dict[str, str]:
@@ -250,6 +277,7 @@ def _readme(
         "streams": streams(tasks, text, source),
         "resources": NAMES,
         "uses": used,
+        "exceeded": ", ".join(exceeded(used, dict(target.resources))),
         "limits": [dict(target.resources).get(name) for name in NAMES],
         "loops": _loops(text, timing) if timing else (),
     }

@@ -39,8 +39,10 @@ from penstock.codegen.loops.nodes import (
     walk_statements,
 )
 from penstock.codegen.loops.walk import elements, names, walk_expression
+from penstock.codegen.lower.index import Lin, add, constant, to_expr
+from penstock.codegen.timing.dependence import affine
 
-__all__ = ["UNROLLED", "Rewrite", "is_serial", "sink_spatial"]
+__all__ = ["UNROLLED", "Rewrite", "conjuncts", "has_serial", "is_serial", "one_of", "sink_spatial"]
 
 UNROLLED = ("pe", "simd")
 """Kinds of axes whose places are hardware side by side."""
@@ -52,6 +54,16 @@ Around = tuple[For | If, ...]
 def is_serial(stmt: LoopStmt) -> bool:
     """Return whether a statement is a loop whose steps run one after the other."""
     return isinstance(stmt, For) and stmt.kind not in UNROLLED
+
+
+def has_serial(stmt: LoopStmt) -> bool:
+    """Return whether there is such a loop in a statement."""
+    return any(is_serial(each) for each in walk_statements(stmt))
+
+
+def one_of(stmts: list[LoopStmt]) -> LoopStmt:
+    """Return statements in order as one."""
+    return stmts[0] if len(stmts) == 1 else Block(tuple(stmts))
 
 
 def sink_spatial(program: Program) -> Program:
@@ -73,7 +85,7 @@ class _Sink:
 
     def sink(self, stmt: LoopStmt, around: Around) -> Iterator[LoopStmt]:
         """Yield statements that do what `stmt` does at every place of `around`."""
-        if not _has_serial(stmt) or _stays(stmt, around):
+        if not has_serial(stmt) or _stays(stmt, around):
             yield self.wrapped(stmt, around)
             return
         match stmt:
@@ -81,7 +93,12 @@ class _Sink:
                 yield replace(stmt, body=self.one(stmt.body, around))
             case If() if not around:
                 yield replace(stmt, body=self.one(stmt.body, ()))
-            case For() | If():
+            case If(condition, body):
+                inner = one_of(list(self.sink(body, (*around, stmt))))
+                anywhere = _somewhere(condition, around)
+                same = isinstance(inner, If) and inner.condition == anywhere
+                yield inner if same or anywhere is None else If(anywhere, inner)
+            case For():
                 yield from self.sink(stmt.body, (*around, stmt))
             case Alloc():
                 yield self.expanded(stmt, around)
@@ -94,15 +111,15 @@ class _Sink:
         """Sink statements in order; neighbours without serial loops share their places."""
         together: list[LoopStmt] = []
         for stmt in body:
-            if not _has_serial(stmt):
+            if not has_serial(stmt):
                 together.append(stmt)
                 continue
             if together:
-                yield self.wrapped(_block(together), around)
+                yield self.wrapped(one_of(together), around)
                 together = []
             yield from self.sink(stmt, around)
         if together:
-            yield self.wrapped(_block(together), around)
+            yield self.wrapped(one_of(together), around)
 
     def expanded(self, stmt: Alloc, around: Around) -> Alloc:
         """Give every place its own copy of a buffer that was local to it."""
@@ -126,9 +143,11 @@ class _Sink:
         }
         rename = Rewrite({}, fresh)
         stmt = rename.statement(stmt)
-        for each in reversed(around):
+        for place, each in reversed(list(enumerate(around))):
             if isinstance(each, If):
-                stmt = If(rename.expression(each.condition), stmt)
+                inside = around[place + 1 :]
+                if not any(isinstance(e, If) and _follows(each, e, inside) for e in inside):
+                    stmt = If(rename.expression(each.condition), stmt)
             else:
                 stmt = replace(each, variable=fresh[each.variable].name, body=stmt)
         return stmt
@@ -143,14 +162,6 @@ class _Sink:
             number += 1
         self.taken.add(name)
         return name
-
-
-def _block(stmts: list[LoopStmt]) -> LoopStmt:
-    return stmts[0] if len(stmts) == 1 else Block(tuple(stmts))
-
-
-def _has_serial(stmt: LoopStmt) -> bool:
-    return any(is_serial(each) for each in walk_statements(stmt))
 
 
 def _stays(stmt: LoopStmt, around: Around) -> bool:
@@ -170,6 +181,63 @@ def _stays(stmt: LoopStmt, around: Around) -> bool:
 def _constant(extent: LoopExpr) -> float:
     assert isinstance(extent, Const), "a spatial loop has a constant extent"
     return extent.value
+
+
+def _follows(outer: If, inner: If, between: Around) -> bool:
+    """Whether a condition holds wherever one inside does, at whichever of the places between."""
+    return outer.condition == _somewhere(inner.condition, between)
+
+
+def _somewhere(condition: LoopExpr, around: Around) -> LoopExpr | None:
+    """Return a condition that holds wherever the given one does at some place, if there is one.
+
+    What no place does need not be stepped through; each place still tests its own condition.
+    """
+    places = {
+        each.variable: int(_constant(each.extent)) for each in around if isinstance(each, For)
+    }
+    result: LoopExpr | None = None
+    for test in conjuncts(condition):
+        weak = _weakest(test, places)
+        if weak is not None:
+            result = weak if result is None else Op("and", (result, weak))
+    return result
+
+
+def _weakest(test: LoopExpr, places: Mapping[str, int]) -> LoopExpr | None:
+    """Return a comparison as it is at the place where it holds the longest."""
+    if places.keys().isdisjoint(names(test)):
+        return test
+    if not isinstance(test, Op) or test.op not in ("<", "<=", ">", ">="):
+        return None
+    left, right = (affine(each) for each in test.args)
+    if left is None or right is None or any(isinstance(e, Load) for e in walk_expression(test)):
+        return None
+    if test.op in (">", ">="):
+        left, right = right, left
+    ends = [
+        (factor if side else -factor) * (places[name] - 1)
+        for side, form in enumerate((left, right))
+        for name, factor in form[0].items()
+        if name in places
+    ]
+    terms = [
+        Lin(tuple((Name(n), c) for n, c in form[0].items() if n not in places), form[1])
+        for form in (left, right)
+    ]
+    more = sum(end for end in ends if end > 0)
+    op = "<" if test.op in ("<", ">") else "<="
+    return Op(op, (to_expr(terms[0]), to_expr(add(terms[1], constant(more)))))
+
+
+def conjuncts(expr: LoopExpr) -> Iterator[LoopExpr]:
+    """Yield the conditions that all hold where `expr` does."""
+    match expr:
+        case Op("and", (left, right)):
+            yield from conjuncts(left)
+            yield from conjuncts(right)
+        case _:
+            yield expr
 
 
 @dataclass(frozen=True)

@@ -16,23 +16,17 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from penstock.codegen.hls.banks import Split, in_registers, partitions
 from penstock.codegen.hls.cpp import Notes, identifiers, workspace
-from penstock.codegen.hls.loops import UNROLLED, is_serial
-from penstock.codegen.hls.print import token_type
+from penstock.codegen.hls.loops import UNROLLED, has_serial, is_serial
 from penstock.codegen.hls.split import Tasks
-from penstock.codegen.hls.words import PORT_BITS, WORD
 from penstock.codegen.loops.nodes import (
     Alloc,
     Buffer,
-    Const,
     For,
-    LoopExpr,
-    Name,
-    Op,
     Program,
     walk_statements,
 )
-from penstock.codegen.loops.walk import elements, names
 from penstock.codegen.lower.index import atom, range_of
 from penstock.codegen.timing.schedule import Hardware, pipelined
 from penstock.codegen.timing.timeline import perfect
@@ -42,9 +36,6 @@ __all__ = ["HlsNotes", "bundles", "interface", "streams"]
 
 CLOCK_HZ = 300e6
 """Of a C simulation, which has none: AMD's cards (DS963)."""
-
-COMPLETE_LIMIT = 1024
-"""Vitis HLS splits an array into at most this many registers or banks along one dimension."""
 
 BIND_BITS = 1024
 """Smaller buffers are left to the tool, which makes them registers or LUT RAM."""
@@ -65,15 +56,11 @@ def bundles(program: Program) -> tuple[tuple[Buffer, str, str], ...]:
 
 def interface(program: Program, names: dict[str, str]) -> tuple[str, ...]:
     """Return the INTERFACE pragmas: a port of its own for every tensor in the outer memory."""
-    lines = ["// Each tensor has its own AXI port; link.cfg says which memory channel it goes to."]
-    for buffer, _, bundle in bundles(program):
-        name, depth = names[buffer.name], math.prod(buffer.shape)
-        lines.append(
-            f"#pragma HLS INTERFACE mode=m_axi port={name} bundle={bundle} offset=slave "
-            f"depth={depth} max_widen_bitwidth={PORT_BITS}"
-        )
-        lines.append(f"#pragma HLS INTERFACE mode=s_axilite port={name}")
-    return (*lines, "#pragma HLS INTERFACE mode=s_axilite port=return")
+    lines = [
+        f"PK_PORT({names[buffer.name]}, {bundle}, {math.prod(buffer.shape)})"
+        for buffer, _, bundle in bundles(program)
+    ]
+    return (*lines, "PK_CONTROL  // each tensor has a port; link.cfg says which channel it goes to")
 
 
 def streams(tasks: Tasks, names: dict[str, str]) -> tuple[str, ...]:
@@ -81,13 +68,11 @@ def streams(tasks: Tasks, names: dict[str, str]) -> tuple[str, ...]:
     lines: list[str] = []
     for each in tasks.streams.values():
         name = names[each.name]
-        lines.append(f'hls::stream<{token_type(each)}> {name}("{name}");')
-        reason = f"  // {each.reason}"
-        lines.append(f"#pragma HLS STREAM variable={name} depth={each.depth}{reason}")
+        text = f"PK_STREAM({name}, {each.depth}, {each.kind}_t, {each.lanes})"
         bits = each.depth * each.lanes * tasks.program.format.bits
         if each.memory in IMPLEMENTATIONS and bits >= FIFO_BITS:
-            where = f"variable={name} type=fifo impl={each.memory}"
-            lines.append(f"#pragma HLS BIND_STORAGE {where}  // kept in {each.memory}")
+            text += f" PK_KEEP_FIFO({name}, {each.memory})"
+        lines.append(f"{text}  // {each.reason}")
     return tuple(lines)
 
 
@@ -155,18 +140,16 @@ class HlsNotes(Notes):
     def _names_of(self) -> dict[str, str]:
         return identifiers(self.program)
 
-    def loop(self, loop: For) -> tuple[str, ...]:
-        """Return the pragma of a loop, with its reason."""
+    def loop(self, loop: For) -> tuple[str, str]:
+        """Return the pragma of a loop, and its reason beside the loop's own comment."""
         if loop.variable in self._inside:
-            return ()  # PIPELINE unrolls it
+            return "", ""  # PIPELINE unrolls it
         if loop.kind in UNROLLED:
-            where = "a word of the port" if loop.axis == WORD else f"side by side on {loop.axis}"
-            said = f"{loop.comment}: {where}" if loop.comment else where
-            return (f"#pragma HLS UNROLL  // {said}",)
-        if any(is_serial(each) for each in walk_statements(loop.body)):
-            return ()
+            return "PK_UNROLL", "" if loop.comment else f"side by side on {loop.axis}"
+        if has_serial(loop.body):
+            return "", ""
         found = pipelined(loop.body, self._nests[loop.variable], self.hardware)
-        return (f"#pragma HLS PIPELINE II={found.interval}  // {found.cause}",)
+        return f"PK_PIPELINE({found.interval})", found.cause if found.interval > 1 else ""
 
     @cached_property
     def _inside(self) -> frozenset[str]:
@@ -174,142 +157,38 @@ class HlsNotes(Notes):
         pipelined = [
             each.body
             for each in walk_statements(self.program.body)
-            if isinstance(each, For)
-            and is_serial(each)
-            and not any(is_serial(inner) for inner in walk_statements(each.body))
+            if isinstance(each, For) and is_serial(each) and not has_serial(each.body)
         ]
         loops = (each for body in pipelined for each in walk_statements(body))
         return frozenset(each.variable for each in loops if isinstance(each, For))
 
-    def buffer(self, buffer: Buffer) -> tuple[str, ...]:
+    def buffer(self, buffer: Buffer) -> str:
         """Return the pragmas of a local buffer: partitions, then the storage."""
         if not buffer.shape:
-            return ()
-        lines: list[str] = []
-        banks = 1
+            return ""
         name, splits = self._names_of[buffer.name], self._partitions.get(buffer.name, ())
-        if _registers(splits, buffer.shape):
-            where = f"variable={name} type=complete dim=0"
-            return (f"#pragma HLS ARRAY_PARTITION {where}  // a register for each place",)
-        for place, how in enumerate(splits):
+        if in_registers(splits, buffer.shape):
+            return f"PK_REGISTERS({name})"
+        parts: list[str] = []
+        banks = 1
+        for place, (how, extent) in enumerate(zip(splits, buffer.shape, strict=False)):
             if how is None:
                 continue
-            extent = buffer.shape[place]
             banks *= extent if how.kind == "complete" else how.factor
-            text = how.kind if how.kind == "complete" else f"{how.kind} factor={how.factor}"
-            pragma = "ARRAY_RESHAPE" if how.word else "ARRAY_PARTITION"
-            why = "words of the port" if how.word else "unrolled loops"
-            lines.append(
-                f"#pragma HLS {pragma} variable={name} type={text} dim={place + 1}  // {why}"
-            )
-        return (*lines, *self._storage(buffer, name, banks))
+            kind = "WORDS" if how.word else "COMPLETE"
+            if how.kind != "complete":
+                kind = f"{how.kind.upper()}_WORDS" if how.word else how.kind.upper()
+            factor = "" if how.kind == "complete" else f", {how.factor}"
+            parts.append(f"PK_{kind}({name}, {place + 1}{factor})")
+        return " ".join([*parts, *self._storage(buffer, name, banks)])
 
-    def _storage(self, buffer: Buffer, name: str, banks: int) -> tuple[str, ...]:
+    def _storage(self, buffer: Buffer, name: str, banks: int) -> list[str]:
         bits = 1 if buffer.kind == "mask" else self.program.format.bits
         if math.prod(buffer.shape) * bits < BIND_BITS * banks:
-            return ()
-        implementation = buffer.memory if buffer.memory in IMPLEMENTATIONS else "auto"
-        where = f"variable={name} type=ram_2p impl={implementation}"
-        kept = buffer.memory or "the innermost memory"
-        return (f"#pragma HLS BIND_STORAGE {where}  // kept in {kept}",)
+            return []
+        kind = buffer.memory if buffer.memory in IMPLEMENTATIONS else "auto"
+        return [f"PK_KEEP({name}, {kind})"]
 
     @cached_property
     def _partitions(self) -> dict[str, tuple[Split | None, ...]]:
-        """Buffer → for each dimension how it is split, None for not at all."""
-        loops = [
-            each
-            for each in walk_statements(self.program.body)
-            if isinstance(each, For) and each.kind in UNROLLED and isinstance(each.extent, Const)
-        ]
-        lanes = {e.variable: int(e.extent.value) for e in loops if isinstance(e.extent, Const)}
-        words = frozenset(each.variable for each in loops if each.axis == WORD)
-        buffers = {
-            each.buffer.name: each.buffer
-            for each in walk_statements(self.program.body)
-            if isinstance(each, Alloc)
-        }
-        found: dict[str, list[Split | None]] = {}
-        for element in elements(self.program.body):
-            name, indices = element.buffer, element.indices
-            if name in buffers and indices:
-                kinds = found.setdefault(name, [None] * len(indices))
-                for place, index in enumerate(indices):
-                    how = _partition(index, buffers[name].shape[place], lanes, words)
-                    kinds[place] = _both(kinds[place], how, buffers[name].shape[place])
-        return {name: tuple(kinds) for name, kinds in found.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """How a dimension of a buffer is split: ``word`` if only words of the port need it."""
-
-    kind: str
-    factor: int
-    word: bool
-
-
-def _registers(splits: tuple[Split | None, ...], shape: tuple[int, ...]) -> bool:
-    """Return whether all dimensions are split into single elements."""
-    return bool(splits) and all(
-        extent == 1 or (how is not None and how.kind == "complete" and not how.word)
-        for how, extent in zip(splits, shape, strict=True)
-    )
-
-
-def _both(one: Split | None, two: Split | None, extent: int) -> Split | None:
-    """Return a split that serves two accesses."""
-    if one is None or two is None or one == two:
-        return one or two
-    word = one.word and two.word
-    if (one.kind, one.factor) == (two.kind, two.factor):
-        return Split(one.kind, one.factor, word)
-    return _complete(extent, math.lcm(one.factor, two.factor), word=word)
-
-
-def _complete(extent: int, lanes: int, *, word: bool) -> Split:
-    if extent <= COMPLETE_LIMIT:
-        return Split("complete", extent, word)
-    return Split("cyclic", min(lanes, COMPLETE_LIMIT), word)
-
-
-def _partition(
-    index: LoopExpr, extent: int, lanes: dict[str, int], words: frozenset[str]
-) -> Split | None:
-    """Return how a dimension must be split so that all lanes reach their element at once."""
-    used = [name for name in names(index) if name in lanes]
-    if not used or extent == 1:
-        return None
-    word = words.issuperset(used)
-    together = math.prod(lanes[name] for name in used)
-    factors = _coefficients(index)
-    if factors is None or len(used) > 1 or together >= extent:
-        return _complete(extent, together, word=word)
-    step = abs(factors[used[0]])
-    if step == 1:
-        return Split("cyclic", together, word)
-    if step * together >= extent and extent % step == 0:
-        return Split("block", extent // step, word)
-    return _complete(extent, together, word=word)
-
-
-def _coefficients(expr: LoopExpr) -> dict[str, int] | None:
-    """Return the coefficient of every loop variable of an affine index, None for others.
-
-    A sum may name a variable twice: its coefficients add up.
-    """
-    match expr:
-        case Const():
-            return {}
-        case Name(name):
-            return {name: 1}
-        case Op("+" | "-" as op, (left, right)):
-            one, two = _coefficients(left), _coefficients(right)
-            if one is None or two is None:
-                return None
-            sign = 1 if op == "+" else -1
-            return {n: one.get(n, 0) + sign * two.get(n, 0) for n in {**one, **two}}
-        case Op("*", (Const(value), other)) | Op("*", (other, Const(value))):
-            inner = _coefficients(other)
-            return inner and {name: int(value) * factor for name, factor in inner.items()}
-        case _:
-            return None
+        return partitions(self.program)

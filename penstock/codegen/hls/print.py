@@ -1,23 +1,23 @@
 """Tasks → C++: a function for each task, and the body of the top function that joins them.
 
-Streams are references to ``hls::stream``; a token of several elements is a ``pk::word``. Loops
-without a pragma need no braces around the loop inside, and comments stand at the end of the line
-that they explain, so that a kernel stays short enough to be read.
+One style for all loops (`penstock_loops.hpp`): heads that contain nothing but each other stand on
+one line, a body of one statement goes with them if it fits, and the comment says which loops of
+the mapping they are. So a kernel stays short enough to be read.
 
 Excluded on purpose: which pragma stands where (`hls/pragmas.py`), files (`hls.py`).
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import singledispatchmethod
+from typing import Literal, cast
 
-from penstock.codegen.hls.cpp import WIDTH, Notes, Printer, comment_lines, wrapped
+from penstock.codegen.hls.cpp import WIDTH, Notes, Printer, comment_lines, dims, wrapped
 from penstock.codegen.hls.loops import is_serial
 from penstock.codegen.hls.split import Stream, Task, Tasks
-from penstock.codegen.hls.words import WORD
 from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
@@ -29,9 +29,11 @@ from penstock.codegen.loops.nodes import (
     LoopExpr,
     LoopStmt,
     Name,
+    Op,
     Store,
+    walk_statements,
 )
-from penstock.codegen.loops.walk import elements, walk_expression
+from penstock.codegen.loops.walk import elements, names, walk_expression
 
 __all__ = ["KernelText", "print_kernel", "token_type"]
 
@@ -77,9 +79,11 @@ def print_kernel(tasks: Tasks, notes: Notes) -> KernelText:
 
 def token_type(stream: Stream) -> str:
     """Return the C++ type of what goes through a stream."""
-    if stream.lanes == 1:
-        return f"{stream.kind}_t"
-    return f"pk::word<{stream.kind}_t, {stream.lanes}>"
+    return _register_type(stream.kind, stream.lanes)
+
+
+def _register_type(kind: str, lanes: int) -> str:
+    return f"{kind}_t" if lanes == 1 else f"pk::word<{kind}_t, {lanes}>"
 
 
 class _TaskPrinter(Printer):
@@ -90,24 +94,19 @@ class _TaskPrinter(Printer):
         super().__init__(tasks.program, notes)
         written = Counter(each.buffer for each in elements(self.program.body) if each.written)
         self.rewritten = {name for name, count in written.items() if count > 1}
+        self.shapes = {each.name: each.shape for each in self._all_buffers()}
+        self.inlined: dict[str, str] = {}
 
     def function(self, task: Task) -> Iterator[str]:
         """Yield the lines of a task's function."""
-        self.heading = ""
         inputs = {each.name for each in self.program.inputs}
         buffers = {each.name: each for each in self._parameters()}
         arguments = [self.pointer(buffers[p], constant=p in inputs) for p in task.ports]
         for name in task.streams:
-            kind = token_type(self.tasks.streams[name])
-            arguments.append(f"hls::stream<{kind}>& {self.names[name]}")
-        head = f"void {self.task(task)}({', '.join(arguments)}) {{"
-        if len(head) <= WIDTH:
-            yield head
-        else:
-            yield f"void {self.task(task)}("
-            yield from (f"    {each}," for each in arguments[:-1])
-            yield f"    {arguments[-1]}) {{"
-        yield from self.statement(task.body, 1)
+            each = self.tasks.streams[name]
+            arguments.append(f"pk::fifo<{each.kind}_t, {each.lanes}>& {self.names[name]}")
+        yield from wrapped(f"static void {self.task(task)}({', '.join(arguments)}) {{", 0)
+        yield from self.lines(task.body, 1)
         yield "}"
         yield ""
 
@@ -121,65 +120,200 @@ class _TaskPrinter(Printer):
         arguments = ", ".join(self.names[each] for each in (*task.ports, *task.streams))
         return f"{self.task(task)}({arguments})"
 
-    # What is printed differently from a program of one function.
+    # -- statements ----------------------------------------------------------------------------
 
-    @singledispatchmethod
-    def statement(self, stmt: LoopStmt, depth: int) -> Iterator[str]:
-        """Yield the lines of a statement."""
-        yield from super().statement(stmt, depth)
+    def lines(self, stmt: LoopStmt, depth: int, said: tuple[str, ...] = ()) -> list[str]:
+        """Return the lines of a statement.
 
-    @statement.register
-    def _(self, stmt: For, depth: int) -> Iterator[str]:
-        pad, pragmas = "  " * depth, self.notes.loop(stmt)
-        head = f"{pad}{self.head(stmt)}"
-        alone = _is_one(stmt.body) and not pragmas
-        head = head if alone else f"{head} {{"
-        comment = stmt.comment
-        if stmt.axis:  # its pragma says it, or that of the pipelined loop around
-            where = (
-                "the elements of a word" if stmt.axis == WORD else f"side by side on {stmt.axis}"
-            )
-            comment = "" if pragmas else "; ".join(filter(None, (comment, where)))
-        if comment and len(head) + len(comment) + 4 > WIDTH:
-            yield from comment_lines(comment, depth)
-            comment = ""
-        yield f"{head}  // {comment}" if comment else head
-        yield from (f"{pad}  {line}" for line in pragmas)
-        yield from self.statement(stmt.body, depth + 1)
-        if not alone:
-            yield f"{pad}}}"
+        Args:
+            stmt: the statement.
+            depth: how far it is indented, in steps.
+            said: comments that belong to its first line.
+        """
+        match stmt:
+            case Block(body, comment):
+                return self.block(body, (*said, comment) if comment else said, depth)
+            case Alloc():
+                return self.allocated(stmt, depth, said)
+            case For() | If():
+                whole = self.whole(stmt)
+                if whole:
+                    return _with_comment(wrapped(whole, depth), said, depth)
+                return self.compound(stmt, depth, said)
+            case Store():
+                return _with_comment(wrapped(self.simple(stmt), depth), said, depth)
 
-    @statement.register
-    def _(self, stmt: If, depth: int) -> Iterator[str]:
-        if _is_one(stmt.body):
-            yield from wrapped(f"if ({self.value(stmt.condition, 0)})", depth)
-            yield from self.statement(stmt.body, depth + 1)
-        else:
-            yield from super().statement(stmt, depth)
+    def block(self, body: tuple[LoopStmt, ...], said: tuple[str, ...], depth: int) -> list[str]:
+        """Return the lines of statements in order; of one alone, the comment is with its own."""
+        if len(body) == 1:
+            return self.lines(body[0], depth, said)
+        result = list(comment_lines("; ".join(said), depth)) if said else []
+        return [*result, *(line for each in body for line in self.lines(each, depth))]
 
-    @statement.register
-    def _(self, stmt: Alloc, depth: int) -> Iterator[str]:
-        first, rest = _first(stmt.body)
-        buffer = stmt.buffer
-        if isinstance(first, Store) and _starts(first, buffer):
-            const = "const " if buffer.name not in self.rewritten else ""
-            name, kind = self.names[buffer.name], self.kind(buffer)
-            yield from wrapped(f"{const}{kind} {name} = {self.stored(first)};", depth)
-            yield from self.statement(rest, depth)
-        elif (value := _filled(first, buffer)) is not None:
-            fill = Store(buffer.name, (), value)
-            yield from self.definition(buffer, depth)
-            yield f"{'  ' * depth}pk::fill({self.names[buffer.name]}, {self.stored(fill)});"
-            yield from self.statement(rest, depth)
-        else:
-            yield from super().statement(stmt, depth)
+    def compound(self, stmt: For | If, depth: int, said: tuple[str, ...]) -> list[str]:
+        """Return the lines of loops and conditions that contain nothing but each other."""
+        heads: list[str] = []
+        comments = list(said)
+        opening, reason, inner = "", "", cast(LoopStmt, stmt)
+        while isinstance(inner, For | If) and not opening and not (heads and self.whole(inner)):
+            if isinstance(inner, If):
+                heads.append(f"if ({self.value(inner.condition, 0)})")
+            else:
+                heads.append(self.head(inner))
+                opening, reason = self.notes.loop(inner)
+                comments += [inner.comment] if is_serial(inner) and inner.comment else []
+            inner = inner.body
+            while isinstance(inner, Block) and len(inner.body) == 1:
+                comments += [inner.comment] if inner.comment else []
+                (inner,) = inner.body
+        if opening:
+            comments += [each for each in _beside(stmt) if each not in comments]
+        return self.opened(" ".join(heads), opening, inner, (*_heading(comments), reason), depth)
 
-    @statement.register
-    def _(self, stmt: Store, depth: int) -> Iterator[str]:
+    def opened(
+        self, head: str, opening: str, inner: LoopStmt, said: Sequence[str], depth: int
+    ) -> list[str]:
+        """Return the lines of a body under its heads; on one line with them if there is room."""
+        body, pad = self.lines(inner, depth + 1), "  " * depth
+        if len(body) == 1 and "//" not in body[0]:
+            text = body[0].strip()
+            line = f"{pad}{head} {{ {opening} {text} }}" if opening else f"{pad}{head} {text}"
+            if len(line) <= WIDTH:
+                return _with_comment([line], said, depth)
+        bare = not opening and _is_one(inner)
+        tail = "" if bare else f" {{ {opening}".rstrip()
+        result = _with_comment(wrapped(head + tail, depth), said, depth)
+        return [*result, *body, *([] if bare else [f"{pad}}}"])]
+
+    def head(self, stmt: For) -> str:
+        """Return the head of a loop."""
+        kind = "FOR" if is_serial(stmt) else "EACH"
+        return f"PK_{kind}({self.names[stmt.variable]}, {self.index(stmt.extent, 0)})"
+
+    def simple(self, stmt: Store) -> str:
+        """Return an assignment, or what is put into a stream."""
         if stmt.buffer in self.tasks.streams:
-            yield f"{'  ' * depth}{self.names[stmt.buffer]}.write({self.stored(stmt)});"
-        else:
-            yield from super().statement(stmt, depth)
+            return f"{self.names[stmt.buffer]}.write({self.stored(stmt)});"
+        target = self.element(stmt.buffer, stmt.indices)
+        match stmt.value:
+            case Op("+", (own, other)) if own == Load(
+                stmt.buffer, stmt.indices
+            ) and not self.is_narrow(stmt.buffer):
+                return f"{target} += {self.value(other, 0)};"
+            case _:
+                return f"{target} = {self.stored(stmt)};"
+
+    def whole(self, stmt: LoopStmt) -> str:
+        """Return one call for loops over all of an array, or a row of it; "" if they are not."""
+        lanes: dict[str, int] = {}
+        while isinstance(stmt, For) and not is_serial(stmt) and isinstance(stmt.extent, Const):
+            lanes[stmt.variable] = int(stmt.extent.value)
+            stmt = stmt.body
+        if not lanes or not isinstance(stmt, Store) or not self.shapes.get(stmt.buffer):
+            return ""
+        if isinstance(stmt.value, Const):
+            return self.filled(stmt, lanes)
+        if len(lanes) == 1 and isinstance(stmt.value, Load):
+            return self.row(stmt, stmt.value, *next(iter(lanes.items())))
+        return ""
+
+    def filled(self, stmt: Store, lanes: dict[str, int]) -> str:
+        """Return the call that gives all of an array, or of a token, one value."""
+        extents = [lanes.get(each.name) for each in stmt.indices if isinstance(each, Name)]
+        every = tuple(extents) == self.shapes[stmt.buffer]
+        if stmt.buffer in self.tasks.words:  # its places are numbered through
+            every = (math.prod(lanes.values()),) == self.shapes[stmt.buffer]
+        if not every or stmt.buffer in self.given:
+            return ""
+        return f"pk::fill({self.names[stmt.buffer]}, {self.stored(stmt)});"
+
+    def row(self, stmt: Store, load: Load, lane: str, count: int) -> str:
+        """Return the call that moves a token into a row, or neighbours of a row into a token."""
+        words, here = self.tasks.words, (Name(lane),)
+        if self.kinds[stmt.buffer] != self.kinds[load.buffer]:
+            return ""
+        if load.buffer in words and load.indices == here and self.shapes[load.buffer] == (count,):
+            place = self.place(stmt.buffer, stmt.indices, lane)
+            token = self.inlined.get(load.buffer, self.names[load.buffer])
+            return place and f"pk::put({place[0]}, {token}{place[1]});"
+        if stmt.buffer in words and stmt.indices == here and self.shapes[stmt.buffer] == (count,):
+            place = self.place(load.buffer, load.indices, lane)
+            return place and f"{self.names[stmt.buffer]} = {_taken(place, count)};"
+        return ""
+
+    def place(
+        self, buffer: str, indices: tuple[LoopExpr, ...], lane: str
+    ) -> tuple[str, str] | Literal[""]:
+        """Return a row, and where in it neighbours begin (as a further argument)."""
+        *outer, last = indices
+        if lane in names(*outer) or self.kinds[buffer] == "mask":
+            return ""
+        row = self.names[buffer] + "".join(f"[{self.index(each, 0)}]" for each in outer)
+        match last:
+            case Name(name) if name == lane:
+                return row, ""
+            case Op("+", (start, Name(name))) if name == lane and lane not in names(start):
+                return row, f", {self.index(start, 0)}"
+            case _:
+                return ""
+
+    # -- buffers and registers -----------------------------------------------------------------
+
+    def allocated(self, stmt: Alloc, depth: int, said: tuple[str, ...]) -> list[str]:
+        """Return the lines of a definition and of what uses it."""
+        first, rest = _first(stmt.body)
+        buffer, name = stmt.buffer, self.names[stmt.buffer.name]
+        if isinstance(first, Store) and _starts(first, buffer):
+            if self.passed_on(first, rest):
+                self.inlined[buffer.name] = self.stored(first)
+                return self.lines(rest, depth, said)
+            return [
+                *_with_comment(wrapped(self.started(first, buffer), depth), said, depth),
+                *self.lines(rest, depth),
+            ]
+        sent = self.sent(first, rest)
+        if sent:
+            return _with_comment(wrapped(sent, depth), said, depth)
+        value = _filled(first, buffer)
+        if value is not None:
+            fill = f"pk::fill({name}, {self.stored(Store(buffer.name, (), value))});"
+            return [
+                *self.definition(buffer, depth),
+                f"{'  ' * depth}{fill}",
+                *self.lines(rest, depth),
+            ]
+        if buffer.name in self.given:
+            return self.lines(stmt.body, depth, said)
+        return [*self.definition(buffer, depth), *self.lines(stmt.body, depth, said)]
+
+    def started(self, first: Store, buffer: Buffer) -> str:
+        """Return the definition of a register with its first value."""
+        const = "const " if buffer.name not in self.rewritten else ""
+        return f"{const}{self.kind(buffer)} {self.names[buffer.name]} = {self.stored(first)};"
+
+    def passed_on(self, first: Store, rest: LoopStmt) -> bool:
+        """Whether a token is only put into a row: then it needs no name."""
+        lanes = rest if isinstance(rest, For) else None
+        token = isinstance(first.value, Load) and first.value.buffer in self.tasks.streams
+        if not token or lanes is None or first.buffer not in self.tasks.words:
+            return False
+        return self.whole(lanes).startswith("pk::put(")
+
+    def sent(self, first: LoopStmt, rest: LoopStmt) -> str:
+        """Return the statement that sends neighbours of a row, "" if that is not all."""
+        stored = isinstance(rest, Store) and rest.buffer in self.tasks.streams
+        if not stored or not isinstance(first, For) or not self.whole(first):
+            return ""
+        match first, rest:
+            case (
+                For(lane, Const(count), Store(word, _, Load(source, indices))),
+                Store(stream, (), Load(token, ())),
+            ) if word == token:
+                place = self.place(source, indices, lane)
+                assert place
+                return f"{self.names[stream]}.write({_taken(place, int(count))});"
+            case _:
+                return ""
 
     def stored(self, stmt: Store) -> str:
         """Return the text of the value; what is only moved is not converted."""
@@ -191,16 +325,21 @@ class _TaskPrinter(Printer):
 
     def kind(self, buffer: Buffer) -> str:
         """Return the C++ type of a register or a token."""
-        if buffer.name in self.tasks.words:
-            return f"pk::word<{buffer.kind}_t, {buffer.shape[0]}>"
-        return f"{buffer.kind}_t"
+        lanes = buffer.shape[0] if buffer.name in self.tasks.words else 1
+        return _register_type(buffer.kind, lanes)
 
-    def definition(self, buffer: Buffer, depth: int) -> Iterator[str]:
-        """Yield the definition of a local buffer; a token of several elements has its own type."""
+    def definition(self, buffer: Buffer, depth: int) -> list[str]:
+        """Return the definition of a local buffer: a token, an array with its banks, a register."""
+        name = self.names[buffer.name]
+        unread = "" if buffer.name in self.read else f" (void){name};"
         if buffer.name in self.tasks.words:
-            yield f"{'  ' * depth}{self.kind(buffer)} {self.names[buffer.name]};"
-        else:
-            yield from super().definition(buffer, depth)
+            return list(wrapped(f"{self.kind(buffer)} {name};{unread}", depth))
+        if not buffer.shape:
+            text = f"{buffer.kind}_t {name} = 0;{unread}"
+            return list(wrapped(text, depth))
+        place = (f"in {buffer.memory}",) if buffer.memory else ()
+        text = f"PK_LOCAL {buffer.kind}_t {name}{dims(buffer)};{unread} {self.notes.buffer(buffer)}"
+        return _with_comment(wrapped(text.rstrip(), depth), place, depth)
 
     def element(self, buffer: str, indices: tuple[LoopExpr, ...]) -> str:
         """Return the text of one element of a buffer, or of a token."""
@@ -209,6 +348,35 @@ class _TaskPrinter(Printer):
         if buffer in self.tasks.words and not indices:
             return self.names[buffer]
         return super().element(buffer, indices)
+
+
+def _taken(place: tuple[str, str], count: int) -> str:
+    return f"pk::take<{count}>({place[0]}{place[1]})"
+
+
+def _beside(stmt: LoopStmt) -> list[str]:
+    """Return the comments of the loops side by side in a statement."""
+    loops = (each for each in walk_statements(stmt) if isinstance(each, For))
+    comments = (each.comment for each in loops if not is_serial(each))
+    return list(dict.fromkeys(each for each in comments if "@" in each and "for " not in each))
+
+
+def _heading(comments: Sequence[str]) -> Sequence[str]:
+    """Return the name of an Einsum and its loops, as a mapping writes them."""
+    if len(comments) < 2:
+        return comments
+    return (f"{comments[0]}{':' if ' on ' in comments[0] else ','} {', '.join(comments[1:])}",)
+
+
+def _with_comment(lines: Iterable[str], said: Sequence[str], depth: int) -> list[str]:
+    """Put a comment at the end of the first line, or in front of it where there is no room."""
+    result, text = list(lines), "; ".join(filter(None, said))
+    if not text:
+        return result
+    line = f"{result[0]}  // {text}"
+    if len(result) == 1 and len(line) <= WIDTH:
+        return [line]
+    return [*comment_lines(text, depth), *result]
 
 
 def _is_one(stmt: LoopStmt) -> bool:

@@ -7,7 +7,7 @@ Excluded: what the platform around the kernel takes; whether it fits (`mapper.re
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from penstock.codegen.hls.constructs import Construct, buffer_constructs, operator_constructs
@@ -17,7 +17,7 @@ from penstock.codegen.hls.words import PORT_BITS
 from penstock.codegen.loops.nodes import Alloc, Buffer, Program, walk_statements
 from penstock.targets.cores import Cost, control, fifo, port
 
-__all__ = ["NAMES", "Use", "element_bits", "kernel_constructs", "uses"]
+__all__ = ["NAMES", "Use", "element_bits", "exceeded", "kernel_constructs", "uses"]
 
 NAMES = ("LUT", "FF", "DSP", "BRAM", "URAM")
 
@@ -67,6 +67,16 @@ def uses(constructs: tuple[Construct, ...]) -> tuple[Use, ...]:
     names = dict.fromkeys(each.task for each in constructs)
     rows = [_use(name, [e for e in constructs if e.task == name]) for name in names]
     return (*rows, _use("all", list(constructs)))
+
+
+def exceeded(used: tuple[Use, ...], has: Mapping[str, int]) -> tuple[str, ...]:
+    """Return in words what the kernel takes more of than there is."""
+    counts = zip(NAMES, used[-1].counts, strict=True)
+    return tuple(
+        f"{count:,} {name} of {has[name]:,}"
+        for name, count in counts
+        if name in has and count > has[name]
+    )
 
 
 def _use(name: str, constructs: list[Construct]) -> Use:

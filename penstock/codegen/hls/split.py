@@ -29,7 +29,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from penstock.codegen.hls.direct import direct_tensors
-from penstock.codegen.hls.loops import Rewrite, is_serial
+from penstock.codegen.hls.loops import Rewrite, conjuncts, has_serial, one_of
 from penstock.codegen.hls.stages import Stages, stages_of
 from penstock.codegen.loops.nodes import (
     Alloc,
@@ -50,7 +50,7 @@ from penstock.codegen.loops.nodes import (
 from penstock.codegen.loops.walk import elements, names, walk_expression
 from penstock.codegen.lower.index import atom, has_load, integer, range_of
 
-__all__ = ["Stream", "Task", "Tasks", "split"]
+__all__ = ["Stream", "Task", "Tasks", "split", "stages_in"]
 
 Kind = Literal["data", "acc", "mask", "index"]
 
@@ -126,17 +126,28 @@ class Tasks:
         return replace(self, streams=streams)
 
 
-def split(program: Program, workspace: frozenset[str]) -> Tasks:
+def stages_in(program: Program, workspace: frozenset[str]) -> tuple[dict[str, str], Stages]:
+    """Return the tensors without tasks of their own (with the reason), and who computes what.
+
+    Arguments as for `split`.
+    """
+    direct = direct_tensors(program)
+    given = {each.name for each in (*program.inputs, *program.outputs)}
+    return direct, stages_of(program, frozenset(given - direct.keys()), workspace | direct.keys())
+
+
+def split(
+    program: Program, workspace: frozenset[str], tiles: Mapping[str, str] | None = None
+) -> Tasks:
     """Split a program into tasks.
 
     Args:
         program: any, spatial loops inside serial ones (`hls_loops.sink_spatial`).
         workspace: names of its intermediates that live in the outer memory.
+        tiles: buffers that belong to the writer of an output → that output (`hls/rows.py`).
     """
-    direct = direct_tensors(program)
-    given = {each.name for each in (*program.inputs, *program.outputs)}
-    stages = stages_of(program, frozenset(given - direct.keys()), workspace | direct.keys())
-    splitter = _Split(program, direct, stages)
+    direct, stages = stages_in(program, workspace)
+    splitter = _Split(program, direct, stages, tiles or {})
     parts = splitter.statement(program.body, (), ())
     ports = {each.name for each in (*program.inputs, *program.outputs)} | workspace
     order = [f"read_{each.name}" for each in program.inputs]
@@ -144,7 +155,7 @@ def split(program: Program, workspace: frozenset[str]) -> Tasks:
     tasks = []
     for name in order:
         if name in parts:
-            body = _block(parts[name])
+            body = one_of(parts[name])
             tasks.append(_task(name, body, ports, splitter.streams))
     if not tasks:
         tasks.append(Task(stages.names[0], Block(()), (), ()))
@@ -162,14 +173,6 @@ def _task(name: str, body: LoopStmt, ports: set[str], streams: dict[str, Stream]
     read = [each.buffer for each in found if not each.written and each.buffer in streams]
     written = [each.buffer for each in found if each.written and each.buffer in streams]
     return Task(name, body, used, tuple(dict.fromkeys([*read, *written])))
-
-
-def _block(stmts: list[LoopStmt]) -> LoopStmt:
-    return stmts[0] if len(stmts) == 1 else Block(tuple(stmts))
-
-
-def _has_serial(stmt: LoopStmt) -> bool:
-    return any(is_serial(each) for each in walk_statements(stmt))
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +229,7 @@ class _Split:
     program: Program
     direct: dict[str, str]
     stages: Stages
+    tiles: Mapping[str, str]
     streams: dict[str, Stream] = field(default_factory=dict)
     words: set[str] = field(default_factory=set)
 
@@ -266,33 +270,51 @@ class _Split:
             tasks: those of the computation that do it.
         """
         tasks = self.stages.done_by.get(id(stmt), tasks)
+        tile = self.leaving(stmt)
+        if tile is not None:
+            return {f"write_{self.tiles[tile]}": [stmt]}
         match stmt:
             case Block(body, comment):
                 return self.block(body, comment, above, tasks)
             case Alloc(buffer, body):
                 return self.allocated(buffer, self.statement(body, above, tasks))
-            case For() if _has_serial(stmt):
+            case For() if has_serial(stmt):
                 parts = self.statement(stmt.body, above, tasks)
-                return {t: [replace(stmt, body=_block(b))] for t, b in parts.items()}
+                return {t: [_needed(replace(stmt, body=one_of(b)))] for t, b in parts.items()}
             case If(condition, body) if not has_load(condition):
                 parts = self.statement(body, (*above, condition), tasks)
-                return {t: [If(condition, _block(b))] for t, b in parts.items()}
-            case If(condition, body) if _has_serial(body):
+                return {t: [If(condition, one_of(b))] for t, b in parts.items()}
+            case If(condition, body) if has_serial(body):
                 parts = self.statement(body, above, tasks)  # all of it is `direct`
                 assert parts.keys() <= set(self.stages.names)
-                return {t: [If(condition, _block(b))] for t, b in parts.items()}
+                return {t: [If(condition, one_of(b))] for t, b in parts.items()}
             case _:
                 return self.leaf(stmt, above, tasks)
+
+    def leaving(self, stmt: LoopStmt) -> str | None:
+        """Return the tile whose elements a statement sends out, or starts, and nothing else."""
+        if not self.tiles or isinstance(stmt, Alloc):
+            return None
+        found = list(elements(stmt))
+        used = {each.buffer for each in found} & self.tiles.keys()
+        if len(used) != 1:
+            return None
+        (tile,) = used
+        own = {each.buffer for each in found} <= {tile, self.tiles[tile]}
+        return tile if own and has_serial(stmt) else None
 
     def allocated(self, buffer: Buffer, parts: Parts) -> Parts:
         """Give every task of the computation that uses a buffer one of its own."""
         result = dict(parts)
+        if buffer.name in self.tiles:
+            task = f"write_{self.tiles[buffer.name]}"
+            return {**parts, task: [Alloc(buffer, one_of(parts[task]))]}
         for task in self.stages.names:
             if task in parts and (
                 len(self.stages.names) == 1
                 or any(e.buffer == buffer.name for each in parts[task] for e in elements(each))
             ):
-                result[task] = [Alloc(buffer, _block(parts[task]))]
+                result[task] = [Alloc(buffer, one_of(parts[task]))]
         return result
 
     def block(
@@ -317,7 +339,7 @@ class _Split:
         site = _Site(above)
         accesses = tuple(_accesses(stmt))
         swaps = self.fetches(accesses, site, tasks)
-        leaves = self.outputs | self.stages.mirrors.keys()
+        leaves = self.outputs | self.tiles.keys() | self.stages.mirrors.keys()
         if isinstance(stmt, Store) and stmt.value in swaps and stmt.buffer not in leaves:
             for task in tasks:
                 (receive,) = site.received[task]
@@ -329,7 +351,7 @@ class _Split:
             before = [*site.received.get(task, ()), *site.before]
             stmts = [*before, *([] if body is None else [body]), *site.after]
             if stmts:
-                whole = _block(stmts)
+                whole = one_of(stmts)
                 for buffer in reversed(site.registers):
                     whole = Alloc(buffer, whole)
                 site.parts[task] = [whole]
@@ -392,7 +414,7 @@ class _Split:
 
     def inside(self, load: Load, known: tuple[LoopExpr, ...]) -> Iterator[LoopExpr]:
         """Yield what must be tested so that an element exists."""
-        facts = {part for each in known for part in _conjuncts(each)}
+        facts = {part for each in known for part in conjuncts(each)}
         extents = self.buffers[load.buffer].shape
         for index, extent in zip(load.indices, extents, strict=True):
             low, high = range_of(atom(index), self.ranges)
@@ -408,11 +430,12 @@ class _Split:
         """Return what the computation does of a store; the other tasks' share goes to the site."""
         store = replace(access.store, value=_swapped(access.store.value, swaps))
         targets: tuple[str, ...] = self.stages.mirrors.get(store.buffer, ())
-        if store.buffer in self.outputs:
-            targets = (f"write_{store.buffer}",)
+        if store.buffer in self.outputs or store.buffer in self.tiles:
+            targets = (f"write_{self.tiles.get(store.buffer, store.buffer)}",)
         if not targets:
             return store
-        own = not self.stages.readers.get(store.buffer, frozenset()) <= {*targets}
+        readers = self.stages.readers.get(store.buffer, frozenset())
+        own = store.buffer not in self.tiles and not readers <= {*targets}
         pure = [each for each in access.guards if not has_load(each)]
         if isinstance(store.value, Const) and len(pure) == len(access.guards):
             for task in targets:
@@ -444,21 +467,20 @@ class _Split:
             site.before.append(self.renamed(Store(on.name, place, integer(0)), access.lanes))
             result = (*result, Store(on.name, place, integer(1)))
         for task in targets:
-            theirs: list[Buffer] = []
-            back = self.word(tensor, lanes, kind, theirs)
+            back = self.word(tensor, lanes, kind, [])
             stream = self.stream(tensor, lanes, task)
             site.after.append(Store(stream, (), Load(word.name, ())))
-            takes = [Store(back.name, (), Load(stream, ()))]
+            taken = [(back, Store(back.name, (), Load(stream, ())))]
             body: LoopStmt = Store(tensor, access.store.indices, Load(back.name, place))
             if on is not None:
-                on_back = self.word(f"{tensor}_on", lanes, "mask", theirs)
+                on_back = self.word(f"{tensor}_on", lanes, "mask", [])
                 flags = self.stream(tensor, lanes, task, "mask")
                 site.after.append(Store(flags, (), Load(on.name, ())))
-                takes.append(Store(on_back.name, (), Load(flags, ())))
+                taken.append((on_back, Store(on_back.name, (), Load(flags, ()))))
                 body = If(Load(on_back.name, place), body)
-            whole: LoopStmt = Block((*takes, self.renamed(_guarded(pure, body), access.lanes)))
-            for buffer in reversed(theirs):
-                whole = Alloc(buffer, whole)
+            whole = self.renamed(_guarded(pure, body), access.lanes)
+            for buffer, take in reversed(taken):
+                whole = Alloc(buffer, Block((take, whole)))
             site.part(task).append(whole)
         return result
 
@@ -494,6 +516,22 @@ class _Split:
         return buffer
 
 
+def _needed(loop: For) -> LoopStmt:
+    """Return a loop, or the only step of it that does anything."""
+    body = loop.body
+    if not isinstance(body, If):
+        return loop
+    here = Name(loop.variable)
+    tests = list(conjuncts(body.condition))
+    for test in tests:
+        match test:
+            case Op("==", (one, Const(value, True))) if one == here:
+                rest = [each for each in tests if each is not test]
+                step = _guarded(rest, body.body)
+                return Rewrite({}, {loop.variable: integer(int(value))}).statement(step)
+    return loop
+
+
 def _loads(expr: LoopExpr, buffers: set[str]) -> Iterator[Load]:
     for node in walk_expression(expr):
         if isinstance(node, Load) and node.buffer in buffers:
@@ -521,15 +559,6 @@ def _guarded(tests: list[LoopExpr], stmt: LoopStmt) -> LoopStmt:
     for test in reversed(tests):
         stmt = If(test, stmt)
     return stmt
-
-
-def _conjuncts(expr: LoopExpr) -> Iterator[LoopExpr]:
-    match expr:
-        case Op("and", (left, right)):
-            yield from _conjuncts(left)
-            yield from _conjuncts(right)
-        case _:
-            yield expr
 
 
 def _swapped(expr: LoopExpr, swaps: dict[Load, Load]) -> LoopExpr:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import networkx as nx
 
-from penstock.codegen.hls.loops import is_serial
+from penstock.codegen.hls.loops import has_serial
 from penstock.codegen.loops.nodes import Alloc, Block, For, If, LoopStmt, Program, walk_statements
 from penstock.codegen.loops.walk import elements
 from penstock.codegen.lower.index import has_load
@@ -79,13 +79,9 @@ def stages_of(program: Program, streamed: frozenset[str], shared: frozenset[str]
 def _needs_values(body: LoopStmt) -> bool:
     return any(
         (isinstance(each, For) and has_load(each.extent))
-        or (isinstance(each, If) and has_load(each.condition) and _has_serial(each))
+        or (isinstance(each, If) and has_load(each.condition) and has_serial(each))
         for each in walk_statements(body)
     )
-
-
-def _has_serial(stmt: LoopStmt) -> bool:
-    return any(is_serial(each) for each in walk_statements(stmt))
 
 
 def _units(stmt: LoopStmt, *, within: bool) -> Iterator[_Unit]:
@@ -95,7 +91,7 @@ def _units(stmt: LoopStmt, *, within: bool) -> Iterator[_Unit]:
                 yield from _units(each, within=within)
         case Alloc(_, body):
             yield from _units(body, within=within)
-        case For() | If() if _has_serial(stmt):
+        case For() | If() if has_serial(stmt):
             inside = within or (isinstance(stmt, For) and stmt.pipelined)
             yield from _units(stmt.body, within=inside)
         case _:

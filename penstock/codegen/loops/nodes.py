@@ -116,6 +116,7 @@ class For:
         axis: ``array.axis`` of a spatial loop, for comments and thread numbering.
         comment: the mapping decision behind the loop, e.g. ``for p by 256``.
         pipelined: whether iterations start every initiation interval (HLS PIPELINE).
+        places: of an axis that has fewer places than the loop has steps: they take turns.
     """
 
     variable: str
@@ -125,6 +126,7 @@ class For:
     axis: str = ""
     comment: str = ""
     pipelined: bool = False
+    places: int = 0
 
 
 @dataclass(frozen=True, slots=True)

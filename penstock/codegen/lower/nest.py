@@ -226,6 +226,7 @@ class Nester:
             step.axis,
             comment,
             step.pipelined,
+            step.places,
         )
 
 

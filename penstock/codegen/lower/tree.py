@@ -35,6 +35,7 @@ class Step:
         env: what is left inside, of every rank variable.
         kind: of the axis, "" for a serial loop.
         axis: ``array.axis``.
+        places: of an axis whose places take turns, else 0.
         pipelined: whether iterations overlap.
         leaf: the leaf whose own loop it is, None for a shared one.
         body: what runs.
@@ -47,6 +48,7 @@ class Step:
     env: Env
     kind: AxisKind | None
     axis: str
+    places: int
     pipelined: bool
     leaf: Compute | None
     body: tuple[Part, ...]
@@ -160,14 +162,17 @@ class _Grower:
             self.ranges[name] = (0, count - 1)
         left = open_loop(outside, loop.tile, name, self.ranges)
         inside = {**env, loop.variable: left}
-        kind = self.target.array(array).axis(loop.axis).kind if loop.spatial else None
+        places = self.target.array(array).axis(loop.axis) if loop.spatial else None
+        kind = places.kind if places is not None else None
+        turns = places.size if places is not None and places.folds else 0
         axis = f"{array}.{loop.axis}" if loop.spatial else ""
         if source is not None:
             rest = next(node for node in nest.body if isinstance(node, Compute))
             body: tuple[Part, ...] = (self.leaf(rest, rest.loops, inside, source),)
         else:
             body = self.parts(nest.body, inside)
-        return Step(loop, name, count, outside, inside, kind, axis, nest.pipelined, source, body)
+        own = (kind, axis, turns, nest.pipelined)
+        return Step(loop, name, count, outside, inside, *own, source, body)
 
     def fresh(self, base: str) -> str:
         """Return a name that neither a loop nor (but for the first use) a rank variable has."""

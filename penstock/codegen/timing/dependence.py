@@ -10,7 +10,7 @@ from math import ceil, floor, prod
 
 from penstock.codegen.loops.nodes import Const, LoopExpr, Name, Op
 
-__all__ = ["affine", "distance"]
+__all__ = ["Affine", "affine", "distance"]
 
 Affine = tuple[dict[str, int], int]
 """Coefficient of each loop variable, and a constant."""

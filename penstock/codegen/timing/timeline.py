@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.codegen.hls.loops import is_serial
+from penstock.codegen.hls.loops import has_serial, is_serial
 from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
@@ -150,7 +150,7 @@ class _Timer:
         return self.bounds[id(stmt)]
 
     def _line(self, stmt: LoopStmt, at: Values) -> Timeline:
-        if not _has_serial(stmt):
+        if not has_serial(stmt):
             return self._once(stmt, at)
         match stmt:
             case Block(parts):
@@ -172,7 +172,7 @@ class _Timer:
         chain = perfect(loop)
         extents = [int(evaluate(each.extent, at)) for each in chain]
         body = chain[-1].body
-        if not _has_serial(body):
+        if not has_serial(body):
             return self._pipelined(chain, extents, body, at)
         if chain[0].variable not in self._deciding(loop.body):
             once = self.line(loop.body, {**at, loop.variable: 0})
@@ -255,10 +255,6 @@ def _leaves(
             return [(stmt, conditions)]
 
 
-def _has_serial(stmt: LoopStmt) -> bool:
-    return any(is_serial(each) for each in walk_statements(stmt))
-
-
 def _unknown(expr: LoopExpr) -> bool:
     return has_load(expr)
 
@@ -266,18 +262,18 @@ def _unknown(expr: LoopExpr) -> bool:
 def _normal(stmt: LoopStmt) -> LoopStmt:
     """Put neighbours without loops in time together, everywhere: they run as one."""
     match stmt:
-        case Block(parts) if _has_serial(stmt):
+        case Block(parts) if has_serial(stmt):
             found = list[LoopStmt]()
             together = list[LoopStmt]()
             for part in parts:
-                if _has_serial(part):
+                if has_serial(part):
                     found += [Block(tuple(together))] if together else []
                     found.append(_normal(part))
                     together = []
                 else:
                     together.append(part)
             return Block((*found, *([Block(tuple(together))] if together else [])))
-        case For() | If() | Alloc() if _has_serial(stmt):
+        case For() | If() | Alloc() if has_serial(stmt):
             return replace(stmt, body=_normal(stmt.body))
         case _:
             return stmt
@@ -290,7 +286,7 @@ def perfect(loop: For) -> list[For]:
         if not isinstance(inner.extent, Const):
             break
         chain.append(inner)
-    return chain if not _has_serial(chain[-1].body) else [loop]
+    return chain if not has_serial(chain[-1].body) else [loop]
 
 
 def _only(stmt: LoopStmt) -> LoopStmt:

@@ -33,7 +33,9 @@ class Format:
     ``fixed<W,I>`` is AMD's ``ap_fixed<W, I, AP_RND, AP_SAT>``: W bits in all, I of them
     integer (sign included), rounded half up, saturated. In it ``+ - * max min abs`` and sums are
     exact within an Einsum (so their order does not matter) and ``exp`` and ``/`` are the integer
-    algorithms of `numerics.py`.
+    algorithms of `numerics.py`. ``fixed<W,I,poly>`` takes powers of two by a polynomial of degree 5
+    and no table, ``fixed<W,I,newton>`` quotients by a reciprocal of three Newton steps
+    (`algorithms`); what is left out is done by a table, and exactly.
 
     ``int8`` and its like round half to even and saturate (ONNX QuantizeLinear). They are for single
     tensors: no run is in them. An ``int4`` takes half a byte.
@@ -43,6 +45,7 @@ class Format:
     kind: Literal["float", "fixed", "int"]
     bits: int
     integer_bits: int = 0
+    algorithms: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> float:
@@ -73,7 +76,7 @@ EXTENDED = Format("extended", "float", 80)
 
 _FLOATS = {"fp64": 64, "fp32": 32, "fp16": 16, "bf16": 16, "fp8_e4m3": 8, "fp8_e5m2": 8}
 _INTEGERS = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in (4, 8, 16, 24, 32)}
-_FIXED = re.compile(r"fixed<\s*(\d+)\s*,\s*(\d+)\s*>")
+_FIXED = re.compile(r"fixed<\s*(\d+)\s*,\s*(\d+)\s*((?:,\s*(?:poly|newton)\s*)*)>")
 
 
 def parse_format(text: str) -> Format:
@@ -98,7 +101,14 @@ def parse_format(text: str) -> Format:
             f"format '{text}' has {width} bits, {integer} of them integer",
             fix="use 2 to 32 bits, and 1 to all of them integer",
         )
-    return Format(f"fixed<{width},{integer}>", "fixed", width, integer)
+    if "poly" in match[3] and width > 24:
+        raise DataError(
+            f"format '{text}' has {width} bits, but 'poly' is right to 23 bits only",
+            fix="use at most 24 bits, or leave out 'poly': a table is right to 37",
+        )
+    algorithms = tuple(each for each in ("poly", "newton") if each in match[3])
+    name = ",".join((str(width), str(integer), *algorithms))
+    return Format(f"fixed<{name}>", "fixed", width, integer, algorithms)
 
 
 def run_format(fmt: Format) -> Format:

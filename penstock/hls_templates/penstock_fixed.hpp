@@ -152,10 +152,28 @@ bits_t<N> times(const bits_t<N>& n, int64 c) {
 
 template <int G>
 struct power_of_two {
-  bits_t<G + 2> m;
+  bits_t<G + 3> m;
   int k;
 };
 
+#ifdef PK_POLYNOMIAL
+// By a polynomial of degree 5: relative error 2^-23.
+template <int G>
+power_of_two<G> power(const bits_t<G + 8>& y) {
+  const bits_t<G + 1> part = y & ((int64(1) << G) - 1);
+  bits_t<G + 3> p = scale(2064417354, G);
+  p = scale(9883884035, G) + (bits_t<2 * G + 3>(p * part) >> G);
+  p = scale(61381685769, G) + (bits_t<2 * G + 3>(p * part) >> G);
+  p = scale(264051694415, G) + (bits_t<2 * G + 3>(p * part) >> G);
+  p = scale(762129863810, G) + (bits_t<2 * G + 3>(p * part) >> G);
+  p = scale(1099511545383, G) + (bits_t<2 * G + 3>(p * part) >> G);
+  power_of_two<G> result;
+  result.m = p;
+  result.k = int(y >> G);
+  return result;
+}
+#else
+// By a table of 16 roots and a polynomial of degree 4: relative error 2^-38.
 template <int G>
 power_of_two<G> power(const bits_t<G + 8>& y) {
   static const int64 root[16] = {
@@ -178,6 +196,7 @@ power_of_two<G> power(const bits_t<G + 8>& y) {
   result.k = int(y >> G);
   return result;
 }
+#endif
 
 template <class R, class X>
 bits_t<format<R>::G + 6> argument(const X& x) {
@@ -294,6 +313,36 @@ R exp2(const X& x) {
   return shifted<R>(power<format<R>::G>(argument<R>(x)));
 }
 
+#ifdef PK_NEWTON
+// num / den for den > 0 by a reciprocal of three Newton steps, rounded half up; relative error 2^-29.
+template <int N>
+bits_t<N + 36> rounded_quotient(const bits_t<N>& num, const bits_t<N>& den) {
+  int length = 0;
+  for (int i = 0; i < N; ++i) {
+#pragma HLS UNROLL
+    if (bits_t<N>(den >> i) != 0) length = i + 1;
+  }
+  const int up = larger(30 - length, 0), down = larger(length - 30, 0);
+  typedef bits_t<larger(N, 64)> room;
+  const bits_t<64> d = bits_t<64>(room(room(den) << up) >> down);
+  bits_t<64> x = 3031741621LL - bits_t<64>(bits_t<64>(2021161080LL * d) >> 30);
+  for (int i = 0; i < 3; ++i) {
+#pragma HLS UNROLL
+    const bits_t<64> error = (2LL << 30) - bits_t<64>(bits_t<64>(d * x) >> 30);
+    x = bits_t<64>(x * error) >> 30;
+  }
+  typedef bits_t<N + 36> wide;
+  return wide(wide(wide(2 * wide(num)) * wide(x)) + one_shifted<N + 36>(30 + length)) >> (31 + length);
+}
+#else
+// num / den for den > 0, rounded half up: exact, a bit a step.
+template <int N>
+bits_t<N> rounded_quotient(const bits_t<N>& num, const bits_t<N>& den) {
+  typedef bits_t<N> wide;
+  return floor_quotient<wide>(wide(2 * num + den), wide(2 * den));
+}
+#endif
+
 // a / 2^FA / (b / 2^FB) rounded half up; x/0 is the end of the range, 0/0 is 0.
 template <class R, int WA, int FA, int WB, int FB>
 R quotient(const bits_t<WA>& a, const bits_t<WB>& b) {
@@ -305,7 +354,7 @@ R quotient(const bits_t<WA>& a, const bits_t<WB>& b) {
   if (den == 0) return num > 0 ? highest<R>() : num < 0 ? lowest<R>() : R(0);
   const wide top = den < 0 ? wide(-num) : num;
   const wide bottom = den < 0 ? wide(-den) : den;
-  return saturated<R>(floor_quotient<wide>(wide(2 * top + bottom), wide(2 * bottom)));
+  return saturated<R>(rounded_quotient<N>(top, bottom));
 }
 
 template <class R, class A, class B>

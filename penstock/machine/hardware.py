@@ -103,7 +103,8 @@ def hardware_of(target: Target, fmt: Format, *, fifo_depth: int = 8, words: int 
     """Return the machine that is generated for a target.
 
     Raises:
-        TargetError: the target is no spatial array, too large, or the format is not fixed point.
+        TargetError: the target is no spatial array, too large, or the format is not plain fixed
+            point.
     """
     if target.family != "spatial":
         raise TargetError(
@@ -114,6 +115,11 @@ def hardware_of(target: Target, fmt: Format, *, fifo_depth: int = 8, words: int 
         raise TargetError(
             f"the RTL computes in fixed point of at most {WIDEST} bits, not in {fmt}",
             fix="give --format 'fixed<16,6>'",
+        )
+    if fmt.algorithms:
+        raise TargetError(
+            f"the RTL has one algorithm for each function, and {fmt} chooses others",
+            fix=f"give --format 'fixed<{fmt.bits},{fmt.integer_bits}>'",
         )
     cores = tuple(_core(array, target) for array in target.arrays)
     longest = max(max(core.rows, core.cols) for core in cores)

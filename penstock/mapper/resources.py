@@ -42,7 +42,7 @@ class Operators:
 def number_of(fmt: Format) -> Number:
     """Return what operators compute with in a format: 16-bit floats are computed in 32 bits."""
     if fmt.exact:
-        return Number("fixed", fmt.bits, fmt.fraction_bits)
+        return Number("fixed", fmt.bits, fmt.fraction_bits, fmt.algorithms)
     return Number("float", max(fmt.bits, 32))
 
 

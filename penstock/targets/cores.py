@@ -111,6 +111,7 @@ class Number:
     kind: Literal["float", "fixed"]
     bits: int
     fraction: int = 0
+    algorithms: tuple[str, ...] = ()
 
 
 def usable_ns(clock_hz: float) -> float:
@@ -230,9 +231,12 @@ def _fixed(op: str, number: Number) -> Cost:
             return _multiplier(bits, bits)
         case "mac":  # the sum in the DSP's own adder: UG579
             return _multiplier(bits, bits) + Cost(delay_ns=0.79, loop_ns=0.79)
+        case "/" if "newton" in number.algorithms:  # two of each step, and two more; a shifter
+            step = _multiplier(32, 32) + _adder(32)
+            return reduce(Cost.__add__, [step] * 8) + _shifter(bits + 36)
         case "/":
             return _divider(bits + number.fraction + 3)
-        case "exp":  # scale, 4 Horner steps, table: 6 multiplications; one shifter
+        case "exp":  # scale, 4 steps, table, or scale, 5 steps: 6 multiplications; one shifter
             step = _multiplier(guard + 2, guard + 2) + _adder(guard + 2)
             return reduce(Cost.__add__, [step] * 6) + _shifter(guard + 5)
         case "log":  # one square for each bit of the result: penstock_fixed.hpp, binary_log

@@ -121,6 +121,7 @@ def test_a_head_of_bert_takes_seconds():
 FORMATS = [(16, 6), (24, 10), (32, 12), (8, 3), (16, 1), (32, 32), (2, 1)]
 ARGUMENTS = [(17, 7), (48, 28), (24, 24), (33, 1)]
 QUOTIENTS = [((16, 6), (16, 6)), ((48, 28), (16, 8)), ((17, 1), (40, 30)), ((64, 32), (30, 20))]
+CHOSEN = ("-DPK_POLYNOMIAL", "-DPK_NEWTON", "-DPK_EXACT_WIDTHS")
 COUNT = 400
 
 
@@ -164,10 +165,12 @@ def harness(formats):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [(), ("-DPK_EXACT_WIDTHS", "-std=c++14"), SANITIZERS])
+@pytest.mark.parametrize("flags", [(), ("-DPK_EXACT_WIDTHS", "-std=c++14"), SANITIZERS, CHOSEN])
 def test_every_function_equals_the_integer_algorithm(tmp_path, flags):
     source = tmp_path / "harness.cpp"
     formats = FORMATS if not flags else FORMATS[1:3]  # templates of wide words take long to compile
+    formats = formats if flags is not CHOSEN else FORMATS[:2]
+    algorithms = ",poly,newton" if flags is CHOSEN else ""
     source.write_text(harness(formats))
     include = [f"-I{files('penstock.hls_templates')}", f"-isystem{csim.header_folder()}"]
     command = [
@@ -190,7 +193,7 @@ def test_every_function_equals_the_integer_algorithm(tmp_path, flags):
     said = subprocess.run([str(tmp_path / "run")], input=data, capture_output=True, check=True)
     got = np.frombuffer(said.stdout, dtype=np.int64).reshape(-1, COUNT)
     for (function, fmt, types), args, result in zip(calls(formats), given, got, strict=True):
-        kind = parse_format(f"fixed<{fmt[0]},{fmt[1]}>")
+        kind = parse_format(f"fixed<{fmt[0]},{fmt[1]}{algorithms}>")
         fractions = [bits - whole for bits, whole in types]
         if function == "div":
             wanted = divide_fixed(args[0], fractions[0], args[1], fractions[1], kind)

@@ -244,3 +244,42 @@ def test_accumulator_of_an_operator_without_fixed_point_form():
     bound = bind(parse("cascade f(X[a]) -> O[a]\n  O[a] = sin(X[a])"), shapes={"a": 1})
     with pytest.raises(DataError, match=r"operator 'sin' has no fixed-point form \(fixed<8,4>\)"):
         accumulator_bits(bound.cascade.einsum("O"), bound, parse_format("fixed<8,4>"))
+
+
+ALGORITHMS = (
+    ("fixed<8,4,poly>", "exp", 1.0),
+    ("fixed<16,6,poly>", "exp", 1.0),
+    ("fixed<24,8,poly>", "exp", 1.5),
+    ("fixed<24,2,poly>", "exp2", 1.5),
+    ("fixed<16,6,poly>", "sigmoid", 1.0),
+    ("fixed<16,6,poly,newton>", "tanh", 1.0),
+    ("fixed<8,4,newton>", "/", 0.51),
+    ("fixed<24,8,newton>", "/", 0.51),
+    ("fixed<32,2,newton>", "/", 4.0),
+)
+
+
+@pytest.mark.parametrize(("name", "op", "units"), ALGORITHMS)
+def test_algorithms_that_a_format_chooses_keep_their_stated_error(name, op, units):
+    """In units of the last place, of the exact result saturated."""
+    fmt, rng = parse_format(name), np.random.default_rng(0)
+    one, high = 2.0**fmt.fraction_bits, 2 ** (fmt.bits - 1)
+    a = np.append(rng.integers(-high, high, 20_000), [-high, -1, 0, 1, high - 1])
+    if op == "/":
+        b = np.append(rng.integers(1, high, 20_000), [1, 2, 3, high - 1, high // 2])
+        b *= rng.choice([-1, 1], b.shape)
+        got, exact = divide_fixed(a, fmt.fraction_bits, b, fmt.fraction_bits, fmt), a / b * one
+    else:
+        got = FIXED_FUNCTIONS[op](a, fmt.fraction_bits, fmt)
+        exact = np.array([EXACT[op](min(x, 30.0)) for x in a / one]) * one
+    assert np.max(np.abs(got - np.clip(exact, -high, high - 1))) < units
+    assert parse_format(str(fmt)) == fmt
+
+
+def test_a_polynomial_of_too_few_bits_is_refused():
+    with pytest.raises(DataError) as caught:
+        parse_format("fixed<32,8,poly>")
+    assert str(caught.value) == (
+        "format 'fixed<32,8,poly>' has 32 bits, but 'poly' is right to 23 bits only\n"
+        "fix: use at most 24 bits, or leave out 'poly': a table is right to 37"
+    )

@@ -249,6 +249,8 @@ def test_the_clock_from_the_command_line(capsys):
 def test_only_fixed_point_on_small_arrays():
     with pytest.raises(TargetError, match="fixed point"):
         hardware_of(array("4x4"), parse_format("fp32"))
+    with pytest.raises(TargetError, match="one algorithm for each function"):
+        hardware_of(array("4x4"), parse_format("fixed<16,6,poly>"))
     with pytest.raises(TargetError, match="at most 16 places"):
         hardware_of(array("4x4").override("pe2d.rows", 32), FIXED)
 

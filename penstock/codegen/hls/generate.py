@@ -142,7 +142,13 @@ def _sources(tasks: Tasks, text: KernelText, source: Provenance) -> dict[str, st
     header = _header(fmt)
     result = {name: _read(name) for name in _included(header)}
     result["config.hpp"] = _filled(
-        "config.hpp", source, "// ", header=header, format=described(fmt), **_types(program)
+        "config.hpp",
+        source,
+        "// ",
+        header=header,
+        format=described(fmt),
+        algorithms=_algorithms(fmt),
+        **_types(program),
     )
     head = f'extern "C" void {top_name(program)}({", ".join(text.parameters)})'
     common = {"signature": tuple(wrapped(head, 0))}
@@ -221,6 +227,23 @@ def _included(header: str) -> tuple[str, ...]:
     below = ("penstock_float.hpp",) if header == "penstock_half.hpp" else ()
     common = ("penstock_math.hpp", "penstock_loops.hpp", "penstock_stream.hpp", "penstock_tb.hpp")
     return (header, *below, *common)
+
+
+def _algorithms(fmt: Format) -> tuple[str, ...]:
+    """Return the lines that choose how functions of fixed point are computed."""
+    if not fmt.exact:
+        return ()
+    power = ("a table of 16 roots and a polynomial of degree 4", "relative error below 2^-37")
+    quotient = ("bit by bit", "exact, rounded half up")
+    defines = []
+    if "poly" in fmt.algorithms:
+        defines.append("#define PK_POLYNOMIAL")
+        power = ("a polynomial of degree 5", "relative error below 2^-23")
+    if "newton" in fmt.algorithms:
+        defines.append("#define PK_NEWTON")
+        quotient = ("a reciprocal of three Newton steps", "relative error below 2^-29")
+    said = f"// {fmt}: exp is a base-2 split and {power[0]}, {power[1]};"
+    return (said, f"// quotients are taken by {quotient[0]}, {quotient[1]}.", *defines)
 
 
 def _types(program: Program) -> dict[str, str]:

@@ -109,7 +109,8 @@ class HlsNotes(Notes):
         }
         splits |= {name: (("complete", local[name].shape[0]),) for name in self.words}
         bits = 64 if fmt.name == "fp64" else 32
-        exact = Number("fixed", fmt.bits, fmt.fraction_bits) if fmt.exact else None
+        fixed = (fmt.bits, fmt.fraction_bits, fmt.algorithms)
+        exact = Number("fixed", *fixed) if fmt.exact else None
         return Hardware(
             exact or Number("float", bits),
             self.clock_hz,

@@ -110,7 +110,9 @@ class MmaKernel:
         body += [*self._before(), *self._loads(), *steps, *self._loop(), *self._after()]
         listed = ", ".join(self.parameter(each) for each in self.parameters)
         name = f"{self.made.kernel.name}_kernel"
-        head = f'extern "C" __global__ void __launch_bounds__({self.threads}) {name}({listed}) {{'
+        head = (
+            f'extern "C" __global__ void __launch_bounds__({self.threads}, 1) {name}({listed}) {{'
+        )
         return [head, *block_lines(body), "}"]
 
     def parameter(self, buffer: Buffer) -> str:

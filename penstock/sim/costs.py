@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from penstock.einsum_ir.nodes import Einsum, variables
@@ -34,6 +34,7 @@ class Cost:
         target: the machine.
         paces: its own loops as the counting sees them.
         every: cycles between two of its steps, at least (`mapper/model/recurrence.py`).
+        shares: operand → the share of its accesses in range, over all visits.
     """
 
     leaf: Compute
@@ -41,6 +42,7 @@ class Cost:
     target: Target
     paces: tuple[Pace, ...]
     every: int = 1
+    shares: Mapping[Use, float] = field(default_factory=dict)
 
     @cached_property
     def array(self) -> Array:
@@ -147,7 +149,7 @@ class Cost:
     def read(self, use: Use, memory: Memory, sizes: Mapping[str, int]) -> float:
         """Return the elements that a visit reads of an operand; a share of them if out of range."""
         count = elements(use, self.paces, sizes, self.apart(memory))
-        return count * use.inside / use.points if use.inside < use.points else count
+        return count * self.shares.get(use, 1.0)
 
     def written(self, use: Use, sizes: Mapping[str, int]) -> int:
         """Return the elements that a visit writes."""

@@ -20,6 +20,7 @@ from penstock.einsum_ir.shapes import Bound
 from penstock.errors import MappingError
 from penstock.mapper.facts import Facts, Use, facts_of
 from penstock.mapper.model.recurrence import step_interval
+from penstock.mapper.model.visits import share_in_range
 from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest, Node, leaves
 from penstock.mapper.scopes import paces_of
 from penstock.sim.costs import Cost
@@ -331,9 +332,11 @@ class _Planner:
     def _cost(self, leaf: Compute, nests: tuple[Nest, ...]) -> Cost:
         loops = [*(nest.loop for nest in nests), *leaf.loops]
         paces = paces_of(loops, self.target.array(leaf.array), self.bound.extents)
-        einsum = self.facts.steps[leaf.einsum].einsum
+        step = self.facts.steps[leaf.einsum]
+        einsum, around = step.einsum, paces[: len(nests)]
+        shares = {use: share_in_range(step, use, around, self.facts) for use in step.reads}
         every = step_interval(leaf, einsum, nests, self.bound.extents, self.target, self.format)
-        return Cost(leaf, einsum, self.target, paces[len(nests) :], every)
+        return Cost(leaf, einsum, self.target, paces[len(nests) :], every, shares)
 
     def _count(self, einsum: Einsum, nests: tuple[Nest, ...]) -> None:
         chains, total = _chains(nests), 1

@@ -10,9 +10,12 @@ from penstock.design import choices, explore, remap
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.rewrite.reduce import reduce_passes
 from penstock.einsum_ir.shapes import bind
+from penstock.einsum_ir.work import compulsory_bytes, effective_points
 from penstock.errors import MappingError, TargetError
 from penstock.mapper.check import check
+from penstock.mapper.facts import facts_of
 from penstock.mapper.model.evaluate import evaluate
+from penstock.mapper.model.roofline import roofline
 from penstock.mapper.notation import parse_mapping
 from penstock.mapper.search.explore import explore as explore_bound
 from penstock.targets import TARGETS
@@ -56,6 +59,25 @@ def test_a_tiled_mapping_on_a_gpu_by_hand():
     held = {each.memory: each.needed_bytes for each in found.occupancy}
     assert held["smem"] == 2 * (64 + 128) * 32 * 2 + 64 * 2
     assert held["regs"] == 128 * 2  # of one thread: a row of QK
+
+
+CAUSAL = """
+mapping causal for scores on h200
+for p by 16@blocks
+  for m by 16
+    S on sm: p@threads, m, e
+"""
+
+
+def test_the_busiest_block_counts_once():
+    """Queries 0..15, 16..31 and 32..39 side by side: 1, 2 and 3 visits, of 256, 512, 320 points."""
+    text = "cascade scores(Q[p,e], K[m,e]) -> S[p,m]\n"
+    text += "  S[p,m] = Q[p,e] * K[m,e] :: sum[e] s.t. m <= p"
+    bound, target = bind(parse(text), shapes={"p": 40, "m": 40, "e": 4}), TARGETS.get("h200")
+    (leaf,) = evaluate(parse_mapping(CAUSAL), bound, target, FP16).leaves
+    assert (leaf.visits, leaf.skipped, leaf.points) == (6, 3, (256 + 512 + 320) * 4)
+    mac = dict(target.in_format("fp16").array("sm").cycles)["mac"]
+    assert leaf.cycles == 2 * 16 * 4 * mac
 
 
 REFUSED = {
@@ -188,28 +210,35 @@ def test_memories_beyond_the_part():
 ODD = {
     "one": {"h": 71, "p": 1, "m": 1, "e": 96},
     "odd": {"h": 71, "p": 37, "m": 37, "e": 96},
-    "thousand": {"h": 3, "p": 37, "m": 1000, "e": 96},
-    "thousands": {"h": 2, "p": 3000, "m": 1000, "e": 96},
+    "thousand": {"h": 3, "p": 1000, "m": 1000, "e": 96},
+    "thousands": {"h": 1, "p": 37, "m": 3000, "e": 96},
 }
+FORMS = ("attention", "attention_1pass", "causal_attention", "causal_attention_1pass")
 
 
 @pytest.mark.parametrize("family", ["fusemax", "u280", "h200"])
-@pytest.mark.parametrize("name", ODD)
-def test_remainders_are_counted(family, name):
-    """Every point once, by hand: nothing is rounded down, and nothing computed twice."""
-    shapes = ODD[name]
-    target = replace(TARGETS.get(family), sizings=())
-    bound = bind(parse(CASCADE), shapes=shapes)
-    found = explore_bound(bound, target, parse_format(target.format))
-    points = {each.einsum: each.points for each in found.evaluation.leaves}
-    scores = math.prod(shapes[v] for v in ("h", "p", "m"))
-    assert points == {"QK": scores * shapes["e"], "GM": scores}
-    places = {array.name: array.places for array in found.target.arrays}
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("odd", ODD)
+def test_remainders_are_counted(family, name, odd):
+    """Of whole attention every point once and all work in time: nothing is rounded down."""
+    target, cascade = replace(TARGETS.get(family), sizings=()), zoo.load(name)
+    fmt = parse_format(target.format)
+    given = {"b": 1, **ODD[odd], "f": 96, "m0": 64}
+    ranks = {rank for each in cascade.inputs for rank in each.ranks} | cascade.shape.keys()
+    bound = bind(cascade, shapes={rank: given[rank] for rank in ranks})
+    found = explore_bound(bound, target, fmt)
+    least = effective_points(bound)
+    places = {array.name: array for array in found.target.arrays}
     for each in found.evaluation.leaves:
-        assert each.cycles >= math.ceil(points[each.einsum] / places[each.array]) * 0.99
-    read = shapes["h"] * (shapes["p"] + shapes["m"]) * shapes["e"]
-    size = parse_format(target.format).bytes
-    assert found.evaluation.dram_bytes >= (read + shapes["h"] * shapes["p"]) * size
+        array, steps = places[each.array], facts_of(bound).steps[each.einsum]
+        extents = [bound.extents[v] for v in steps.einsum.variables]
+        assert least[each.einsum] <= each.points <= math.prod(extents)
+        assert each.points == math.prod(extents) or steps.guard is not None
+        point = sum(count * dict(array.cycles)[op] for op, count in steps.ops.items())
+        assert each.cycles >= each.points * point / array.places * (1 - 1e-9)
+    bounds = {each.name: each.value for each in roofline(bound, target, fmt, least)}
+    assert bounds["latency"] <= found.evaluation.latency_cycles * (1 + 1e-9)
+    assert found.evaluation.dram_bytes >= compulsory_bytes(bound, fmt)
 
 
 @pytest.mark.parametrize(("family", "cycles"), [("fusemax", 1), ("h200", 1), ("u280", 1)])

@@ -20,7 +20,7 @@ from penstock.mapper.model.leafcount import elements, steps_in_time
 from penstock.mapper.model.moves import moved
 from penstock.mapper.model.recurrence import step_interval
 from penstock.mapper.model.tiles import Grid, Pace, sizes
-from penstock.mapper.model.visits import Visits, active_tiles, visits_of
+from penstock.mapper.model.visits import Visits, active_tiles, share_in_range, visits_of
 from penstock.mapper.scopes import Leaf, Scope, Tree
 from penstock.targets.base import Memory, Target
 
@@ -200,12 +200,8 @@ def _operands(leaf: Leaf, visits: Visits, counter: _Counter) -> None:
             count * elements(use, leaf.inner, dict(kind), apart)
             for kind, count in visits.kinds.items()
         )
-        counter.at(use.tensor, scope).reads += _in_range(read, use)
-
-
-def _in_range(count: int, use: Use) -> int:
-    """Take the share of accesses that are in range."""
-    return round(count * use.inside / use.points) if use.inside < use.points else count
+        share = share_in_range(leaf.step, use, leaf.paces, counter.facts)
+        counter.at(use.tensor, scope).reads += round(read * share) if share < 1 else read
 
 
 def _results(leaf: Leaf, visits: Visits, counter: _Counter) -> None:

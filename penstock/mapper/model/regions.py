@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from penstock.einsum_ir.affine import Affine
 from penstock.einsum_ir.regions.algebra import NumpyAlgebra
 from penstock.einsum_ir.regions.bounds import interval
 from penstock.mapper.facts import Dim, Facts, Use
 from penstock.mapper.model.tiles import Grid, Ints
 
-__all__ = ["block_of", "footprint", "offsets", "reach"]
+__all__ = ["block_of", "footprint", "offsets", "points_in_range", "reach"]
 
 _NUMPY: Any = NumpyAlgebra()
 _LABELS = 2**45 - 55
@@ -75,6 +76,27 @@ def _dimension(dims: tuple[Dim, ...], extent: int, grid: Grid, facts: Facts) -> 
         low, high = np.minimum(low, other_low), np.maximum(high, other_high)
     low, high = np.clip(low, 0, extent), np.clip(high, -1, extent - 1)
     return np.maximum(high - low + 1, 0), low * np.int64(extent + 2) + high
+
+
+def points_in_range(form: Affine, extent: int, grid: Grid) -> Ints:
+    """Return for each box of a grid at how many of its points an affine index is a coordinate."""
+    base = np.full((1,) * grid.rank, form.constant, dtype=np.int64)
+    for name, factor in form.coefficients:
+        base = base + factor * grid.start_of(name)
+    sizes = [grid.size_of(name) for name, _ in form.coefficients]
+    shape = np.broadcast_shapes(base.shape, *(each.shape for each in sizes))
+    where = np.broadcast_to(base, shape)
+    wide = [np.broadcast_to(each, shape) for each in sizes]
+    count = np.zeros(shape, dtype=np.int64)
+    for kind in set(zip(*(each.ravel().tolist() for each in wide), strict=True)):
+        values = np.zeros(1, dtype=np.int64)
+        for (_, factor), size in zip(form.coefficients, kind, strict=True):
+            values = np.add.outer(values, factor * np.arange(size, dtype=np.int64)).ravel()
+        values.sort()
+        same = np.logical_and.reduce([each == size for each, size in zip(wide, kind, strict=True)])
+        reached = np.searchsorted(values, [-where[same], extent - where[same]])
+        count[same] = reached[1] - reached[0]
+    return count
 
 
 def _affine(dim: Dim, extent: int, grid: Grid) -> tuple[Ints, Ints]:

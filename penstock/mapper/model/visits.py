@@ -10,15 +10,17 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.einsum_ir.regions.occupied import occupied
-from penstock.mapper.facts import Facts, Step
+from penstock.mapper.facts import Facts, Step, Use
+from penstock.mapper.model.regions import points_in_range
 from penstock.mapper.model.tiles import Grid, Pace, sizes
 
-__all__ = ["Visits", "active_tiles", "visits_of"]
+__all__ = ["Visits", "active_tiles", "share_in_range", "visits_of"]
 
 Flags = NDArray[np.bool_]
 Kind = tuple[tuple[str, int], ...]
@@ -63,6 +65,34 @@ def active_tiles(step: Step, grid: Grid, facts: Facts) -> Flags | None:
         low[name] = grid.start_of(name)
         high[name] = low[name] + grid.size_of(name) - 1
     return occupied(step.guard, low, high, facts.symbols)
+
+
+def share_in_range(step: Step, use: Use, paces: tuple[Pace, ...], facts: Facts) -> float:
+    """Return the share of a leaf's accesses of a tensor that are in range.
+
+    Args:
+        step: its Einsum.
+        use: the accesses.
+        paces: the loops around the leaf, outermost first.
+        facts: of the cascade; remembers the share.
+    """
+    if step.guard is None or use.inside == use.points:
+        return use.inside / use.points
+    names = use.placed | set(step.guarded)
+    mine = tuple(pace for pace in paces if pace.variable in names)
+    key = (step.einsum.name, use, mine)
+    if key not in facts.visits:
+        grid = Grid(mine, facts.extents, names)
+        status = active_tiles(step, grid, facts)
+        visited = grid.weight() if status is None else grid.weight() * status
+        inside, points = visited.astype(np.float64), visited.astype(np.float64)
+        for dim in use.dims:
+            if dim.form is not None and not dim.plain:
+                inside = inside * points_in_range(dim.form, dim.extent, grid)
+                points = points * math.prod(grid.size_of(name) for name in dim.variables)
+        facts.visits[key] = float(inside.sum() / max(points.sum(), 1.0))
+    found: float = facts.visits[key]
+    return found
 
 
 def visits_of(step: Step, paces: tuple[Pace, ...], facts: Facts) -> Visits:
@@ -126,14 +156,10 @@ def _guarded(
     status = active_tiles(step, grid, facts)
     active = exists if status is None else exists & status
     wide = {name: np.broadcast_to(grid.size_of(name), shape) for name in step.guarded}
-    kinds: dict[Kind, int] = {}
-    in_time: dict[Kind, float] = {}
-    for key, where in _by_size(wide, active):
-        kinds[key] = int(where.sum())
-    for key, where in _by_size(wide, active):
-        in_time[key] = _time(where, mine)
+    split = _by_size(wide, active)
+    kinds = {key: int(where.sum()) for key, where in split}
     skipped = int(exists.sum()) - int(active.sum())
-    return kinds, in_time, skipped, _started(step, grid, active)
+    return kinds, _in_time(split, mine), skipped, _started(step, grid, active)
 
 
 def _by_size(wide: Mapping[str, NDArray[np.int64]], active: Flags) -> list[tuple[Kind, Flags]]:
@@ -154,25 +180,41 @@ def _by_size(wide: Mapping[str, NDArray[np.int64]], active: Flags) -> list[tuple
     return [(key, where) for key, where in groups if where.any()]
 
 
-def _time(where: Flags, paces: tuple[Pace, ...]) -> float:
-    """Add up active tiles in time: side by side, the busiest place counts."""
-    work = where.astype(np.float64)
-    for axis in range(len(paces) - 1, -1, -1):
-        pace = paces[axis]
+def _in_time(split: list[tuple[Kind, Flags]], paces: tuple[Pace, ...]) -> dict[Kind, float]:
+    """Add up active tiles in time: side by side, the visits of the busiest place count.
+
+    Busiest is the place with most points, of tiles of all sizes together.
+    """
+    if not split:
+        return {}
+    side_by_side = max((place for place, pace in enumerate(paces, 1) if pace.side), default=0)
+    inner = tuple(range(side_by_side, len(paces)))
+    work = np.stack([where.sum(axis=inner, keepdims=True) for _, where in split], dtype=np.float64)
+    points = np.array([math.prod(size for _, size in key) for key, _ in split], dtype=np.float64)
+    weights = points.reshape(-1, *(1 for _ in paces))
+    for axis in range(side_by_side, 0, -1):
+        pace = paces[axis - 1]
         if not pace.side:
             work = work.sum(axis=axis, keepdims=True)
             continue
         if pace.rounds:  # together with loops that are not here: what is typical of them
             work = work.mean(axis=axis, keepdims=True) * pace.rounds
             continue
-        places = pace.places or work.shape[axis]
+        count = work.shape[axis]
+        places = pace.places or count
         rounds = [
-            work.take(range(first, min(first + places, work.shape[axis])), axis=axis)
-            for first in range(0, work.shape[axis], places)
+            work.take(range(first, min(first + places, count)), axis=axis)
+            for first in range(0, count, places)
         ]
-        busiest = [each.max(axis=axis, keepdims=True) for each in rounds]
-        work = np.sum(busiest, axis=0)
-    return float(work.sum())
+        work = sum((_busiest(each, weights, axis) for each in rounds), np.zeros(1))
+    return {key: float(each.sum()) for (key, _), each in zip(split, work, strict=True)}
+
+
+def _busiest(work: NDArray[Any], weights: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Return the work, by size, of the place along an axis that has most of all sizes."""
+    total = (work * weights).sum(axis=0, keepdims=True)
+    busiest = total.argmax(axis=axis, keepdims=True)
+    return np.take_along_axis(work, np.repeat(busiest, len(work), axis=0), axis)
 
 
 def _started(step: Step, grid: Grid, active: Flags) -> int:

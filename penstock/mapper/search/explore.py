@@ -253,6 +253,7 @@ def _result(
 ) -> SearchResult:
     """Return what the searches of all cascades and machines came to."""
     mapping, evaluation = winner.result()
+    least = winner.best_objective * (1 - SAME)
     return SearchResult(
         mapping,
         evaluation,
@@ -261,7 +262,7 @@ def _result(
         variants,
         points=sum(search.points for search in found),
         evaluated=sum(search.evaluated for search in found),
-        optimal=not interrupted and all(each.complete for each in found),
+        optimal=not interrupted and all(each.left >= least for each in found),
         seconds=seconds,
         interrupted=interrupted,
     )
@@ -308,6 +309,7 @@ class _Search:
     """What is known so far of one cascade; lives only inside `explore_variants`.
 
     ``beat`` is what another cascade has reached; what is no better does not become ``best``.
+    ``left`` is the least that a point may cost that was not looked at.
     """
 
     bound: Bound
@@ -318,7 +320,7 @@ class _Search:
     limit: int | None = None
     evaluated: int = 0
     covered: int = 0
-    complete: bool = True
+    left: float = math.inf
     beat: Key | None = None
     best: tuple[Key, Point] | None = None
     broken: MappingError | None = None
@@ -422,11 +424,11 @@ class _Search:
         if self.hopeless(least_cost):
             return
         if self.exhausted:
-            self.complete = False
+            self.left = min(self.left, least_cost)
             return
         most = self.best_objective * (1 + SAME) if self.objective == "latency" else math.inf
         costs, whole = capped(self.tab.costs(skeleton, most), self.target)
-        self.complete = self.complete and whole
+        self.left = self.left if whole else min(self.left, least_cost)
         combinations = Combinations(costs, self.tab)
         inner, least = combinations.innermost(), combinations.least()
         self.evaluated += combinations.size
@@ -464,13 +466,13 @@ class _Search:
                     return
                 continue
             if self.exhausted or work > MAX_WORK:
-                self.complete = False
+                self.left = min(self.left, floor)
                 return
             one = Single(each.combinations, flat)
             found = house(one, self.objective, beat)
             work += found.nodes + SETUP
             self.evaluated += found.points
-            self.complete = self.complete and found.complete
+            self.left = self.left if found.complete else min(self.left, floor)
             if found.found is not None:
                 key, kept = found.found
                 self.offer(key, point_of(one, kept))

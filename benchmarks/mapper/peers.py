@@ -1,9 +1,10 @@
 """penstock's search beside AccelForge's on the same cascades and machines, in one run.
 
-    python benchmarks/mapper/peers.py --accelforge 'PYTHON' [--limit SECONDS] [CASE ...]
+    python benchmarks/mapper/peers.py --accelforge 'PYTHON' --zigzag 'PYTHON' [CASE ...]
 
 PYTHON is the command of an interpreter >= 3.12 in an environment of its own with ``pip install
-accelforge`` and Graphviz (``dot``). Without ``--accelforge`` only penstock runs. Each tool maps
+accelforge`` and Graphviz (``dot``), or with ``pip install zigzag-dse six``. Without one of them
+the others run. Each tool maps
 each case in a process of its own, with its defaults, for latency; printed are the result, the wall
 time of the search alone (imports aside), and CPU time and peak memory of the one process.
 
@@ -23,6 +24,7 @@ do not compare; with unlimited bandwidth inside they would not change a latency.
 
 import argparse
 import json
+import math
 import resource
 import shlex
 import subprocess
@@ -30,6 +32,9 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+
+from zigzag_spec import InexpressibleError
+from zigzag_spec import spec as zigzag_spec
 
 from penstock import parse, zoo
 from penstock.einsum_ir.formats import parse_format
@@ -89,10 +94,6 @@ def cases():
 
 
 # -- what AccelForge is given ----------------------------------------------------------------
-
-
-class InexpressibleError(Exception):
-    """AccelForge has no words for it."""
 
 
 def spec(bound, target):
@@ -234,6 +235,19 @@ def measured(command, text, limit):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def accelforge(bound, target, command, limit):
+    """Return what AccelForge says of a case."""
+    return measured(command, spec(bound, target), limit)
+
+
+def zigzag(bound, target, command, limit):
+    """Return what ZigZag says of a case: its cycles, loading and waiting for ports included."""
+    said = measured(command, json.dumps(zigzag_spec(bound, target)), limit)
+    if "failed" not in said:
+        said["latency_s"] = said["cycles"] / target.clock_hz
+    return said
+
+
 def show(name, tool, said):
     if "failed" in said:
         print(f"{name:<28}{tool:<12}{said['failed']}", flush=True)
@@ -241,8 +255,8 @@ def show(name, tool, said):
     more = f"{said['overlapping_s'] * 1e3:>12.4f}" if "overlapping_s" in said else " " * 12
     print(
         f"{name:<28}{tool:<12}{said['latency_s'] * 1e3:>12.4f}{more}"
-        f"{said['dram_bytes'] / 1e6:>10.2f}{said['seconds']:>9.2f}{said['cpu_s']:>9.2f}"
-        f"{said['memory_mb']:>9.0f}",
+        f"{said.get('dram_bytes', math.nan) / 1e6:>10.2f}{said['seconds']:>9.2f}"
+        f"{said['cpu_s']:>9.2f}{said['memory_mb']:>9.0f}",
         flush=True,
     )
 
@@ -251,6 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="CASE", help="cases; all if there are none")
     parser.add_argument("--accelforge", default="", help="command of a Python with AccelForge")
+    parser.add_argument("--zigzag", default="", help="command of a Python with ZigZag")
     parser.add_argument("--side", help="file of AccelForge's part, as that Python sees it")
     parser.add_argument("--limit", type=float, default=3600, help="seconds for each search")
     parser.add_argument("--ours", help=argparse.SUPPRESS)
@@ -264,7 +279,12 @@ def main() -> None:
     if options.spec:
         print(spec(*known[options.spec]), end="")
         return
-    side = options.side or str(Path(__file__).with_name("accelforge_side.py"))
+    here = Path(__file__)
+    side = options.side or str(here.with_name("accelforge_side.py"))
+    tools = (
+        ("AccelForge", options.accelforge, side, accelforge),
+        ("ZigZag", options.zigzag, str(here.with_name("zigzag_side.py")), zigzag),
+    )
     head = f"{'latency ms':>12}{'overlapped':>12}{'DRAM MB':>10}{'wall s':>9}{'CPU s':>9}{'MB':>9}"
     print(f"{'case':<28}{'tool':<12}{head}")
     rows = {}
@@ -273,15 +293,14 @@ def main() -> None:
             "penstock": measured([sys.executable, __file__, "--ours", name], "", options.limit)
         }
         show(name, "penstock", rows[name]["penstock"])
-        if options.accelforge:
-            try:
-                text = spec(*known[name])
-            except InexpressibleError as reason:
-                rows[name]["AccelForge"] = {"failed": f"cannot express it: {reason}"}
-            else:
-                command = [*shlex.split(options.accelforge), side]
-                rows[name]["AccelForge"] = measured(command, text, options.limit)
-            show(name, "AccelForge", rows[name]["AccelForge"])
+        for tool, python, file, run in tools:
+            if python:
+                command = [*shlex.split(python), file]
+                try:
+                    rows[name][tool] = run(*known[name], command, options.limit)
+                except InexpressibleError as reason:
+                    rows[name][tool] = {"failed": f"cannot express it: {reason}"}
+                show(name, tool, rows[name][tool])
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 

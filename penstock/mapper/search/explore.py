@@ -331,16 +331,16 @@ class _Search:
         self.target = self.machine if priced else self.machine.without_energies()
         self.tab = Tabulator(self.bound, self.target, self.fmt, self.objective)
         self.space: list[Skeleton] = []
-        self.floor = math.inf
+        self.least = {"latency": math.inf, "energy": math.inf}
         try:
             rows = roofline(self.bound, self.target, self.fmt, self.effective)
-            least = {each.name: each.value for each in rows}
             self.skeletons = Space(self.bound, self.target, self.fmt)
             self.space = list(self.skeletons.usual())
         except MappingError as error:  # an operator that no array has
             self.broken = error
         else:
-            self.floor = self.cost(least["latency"], least.get("energy", 0.0))
+            self.least = {each.name: each.value for each in rows}
+        self.floor = self.cost(self.least["latency"], self.least.get("energy", 0.0))
         self.points = 1 + sum(each.size for each in self.space)
 
     def cost(self, latency: float, energy: float) -> float:
@@ -382,10 +382,8 @@ class _Search:
 
     def in_turn(self) -> float:
         """Return what every mapping costs at least that computes one Einsum after the other."""
-        rows = roofline(self.bound, self.target, self.fmt, self.effective)
-        least = {each.name: each.value for each in rows}
         cycles = in_turn_bound(self.bound, self.target, self.effective)
-        return self.cost(max(least["latency"], cycles), least.get("energy", 0.0))
+        return self.cost(max(self.least["latency"], cycles), self.least.get("energy", 0.0))
 
     def through(self, space: Sequence[Skeleton]) -> Iterator[None]:
         """Search some skeletons, the most promising first."""

@@ -23,3 +23,30 @@ for metric in design.evaluate().metrics():
     print(f"{metric.name:24} {metric.value:>14.6g} {metric.unit:10} ({metric.evidence})")
 
 #: passes over the keys: 3
+#: mapping explored for attention on fusemax
+#: for h
+#:   keep K, V in gb x2
+#:   for p by 512 pipelined
+#:     keep QK, GM in rf2d
+#:     keep SN, A in gb
+#:     keep SD in rf1d
+#:     keep Q in gb x2
+#:     QK on pe2d: p by 256, m by 256, p@cols, m@rows, e
+#:     GM on pe2d: p by 256, p@cols, m by 256, m@rows
+#:     SN on pe2d: p by 256, m by 256, p@cols, m@rows
+#:     SD on pe2d: p by 256, p@cols, m by 256, m@rows
+#:     A on pe1d stage 1: p by 256, m, p@lanes
+#:     O on pe2d stage 2: p by 256, f, p@cols, m by 256, m@rows
+#: latency                           49152 cycles     (model)
+#: latency_s                   5.22894e-05 s          (model)
+#: dram_bytes                  6.29146e+06 bytes      (model)
+#: energy                      8.64593e+10 pJ         (model)
+#: utilisation_pe2d               0.785156 of PEs     (model)
+#: utilisation_pe1d                      1 of PEs     (model)
+#: busy_pe2d                      0.785156 of cycles  (model)
+#: busy_pe1d                             1 of cycles  (model)
+#: initiation_interval                2048 cycles     (model)
+#: occupancy_dram              6.29146e+06 bytes      (model)
+#: occupancy_gb                4.84966e+06 bytes      (model)
+#: occupancy_rf2d                       20 bytes      (model)
+#: occupancy_rf1d                        8 bytes      (model)

@@ -14,5 +14,14 @@ attention = c.build()
 print(attention)
 print("the text reads back as an equal object:", penstock.parse(str(attention)) == attention)
 
+#: cascade attention(Q[p, e], K[m, e], V[m, f]) -> AV[p, f]
+#:   shape e = 64
+#:   shape f = 64
+#:   shape m = 128
+#:   shape p = 128
+#:   QK[p, m] = Q[p, e] * K[m, e] :: sum[e]
 #:   GM[p] = QK[p, m] :: max[m]
+#:   SN[p, m] = exp(QK[p, m] - GM[p])
+#:   SD[p] = SN[p, m] :: sum[m]
+#:   AV[p, f] = SN[p, m] * V[m, f] / SD[p] :: sum[m]
 #: the text reads back as an equal object: True

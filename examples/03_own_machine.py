@@ -18,4 +18,6 @@ for side in (64, 128, 256):
     metrics = {metric.name: metric.value for metric in design.evaluate().metrics()}
     print(f"{side:4} x {side:<4} {metrics['latency'] / 1e6:9.2f} million cycles")
 
-#: million cycles
+#:   64 x 64        9.11 million cycles
+#:  128 x 128       2.29 million cycles
+#:  256 x 256       0.58 million cycles

@@ -13,9 +13,13 @@ simulation = penstock.simulate(design, inputs)
 modelled = design.evaluate().metrics()[0].value
 print(f"model {modelled:,.0f} cycles, simulation {simulation.cycles:,.0f} cycles")
 for unit in simulation.units:
-    stalls = ", ".join(f"{cause} {cycles:,.0f}" for cause, cycles in sorted(unit.stalls.items()))
-    print(f"{unit.unit:8} busy {unit.busy_cycles:,.0f}; stalls: {stalls or 'none'}")
+    cause = max(unit.stalls, key=lambda each: unit.stalls[each], default="nothing")
+    print(f"{unit.unit:8} busy {unit.busy_cycles:,.0f}; waits most for: {cause}")
 check = verify_simulation(design, simulation, inputs)
 print("values, bit for bit:", check.verdict)
 
+#: model 544 cycles, simulation 1,028 cycles
+#: dram     busy 64; waits most for: no request
+#: pe2d     busy 416; waits most for: result of BQK
+#: pe1d     busy 528; waits most for: result of RM
 #: values, bit for bit: ok

@@ -17,4 +17,14 @@ check = penstock.verify(design, "hls")
 print(f"C simulation, bit for bit: {check.verdict}")
 assert Path("gqa_hls/Makefile").exists()
 
+#: gqa_hls/penstock_fixed.hpp
+#: gqa_hls/penstock_math.hpp
+#: gqa_hls/penstock_stream.hpp
+#: gqa_hls/penstock_tb.hpp
+#: gqa_hls/config.hpp
+#: gqa_hls/kernel.h
+#: gqa_hls/kernel.cpp
+#: gqa_hls/tb.cpp
+#: gqa_hls/run_hls.tcl
+#: gqa_hls/host.cpp
 #: C simulation, bit for bit: ok

@@ -41,6 +41,14 @@ bias = -slopes[:, None, None] * (at[:, None] - at)
 expected = scaled_dot_product_attention(q, k, v, bias.masked_fill(~seen, -torch.inf)).numpy()
 print("agrees with PyTorch:", np.allclose(ours, expected, rtol=0, atol=1e-13))
 
+#: cascade flex_attention(Q[b, h, p, e], K[b, h, m, e], V[b, h, m, f], DOC[doc_0], SLOPES[slopes_...
+#:   const SC = 1 / sqrt(E)
+#:   QS[b, h, p, e] = Q[b, h, p, e] * SC
 #:   QK[b, h, p, m] = QS[b, h, p, e] * K[b, h, m, e] :: sum[e] s.t. p >= m and DOC[p] == DOC[m]
 #:   S[b, h, p, m] = QK[b, h, p, m] - SLOPES[h] * (p - m)
+#:   GM[b, h, p] = S[b, h, p, m] :: max[m]
+#:   SN[b, h, p, m] = exp(S[b, h, p, m] - GM[b, h, p])
+#:   SD[b, h, p] = SN[b, h, p, m] :: sum[m]
+#:   A[b, h, p, m] = SN[b, h, p, m] / SD[b, h, p]
+#:   O[b, h, p, f] = A[b, h, p, m] * V[b, h, m, f] :: sum[m]
 #: agrees with PyTorch: True

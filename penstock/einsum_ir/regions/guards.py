@@ -13,6 +13,8 @@ its guard is false it is absent, and the old state stays. ``init`` Einsums have 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from penstock.einsum_ir.nodes import Access, Apply, Einsum, Expr, Num, Var, substitute, variables
 from penstock.einsum_ir.regions.conditions import (
@@ -43,10 +45,25 @@ def guards(bound: Bound) -> dict[str, Expr | None]:
         Tensor that the Einsum defines → a condition over the Einsum's variables, with shapes
         and constants as numbers; None where there is none, 0 where no point has any effect.
     """
-    analysis = Demand(bound)
+    sizes = (tuple(bound.extents.items()), tuple(bound.symbols.items()))
+    return dict(_guards(_Question(str(bound.cascade), sizes, bound)))
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A bound cascade that equals each other with the same text and sizes."""
+
+    text: str
+    sizes: tuple[tuple[tuple[str, float], ...], ...]
+    bound: Bound = field(compare=False)
+
+
+@lru_cache(maxsize=64)
+def _guards(question: _Question) -> dict[str, Expr | None]:
+    analysis = Demand(question.bound)
     return {
         each.name: expression(analysis.guard(each))
-        for each in bound.cascade.einsums
+        for each in question.bound.cascade.einsums
         if not each.init
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from penstock.einsum_ir.affine import evaluate_scalar
 from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Sym, Var
@@ -115,20 +116,25 @@ def linear(expr: Expr, symbols: Mapping[str, float]) -> Form:
         expr: an integer (or real) expression over rank variables.
         symbols: values of the upper-case names; one without a value becomes an atom.
     """
+    return _linear(expr, tuple(symbols.items()))
+
+
+@lru_cache(maxsize=1 << 14)
+def _linear(expr: Expr, symbols: tuple[tuple[str, float], ...]) -> Form:
     match expr:
         case Num(value):
-            return Form((), value)
-        case Sym(name) if name in symbols:
-            return Form((), _number(symbols[name]))
+            return Form((), _number(value))
+        case Sym(name) if name in (values := dict(symbols)):
+            return Form((), _number(values[name]))
         case Var() | Sym():
             return Form(((expr, 1),))
         case Access(tensor, indices):
-            normal = tuple(to_expr(linear(index, symbols)) for index in indices)
+            normal = tuple(to_expr(_linear(index, symbols)) for index in indices)
             return Form(((Access(tensor, normal), 1),))
         case Apply("neg", (arg,)):
-            return scale(linear(arg, symbols), -1)
+            return scale(_linear(arg, symbols), -1)
         case Apply(op, args):
-            return _apply(op, [linear(arg, symbols) for arg in args])
+            return _apply(op, [_linear(arg, symbols) for arg in args])
 
 
 def _apply(op: str, args: list[Form]) -> Form:

@@ -1,35 +1,27 @@
-"""Every example runs in a fresh interpreter and an empty folder, and prints what it shows.
+"""Every example and notebook runs by itself, in an empty folder, and prints what it shows.
 
-What an example prints is in its last lines, after ``#: `` (`tools/examples.py` writes it there).
-``...`` stands for what varies. Words must agree exactly, numbers nearly: searches and models get
-better, but what an example shows must stay true.
+What an example prints is in its last lines, after ``#: `` (`tools/examples.py` writes it there);
+what a notebook prints is stored in it.
 """
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
 
-EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
-NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?(?![\w.]*\w)")
-NEARLY = 0.2
+from tests.printed import differences, same
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 
 def shown(path):
     return [line[3:] for line in path.read_text().splitlines() if line.startswith("#:")]
-
-
-def same(expected, line):
-    """Whether a printed line has the words of the expected one, and nearly its numbers."""
-    words = re.escape(NUMBER.sub("#", expected)).replace(r"\.\.\.", ".*")
-    if not re.fullmatch(words, NUMBER.sub("#", line)):
-        return False
-    pairs = zip(NUMBER.findall(expected), NUMBER.findall(line), strict="..." not in expected)
-    numbers = [[float(each.replace(",", "")) for each in pair] for pair in pairs]
-    return all(one == pytest.approx(other, rel=NEARLY, abs=1e-9) for one, other in numbers)
 
 
 @pytest.mark.slow
@@ -44,13 +36,30 @@ def test_example_runs(path, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    printed, expected = done.stdout.rstrip().splitlines(), shown(path)
-    wrong = [
-        (want, got)
-        for want, got in zip(expected, printed, strict=True)
-        if not same(want.strip(), got.strip())
-    ]
+    wrong = differences(shown(path), done.stdout.rstrip().splitlines())
     assert not wrong, f"{path.name} no longer prints what it shows (tools/examples.py mends it)"
+
+
+def printed(cell):
+    return "".join(each.text for each in cell.outputs if each.output_type == "stream").splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # those of the kernel are not ours
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path, tmp_path):
+    stored, run = nbformat.read(path, 4), nbformat.read(path, 4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(run, timeout=120, resources=resources).execute()
+    for was, now in zip(stored.cells, run.cells, strict=True):
+        if was.cell_type == "code":
+            assert was.outputs or was.source.startswith("import"), was.source
+            assert {*map(kinds, was.outputs)} == {*map(kinds, now.outputs)}, was.source
+            assert not differences(printed(was), printed(now)), was.source
+
+
+def kinds(output):
+    return frozenset(output.get("data", {"text": ""}))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +78,7 @@ def test_lines_that_agree(expected, line, agrees):
     assert same(expected, line) is agrees
 
 
-def test_there_are_examples():
+def test_there_are_examples_and_notebooks():
     assert len(EXAMPLES) >= 10
+    assert len(NOTEBOOKS) == 5
     assert all(shown(path) for path in EXAMPLES)

@@ -384,7 +384,7 @@ def report(options: argparse.Namespace) -> None:
     if options.markdown:
         print(markdown([page], command), end="")
         return
-    sections = [_fpga(made)] if made.target.family == "fpga" else []
+    sections = _sections(made)
     if options.synth:
         from penstock.studies.synthesis import section, synthesized
 
@@ -397,14 +397,20 @@ def report(options: argparse.Namespace) -> None:
             print(path)
 
 
-def _fpga(made: Design) -> Section:
-    """Return the section on a design's HLS project, or why there is none."""
+def _sections(made: Design) -> list[Section]:
+    """Return the page of a design's family; of an FPGA the HLS project, or why there is none."""
     from penstock.studies.fpga import fpga_section
+    from penstock.studies.gpu import gpu_section
 
+    if made.target.family == "gpu":
+        return [gpu_section(made)]
+    if made.target.family != "fpga":
+        return []
     try:
-        return fpga_section(made)
+        return [fpga_section(made)]
     except PenstockError as error:
-        return Section("HLS project", f"There is none: {error.what}", (), {"refused": error.what})
+        why = f"There is none: {error.what}"
+        return [Section("HLS project", why, (), {"refused": error.what})]
 
 
 def targets(options: argparse.Namespace) -> None:

@@ -21,6 +21,16 @@ WIDTH, HEIGHT, ACROSS, DOWN, TOP = 150, 46, 34, 16, 30
 LETTERS = 21
 """Letters of an equation that fit into a box."""
 
+STYLE = (
+    ".chain{font:13px system-ui,sans-serif;max-width:none}"
+    ".chain text{fill:currentColor}.chain .name{font-weight:650}"
+    ".chain text.soft{fill:var(--soft,#6a6f78);font-size:12px}"
+    ".chain .band{fill:none;stroke:var(--accent,#0b6e8f);stroke-dasharray:5 4}"
+    ".chain .box{fill:var(--card,none);stroke:var(--line,#9aa0a8);stroke-width:1.5}"
+    ".chain path{fill:none;stroke:var(--soft,#6a6f78);stroke-width:1.4}"
+)
+"""Colours are those of the page where it has some, so that a notebook shows the drawing too."""
+
 
 def telling_row(cascade: Cascade, rows: Sequence[PassRow]) -> PassRow | None:
     """Return the input and rank with the most passes; None where no input is read twice."""
@@ -37,7 +47,7 @@ def chain_svg(cascade: Cascade, row: PassRow) -> str:
         row: of its `pass_table`.
 
     Returns:
-        An ``<svg>`` element; its colours are those of the page (``currentColor``, ``--accent``).
+        An ``<svg>`` element, with its style.
     """
     einsums = {each.name: each for each in cascade.einsums if not each.init}
     graph = _graph(einsums, row)
@@ -53,9 +63,11 @@ def chain_svg(cascade: Cascade, row: PassRow) -> str:
     wide = len(sizes) * (WIDTH + ACROSS)
     said = f"{cascade.name}: {row.passes} passes over {row.rank} of {row.tensor}: {row.chain}"
     return (
-        f'<svg class="chain" viewBox="0 0 {wide} {tall}" width="{wide}" height="{tall}" role="img" '
-        f'aria-label="{escape(said)}"><defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" '
-        'markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8"/></marker></defs>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chain" viewBox="0 0 {wide} {tall}" '
+        f'width="{wide}" height="{tall}" role="img" aria-label="{escape(said)}">'
+        f"<style>{STYLE}</style>"
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+        'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8"/></marker></defs>'
         f"{''.join(parts)}</svg>"
     )
 

@@ -60,11 +60,14 @@ def _figure(figure: Any, height: int, caption: str) -> Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+        legend={
+            **{"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+            "traceorder": "normal",
+        },
     )
     grid = {"gridcolor": "rgba(128,128,128,.22)", "zerolinecolor": "rgba(128,128,128,.4)"}
     figure.update_xaxes(**grid)
-    figure.update_yaxes(**grid)
+    figure.update_yaxes(automargin=True, title_standoff=10, **grid)
     return Figure(figure.to_json().replace("</", "<\\/"), height, caption)
 
 
@@ -87,7 +90,7 @@ def bars(
             hovertemplate=f"%{{y}}, {part}: %{{x:.4s}} {unit}<extra></extra>",
         )
     figure.update_layout(barmode="stack", xaxis_title=unit, showlegend=len(parts) > 1)
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(autorange="reversed", fixedrange=True)
     return _figure(figure, 110 + 30 * len(values), caption)
 
 
@@ -128,19 +131,21 @@ def roofline_figure(
         marker={"color": COLOURS[1], "size": 13, "symbol": "diamond"},
         hovertemplate="%{x:.3g} op/B: %{y:.3s}op/s<extra>this design</extra>",
     )
-    figure.update_xaxes(type="log", title="arithmetic intensity, operations per byte of DRAM")
-    figure.update_yaxes(type="log", title="operations per second", exponentformat="SI")
+    intensity_axis = "arithmetic intensity, operations per byte of DRAM"
+    figure.update_xaxes(type="log", title=intensity_axis, tickformat="~g", nticks=12)
+    figure.update_yaxes(type="log", title="operations per second", tickformat="~s", nticks=6)
     return _figure(figure, 330, caption)
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """Points of one colour: where they are and what hovering over each says (HTML)."""
+    """Points of one colour: where they are, what hovering over each says (HTML), what it opens."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     hover: Sequence[str]
+    opens: Sequence[str] = ()
 
 
 def scatter(clouds: Sequence[Cloud], x_title: str, y_title: str, caption: str) -> Figure:
@@ -162,6 +167,7 @@ def scatter(clouds: Sequence[Cloud], x_title: str, y_title: str, caption: str) -
                 "opacity": 1.0 if last else 0.55,
             },
             hovertext=list(cloud.hover),
+            customdata=list(cloud.opens) or None,
             hovertemplate="%{hovertext}<extra></extra>",
             hoverlabel={"align": "left"},
         )
@@ -198,7 +204,8 @@ def waterfall(
             ),
         )
     figure.update_layout(barmode="overlay", bargap=0.25, xaxis_title="cycle")
-    figure.update_yaxes(categoryorder="array", categoryarray=list(units)[::-1])
+    order = {"categoryorder": "array", "categoryarray": list(units)[::-1]}
+    figure.update_yaxes(fixedrange=True, **order)  # a drag zooms in time
     left_out = len([event for event in events if event.task.cycles > 0]) - len(shown)
     more = f" The first {MAX_EVENTS:,} events; {left_out:,} more are left out." if left_out else ""
     return _figure(figure, 150 + 48 * len(units), caption + more)

@@ -131,9 +131,8 @@ def html(
 
     source = files(__package__).joinpath("template.html.j2").read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, autoescape=False)
-    subjects = [each.title for each in sections] + [each.plan.cascade for each in sweeps]
-    subjects += [page.bound.cascade.name for page in pages]
-    names = ", ".join(dict.fromkeys(subjects))
+    subjects = [each.plan.cascade for each in sweeps] + [each.bound.cascade.name for each in pages]
+    names = ", ".join(dict.fromkeys(subjects or [each.title for each in sections]))
     counted = [(len(sections), "study"), (len(sweeps), "sweep"), (len(pages), "design")]
     said = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in counted if n)
     return environment.from_string(source).render(

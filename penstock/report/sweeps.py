@@ -43,7 +43,7 @@ def sweep_view(
                 "figure": _figure(result, problem, number),
                 "table": table(_columns(result), _rows(result, problem, number), set()),
                 "note": _note(problem),
-                "mapping": escape(_mapping(result, problem)),
+                "mappings": _mappings(result, problem, number),
             }
             for problem in result.problems[:MAX_PROBLEMS]
         ],
@@ -93,6 +93,28 @@ def _note(problem: Problem) -> str:
     return f"The Pareto front over {compared}: {len(problem.front):,} points.{rest}"
 
 
+def _mappings(result: Sweep, problem: Problem, number: Number) -> list[dict[str, str]]:
+    """Return the mappings of the front, each with an anchor that its point of the figure names."""
+    rows = zip(problem.front, _rows(result, problem, number), strict=False)
+    names = _columns(result)
+    return [
+        {
+            "anchor": _anchor(place),
+            "title": escape(
+                "; ".join(f"{n} {cell}" for n, cell in zip(names, row, strict=True) if cell)
+            ),
+            "best": " (best)" if place == problem.best else "",
+            "text": escape(outcome.mapping),
+        }
+        for place, row in rows
+        if (outcome := result.outcomes[place])
+    ]
+
+
+def _anchor(place: int) -> str:
+    return f"point-{place}"
+
+
 def _mapping(result: Sweep, problem: Problem) -> str:
     outcome = None if problem.best is None else result.outcomes[problem.best]
     return outcome.mapping if outcome else ""
@@ -127,6 +149,7 @@ def _cloud(name: str, result: Sweep, places: list[int], other: str, number: Numb
         [each["latency_s"] or 0.0 for each in costs],
         [each[other] or 0.0 for each in costs],
         [_hover(result, place, number, mapping=name == "Pareto front") for place in places],
+        [_anchor(place) for place in places] if name == "Pareto front" else (),
     )
 
 

@@ -57,7 +57,7 @@ def test_json_file_and_report_say_the_same(folder, capsys):
     page = (folder / "r.html").read_text()
     assert page.count('class="plot"') == 2
     assert "Pareto front" in page
-    assert "Mapping of the best point" in page
+    assert "Mappings of the front" in page
     assert not list(folder.glob("*.journal"))
 
 

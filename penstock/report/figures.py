@@ -61,7 +61,10 @@ def _figure(figure: Any, height: int, caption: str) -> Figure:
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13},
         legend={
-            **{"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+            "orientation": "h",
+            "y": 1.0,
+            "yanchor": "bottom",
+            "x": 0,
             "traceorder": "normal",
         },
     )

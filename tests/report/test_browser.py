@@ -154,6 +154,7 @@ def test_every_figure_shows_something(tab):
     tab.set_viewport_size({"width": 600, "height": 900})
     tab.wait_for_function("document.documentElement.scrollWidth <= 600")  # figures follow
     tab.set_viewport_size({"width": 1280, "height": 900})
+    tab.wait_for_function("document.querySelector('.plot .main-svg').clientWidth > 1000")
 
 
 @of(sweep)
@@ -183,10 +184,12 @@ def test_a_bar_says_what_it_is_and_can_be_zoomed(tab):
     assert "cycles" in plot.query_selector(".hoverlayer").text_content()
     area = plot.query_selector(".nsewdrag").bounding_box()
     before = plot.evaluate("plot => plot.layout.xaxis.range[1]")
-    tab.mouse.move(area["x"] + 100, area["y"] + 20)
+    middle = area["y"] + area["height"] / 2
+    tab.mouse.move(area["x"] + 100, middle)
     tab.mouse.down()
-    tab.mouse.move(area["x"] + 300, area["y"] + area["height"] - 20, steps=5)
+    tab.mouse.move(area["x"] + 300, middle, steps=8)
     tab.mouse.up()
     tab.wait_for_function(
-        "b => [...document.querySelectorAll('.plot')].at(-1).layout.xaxis.range[1] < b", arg=before
+        "before => [...document.querySelectorAll('.plot')].at(-1).layout.xaxis.range[1] < before",
+        arg=before,
     )

@@ -26,6 +26,7 @@ from penstock.cli.sources import (
 from penstock.cli.tiles import tiles
 from penstock.cli.tune import tune
 from penstock.design import Design
+from penstock.einsum_ir.hints import hints
 from penstock.errors import PenstockError, UnknownNameError
 from penstock.mapper.search.explore import SearchResult
 from penstock.report.data import Section
@@ -46,6 +47,8 @@ def show(options: argparse.Namespace) -> None:
         output.print_json(design.to_json() if design else shown)
         return
     print(cascade)
+    for hint in hints(cascade):
+        print(fill(f"note: {hint}", output.WIDTH), file=sys.stderr)
     if design:
         print(f"\n{design.mapping}\n")
         output.print_metrics(design.evaluate().metrics())

@@ -6,7 +6,7 @@ Excluded: which loops are shared (`forest.py`), where tensors live (`residency.p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import product
 
 from penstock.einsum_ir.nodes import Access, Einsum, Var, variables
@@ -16,6 +16,7 @@ from penstock.errors import MappingError
 from penstock.mapper.facts import Step
 from penstock.mapper.lanes import Assignment, tiled_loops
 from penstock.mapper.nodes import Loop, Nest
+from penstock.targets import TARGETS
 from penstock.targets.base import Array, Axis, Memory, Target
 
 __all__ = [
@@ -61,8 +62,17 @@ def arrays_for(einsum: Einsum, bound: Bound, target: Target) -> tuple[Array, ...
     raise MappingError(
         f"{einsum.name} cannot run on {target.name}: {where} {listed}",
         span=einsum.span,
-        fix="split the Einsum, or use a machine with these operators",
+        fix=f"split the Einsum, or use a machine with these operators{_able(needed.keys())}",
     )
+
+
+def _able(needed: Set[str]) -> str:
+    """Return which machines have an array with all of these operators."""
+    machines = (TARGETS.get(name) for name in TARGETS.names())
+    able = [
+        each.name for each in machines if any(needed <= dict(a.cycles).keys() for a in each.arrays)
+    ]
+    return f": {', '.join(able)}" if able else ""
 
 
 def reads_back(einsum: Einsum, nests: Sequence[Nest]) -> bool:

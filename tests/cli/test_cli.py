@@ -219,3 +219,20 @@ def test_ctrl_c_at_any_step(folder, capsys, monkeypatch, objective):
     assert "mapping " in said.out
     assert "interrupted; the " in said.out
     assert said.err == "penstock: interrupted\n"
+
+
+def test_a_term_that_is_added_up_too_often_is_noted(tmp_path, capsys):
+    file = tmp_path / "far.einsum"
+    file.write_text(
+        "cascade far(Q[p, e], K[m, e], D[p, m]) -> S[p, m]\n"
+        "  S[p, m] = Q[p, e] * K[m, e] - (D[p, m] + 1)\n"
+    )
+    assert main(["show", str(file)]) == 0
+    out, err = capsys.readouterr()
+    assert out.endswith(":: sum[e]\n")
+    assert err == (
+        "note: S adds up 'D[p, m]' once for each e, on which it does not depend; to add it once, "
+        "write it\nin an Einsum of its own\n"
+    )
+    assert main(["show", "attention"]) == 0
+    assert not capsys.readouterr().err

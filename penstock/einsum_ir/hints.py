@@ -1,4 +1,4 @@
-"""What is right but is seldom meant: notes for an author. Excluded: errors, which cannot be built."""
+"""Notes for an author: what is right but seldom meant. Excluded: errors, which cannot be built."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def test_a_term_that_is_added_up_too_often_is_noted(tmp_path, capsys):
     assert out.endswith(":: sum[e]\n")
     assert err == (
         "note: S adds up 'D[p, m]' once for each e, on which it does not depend; to add it once, "
-        "write it\nin an Einsum of its own\n"
+        "write it in\nan Einsum of its own\n"
     )
     assert main(["show", "attention"]) == 0
     assert not capsys.readouterr().err

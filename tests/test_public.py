@@ -2,8 +2,10 @@
 
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import penstock
 
@@ -25,6 +27,13 @@ def test_every_name_in_every_all_exists():
 def test_every_module_says_what_it_is():
     for module in modules():
         assert module.__doc__, module.__name__
+
+
+def test_every_public_name_is_in_the_reference():
+    page = (Path(__file__).resolve().parent.parent / "docs" / "reference.md").read_text()
+    for name in penstock.__all__:
+        assert re.search(rf"^::: penstock\.(\w+\.)*{name}$", page, flags=re.MULTILINE), name
+        assert getattr(penstock, name).__doc__
 
 
 def test_import_loads_nothing_heavy():

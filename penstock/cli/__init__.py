@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+import time
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from penstock import __version__
 from penstock.cli.completion import cascades, complete, completes, machines, published
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, nearest
 
 __all__ = ["main"]
 
@@ -31,18 +33,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if options.command == "explore" and not (options.target or _names_machines(options.sweep)):
         parser.error("explore needs --target T, or --sweep target=T,...")
+    started = time.perf_counter(), time.process_time()
     from penstock.cli import commands
 
     try:
         commands.COMMANDS[options.command](options)
+        sys.stdout.flush()
+        if options.verbose:
+            wall, busy = time.perf_counter() - started[0], time.process_time() - started[1]
+            print(
+                f"penstock: {options.command}: {wall:.2f} s, {busy:.2f} s of CPU", file=sys.stderr
+            )
         return 0
     except PenstockError as error:
         if options.traceback:
             raise
         print(f"penstock: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # `| head` has seen enough; nothing is left to be flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         print("penstock: interrupted", file=sys.stderr)
@@ -53,13 +62,37 @@ def _names_machines(sweep: Sequence[str]) -> bool:
     return any(each.partition("=")[0].strip() == "target" for each in sweep)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, with the nearest choice or option; exit with 2."""
+        wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        unknown = re.match(r"unrecognized arguments: (--\S+)", message)
+        if wrong:
+            near = nearest(wrong[1], re.findall(r"'?([\w.-]+)'?", wrong[2]))
+            message = message.partition(" (choose")[0] if near else message
+        else:
+            near = nearest(unknown[1], self.options()) if unknown else ""
+        super().error(f"{message}; did you mean {near}?" if near else message)
+
+    def options(self) -> list[str]:
+        """Return the long options of this parser and of all its commands."""
+        found = [each for each in self._option_string_actions if each.startswith("--")]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found += [name for each in action.choices.values() for name in each.options()]
+        return list(dict.fromkeys(found))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="penstock",
         description="From an attention algorithm, as a cascade of Einsums, to checked hardware.",
     )
     parser.add_argument("--version", action="version", version=f"penstock {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.set_defaults(verbose=False)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for add in (_show, _run, _passes, _explore, _simulate, _generate, _verify, _report):
         add(subparsers)
@@ -110,13 +143,16 @@ def _joined(argv: list[str]) -> list[str]:
     return joined
 
 
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Subparsers: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 
 def _command(subparsers: Subparsers, name: str, help_text: str) -> argparse.ArgumentParser:
     epilog = f"example: penstock {name} {EXAMPLES[name]}".rstrip()
     parser = subparsers.add_parser(name, help=help_text, description=help_text, epilog=epilog)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="say on stderr how long it took"
+    )
     parser.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS)
     return parser
 

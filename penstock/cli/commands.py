@@ -48,7 +48,7 @@ def show(options: argparse.Namespace) -> None:
         return
     print(cascade)
     for hint in hints(cascade):
-        print(fill(f"note: {hint}", output.WIDTH), file=sys.stderr)
+        print(fill(f"note: {hint}", output.width()), file=sys.stderr)
     if design:
         print(f"\n{design.mapping}\n")
         output.print_metrics(design.evaluate().metrics())
@@ -125,7 +125,7 @@ def passes(options: argparse.Namespace) -> None:
     for row in telling:
         if row.tensor in inputs and row.waits:
             text = f"{row.tensor} over {row.rank}: {'; '.join(row.waits)}"
-            print(fill(text, output.WIDTH, subsequent_indent="  "))
+            print(fill(text, output.width(), subsequent_indent="  "))
     if len(rows) > len(telling):
         print(f"{len(rows) - len(telling)} more rows, of intermediates, have one pass (--json)\n")
     live = [[each.tensor, each.text] for each in footprints if each.ranks]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,9 +11,26 @@ from typing import Any
 
 from penstock.metrics import Check, Metric, number
 
-__all__ = ["WIDTH", "number", "print_checks", "print_json", "print_metrics", "progress", "table"]
+__all__ = [
+    "WIDTH",
+    "number",
+    "print_checks",
+    "print_json",
+    "print_metrics",
+    "progress",
+    "table",
+    "width",
+]
 
 WIDTH = 100
+"""Columns at most; a narrower terminal gets what fits, a file or a pipe all of them."""
+
+
+def width() -> int:
+    """Return the columns that a line may have."""
+    if not sys.stdout.isatty():
+        return WIDTH
+    return min(WIDTH, shutil.get_terminal_size().columns)
 
 
 def print_json(data: Any) -> None:
@@ -34,7 +52,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
         shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(_escaped(cell) for cell in row))
-    Console(width=WIDTH, highlight=False).print(shown)
+    Console(width=width(), highlight=False).print(shown)
 
 
 def _escaped(text: str) -> str:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
-import sys
 from collections.abc import Mapping
 from itertools import zip_longest
 from textwrap import wrap
@@ -122,7 +120,7 @@ def _error(found: PassPlan | Refusal, wanted: int | None) -> PenstockError:
 def _print(plan: PassPlan, form: Cascade, fmt: Format) -> None:
     print(f"{plan.original.name} over {plan.rank}: {_passes(plan.before)} -> {plan.after}\n")
     heads = (f"as written: {_passes(plan.before)}", f"derived: {_passes(plan.after)}")
-    for line in side_by_side(heads, (str(plan.original), str(form)), _width()):
+    for line in side_by_side(heads, (str(plan.original), str(form)), output.width()):
         print(line)
     _print_accumulators(plan)
     title = f"after the last {'part' if form is plan.tree else 'tile'}"
@@ -138,13 +136,6 @@ def _print(plan: PassPlan, form: Cascade, fmt: Format) -> None:
 
 def _passes(count: int) -> str:
     return f"{count} pass{'' if count == 1 else 'es'}"
-
-
-def _width() -> int:
-    """Return what fits on the terminal; a file gets the whole width."""
-    if not sys.stdout.isatty():
-        return output.WIDTH
-    return min(output.WIDTH, shutil.get_terminal_size().columns)
 
 
 def side_by_side(heads: tuple[str, str], texts: tuple[str, str], width: int) -> list[str]:
@@ -281,7 +272,7 @@ def _print_variants(plan: PassPlan, fmt: Format) -> None:
     output.table(columns, rows, title="variants, in operators (* is printed above)")
     print(_summary(plan.tried[0].verdict, fmt))
     for line in _rejected(plan):
-        for part in wrap(f"refused: {line}", _width(), subsequent_indent="  "):
+        for part in wrap(f"refused: {line}", output.width(), subsequent_indent="  "):
             print(part)
 
 

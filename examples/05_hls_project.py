@@ -19,6 +19,7 @@ assert Path("gqa_hls/Makefile").exists()
 
 #: gqa_hls/penstock_fixed.hpp
 #: gqa_hls/penstock_math.hpp
+#: gqa_hls/penstock_loops.hpp
 #: gqa_hls/penstock_stream.hpp
 #: gqa_hls/penstock_tb.hpp
 #: gqa_hls/config.hpp

@@ -12,6 +12,7 @@ with itself (numbers of documents) a few numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +101,7 @@ def _compared(
         outer = [each for each in _outer(node) if isinstance(each, Access | Var)]
         tensors = [each.tensor for each in outer if isinstance(each, Access)]
         sides = [_range(each, "", 0, bound) for each in node.args]
-        ends = [int(each[1]) + 1 for each in sides if each is not None]
+        ends = [int(each[1]) + 1 for each in sides if each and isfinite(each[1])]
         if candidates.issuperset(tensors) and len(outer) > 1:
             for tensor in tensors:
                 yield tensor, max(ends, default=DOCUMENTS - 1)

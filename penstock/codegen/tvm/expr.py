@@ -187,7 +187,7 @@ class ExprPrinter:
     def _load(self, name: str, indices: tuple[LoopExpr, ...], ranges: Ranges) -> Typed:
         text, buffer = self.element(name, indices, ranges), self.buffers[name]
         if buffer.kind == "mask":
-            return Typed(f"{text} != T.int8(0)", "bool", _LEVEL["!="])
+            return Typed(f"{text} > T.int8(0)", "bool", _LEVEL[">"])
         if buffer.kind == "index":
             return Typed(f'T.cast({text}, "int64")' if self.wide else text, "int")
         wanted = compute_type(self.fmt)

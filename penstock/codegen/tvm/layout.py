@@ -1,6 +1,7 @@
 """Where elements lie, so that vector lanes meet neighbours: two rewrites for CPUs.
 
-* `relaid`: the dimension of an intermediate along which lanes run becomes its last one.
+* `relaid`: the dimension of an intermediate along which lanes run becomes its last one, and loops
+  that fill a buffer run in the order of memory.
 * `packed`: elements that lanes would gather from far apart, again and again, are first copied into
   a buffer of their own in which they are neighbours (the transposed tile of keys).
 
@@ -63,7 +64,25 @@ def relaid(program: Program) -> Program:
         last = max(reversed(range(len(counts))), key=counts.__getitem__)
         if counts[last] > 0 and last != len(counts) - 1:
             orders[name] = (*(n for n in range(len(counts)) if n != last), last)
-    return replace(program, body=_reordered(program.body, orders)) if orders else program
+    body = _reordered(program.body, orders) if orders else program.body
+    return replace(program, body=_in_order(body))
+
+
+def _in_order(stmt: LoopStmt) -> LoopStmt:
+    """Let nests of loops that fill a buffer with a constant run through memory in order."""
+    loops: list[For] = []
+    inner = stmt
+    while isinstance(inner, For) and not inner.kind and isinstance(inner.extent, Const):
+        loops.append(inner)
+        inner = inner.body
+    if len(loops) < 2 or not isinstance(inner, Store) or not isinstance(inner.value, Const):
+        return map_bodies(stmt, _in_order)
+    places = {name: at for at, index in enumerate(inner.indices) for name in names(index)}
+    loops.sort(key=lambda each: places.get(each.variable, -1))
+    made: LoopStmt = inner
+    for each in reversed(loops):
+        made = replace(each, body=made)
+    return made
 
 
 def _accesses(

@@ -3,9 +3,10 @@
 They are kept as text, because a schedule file carries them (`tvm_cpu.artifact`) and the text that
 runs here must be the text in the file. ``T`` is ``tvm.script.tirx``, ``tirx`` is ``tvm.tirx``.
 
-``p_exp`` and ``p_exp2`` in float32 are a polynomial of degree 7 after reduction to
-[-ln2/2, ln2/2]: below 1 ulp + rounding into subnormals; -inf gives 0, +inf and anything above 88.73
-give +inf, NaN stays NaN. It vectorises; a call of libm does not, and is seven times slower.
+``p_exp`` and ``p_exp2`` in float32 are a polynomial of degree 6 after reduction to
+[-ln2/2, ln2/2]: within 1 ulp; results below 1.7e-38 are 0 (subnormals and a little above), -inf
+gives 0, anything above 88.73 gives +inf, NaN stays NaN. It vectorises; a call of libm does not, and
+is seven times slower.
 
 Excluded on purpose: fp64 forms (libm's are used), operators that are one TVM call.
 """
@@ -33,20 +34,11 @@ def _like(x, number):
 
 _CPU_EXP = '''
 def _power(r, t):
-    """e**r * 2**n for abs(r) < 0.35, where t holds n in its low bits."""
-
-    def scaled(n, half):
-        p = T.float32(1.9875691500e-4)
-        for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5):
-            p = T.fma(p, r, T.float32(c))
-        p = T.fma(p, r * r, r) + T.float32(1)
-        first = T.reinterpret("float32", (half + 127) << 23)
-        return p * first * T.reinterpret("float32", (n - half + 127) << 23)
-
-    def halves(n):
-        return _let(n >> 1, lambda half: scaled(n, half))
-
-    return _let(T.reinterpret("int32", t) - 1262485504, halves)
+    """e**r * 2**n for abs(r) < 0.35, where t holds n + 126 in its low bits: 0 if n is -126."""
+    p = T.float32(2.7629081e-3)
+    for c in (1.6737491e-2, 8.3336778e-2, 3.3333042e-1, 0.99999988, 2.0, 2.0):
+        p = T.fma(p, r, T.float32(c))
+    return p * T.reinterpret("float32", T.reinterpret("int32", t) << 23)
 
 
 def _clamped(x, low, high):
@@ -60,15 +52,15 @@ def p_exp(x):
         return T.exp(x)
 
     def reduced(x, t):
-        n = t - T.float32(12582912)
+        n = t - T.float32(12583038)
         r = T.fma(n, T.float32(-1.42860677e-6), T.fma(n, T.float32(-0.693145752), x))
         return _let(r, lambda r: _power(r, t))
 
     def rounded(x):
-        t = x * T.float32(1.4426950408889634) + T.float32(12582912)
+        t = T.fma(x, T.float32(1.4426950408889634), T.float32(12583038))
         return _let(t, lambda t: reduced(x, t))
 
-    return _let(x, lambda x: _let(_clamped(x, -104, 89), rounded))
+    return _let(x, lambda x: _let(_clamped(x, -87.6, 89), rounded))
 
 
 def p_exp2(x):
@@ -77,13 +69,13 @@ def p_exp2(x):
         return T.exp2(x)
 
     def reduced(x, t):
-        r = (x - (t - T.float32(12582912))) * T.float32(0.6931471805599453)
+        r = (x - (t - T.float32(12583038))) * T.float32(0.6931471805599453)
         return _let(r, lambda r: _power(r, t))
 
     def rounded(x):
-        return _let(x + T.float32(12582912), lambda t: reduced(x, t))
+        return _let(x + T.float32(12583038), lambda t: reduced(x, t))
 
-    return _let(x, lambda x: _let(_clamped(x, -151, 129), rounded))
+    return _let(x, lambda x: _let(_clamped(x, -126, 128.4), rounded))
 
 
 p_log, p_log2, p_sin, p_cos = T.log, T.log2, T.sin, T.cos

@@ -9,6 +9,8 @@
   where that would read outside a buffer, as a plain loop.
 * A sum, maximum, minimum or product along contiguous elements is accumulated in one partial
   result for each lane, and the partial results are folded at the end.
+* A value that is used once goes straight into what uses it (`tvm/fuse.py`), and a condition that
+  several nests test is tested once (`tvm/masks.py`).
 * What fits none of these, and any loop whose iterations write the same element, is a plain loop.
 
 Each step keeps the meaning of the program, except for the order of floating-point reductions;
@@ -39,6 +41,7 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
+from penstock.codegen.tvm.fuse import fused, read_counts, used
 from penstock.codegen.tvm.kernels import expressions, extent_of, race_free
 from penstock.codegen.tvm.lanes import (
     FOLDS,
@@ -48,12 +51,14 @@ from penstock.codegen.tvm.lanes import (
     only,
     predicated,
 )
-from penstock.codegen.tvm.layout import packed, relaid
-from penstock.codegen.tvm.ranges import Ranges, interval, loads, lower, names, stride, upper
+from penstock.codegen.tvm.layout import LANE_KINDS, packed, relaid
+from penstock.codegen.tvm.masks import Masks
+from penstock.codegen.tvm.ranges import Ranges, holds, interval, loads, names, stride
 from penstock.codegen.tvm.rewrite import (
     conditions,
     hoisted,
     joined,
+    map_bodies,
     map_expressions,
     privatised,
     renamed,
@@ -61,15 +66,13 @@ from penstock.codegen.tvm.rewrite import (
     without_ifs,
 )
 from penstock.codegen.tvm.script import LoopKind, all_buffers, identifiers, ranges_inside
-from penstock.codegen.tvm.tiles import Tile, emitted, filled, find_tile
+from penstock.codegen.tvm.tiles import Tile, emitted, filled, find_tile, finished
 
 __all__ = ["plan"]
 
 PARALLEL = frozenset(("core", "block"))
 LANES = {"fp64": 8}
 """Elements of a vector of 64 bytes in the compute type; 16 unless it is here."""
-
-NEGATED = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 
 
 def plan(program: Program, *, lanes: int = 0) -> tuple[Program, dict[str, LoopKind]]:
@@ -82,10 +85,12 @@ def plan(program: Program, *, lanes: int = 0) -> tuple[Program, dict[str, LoopKi
     Returns:
         The program as TVM shall run it, and the kinds of its loops (others are serial).
     """
+    exact = frozenset(("acc",) if program.format.bits < 32 else ("acc", "data"))
     program = relaid(program)
-    planner = _Planner(program, lanes or LANES.get(program.format.name, 16))
-    body = planner.visit(program.body, {}, parallel=False)
-    body = hoisted(body, planner.kinds)
+    program = replace(program, body=fused(program.body, exact))
+    planner = _Planner(program, lanes or LANES.get(program.format.name, 16), exact)
+    body = planner.masks.introduced(planner.parallel(program.body), {})
+    body = used(hoisted(planner.visit(body, {}), planner.kinds))
     loops = {each.variable for each in walk_statements(body) if isinstance(each, For)}
     return replace(program, body=body), {n: k for n, k in planner.kinds.items() if n in loops}
 
@@ -94,6 +99,7 @@ def plan(program: Program, *, lanes: int = 0) -> tuple[Program, dict[str, LoopKi
 class _Planner:
     program: Program
     lanes: int
+    exact: frozenset[str]
     vectors: int = 16
     kinds: dict[str, LoopKind] = field(default_factory=dict)
     fresh: int = 0
@@ -102,54 +108,64 @@ class _Planner:
     def __post_init__(self) -> None:
         self.buffers = {each.name: each for each in all_buffers(self.program)}
         self.used = set(identifiers(self.program))
+        self.masks = Masks(self.buffers)
+        self.reads = read_counts(self.program.body)
 
-    def visit(self, stmt: LoopStmt, ranges: Ranges, *, parallel: bool) -> LoopStmt:
+    def parallel(self, stmt: LoopStmt) -> LoopStmt:
+        """Make one parallel loop of the outermost loops over cores or blocks."""
+        match stmt:
+            case For() if stmt.kind in PARALLEL and extent_of(stmt) > 1 and race_free(stmt, {}):
+                loop = _fused(stmt, self.name)
+                self.kinds[loop.variable] = "parallel"
+                return loop
+            case For() if stmt.kind in LANE_KINDS:
+                return stmt
+            case _:
+                return map_bodies(stmt, self.parallel)
+
+    def visit(self, stmt: LoopStmt, ranges: Ranges) -> LoopStmt:
         match stmt:
             case Block(body):
-                return replace(stmt, body=self.run(body, ranges, parallel=parallel))
+                return replace(stmt, body=self.run(body, ranges))
             case If(condition, body):
-                return If(condition, self.visit(body, ranges, parallel=parallel))
+                return If(self.masks.meaning(condition), self.visit(body, ranges))
             case Alloc(buffer, body):
-                return Alloc(buffer, self.visit(body, ranges, parallel=parallel))
+                return Alloc(buffer, self.visit(body, ranges))
             case For():
-                return self.loop(stmt, ranges, parallel=parallel)
+                return self.loop(stmt, ranges)
             case Store():
                 return stmt
 
-    def run(
-        self, body: tuple[LoopStmt, ...], ranges: Ranges, *, parallel: bool
-    ) -> tuple[LoopStmt, ...]:
-        """Visit statements in order; a fill and the reduction behind it may become one."""
+    def run(self, body: tuple[LoopStmt, ...], ranges: Ranges) -> tuple[LoopStmt, ...]:
+        """Visit statements in order; a fill, a reduction and its reader may become one tile."""
         done: list[LoopStmt] = []
-        for place, each in enumerate(body):
-            behind = body[place + 1] if place + 1 < len(body) else None
-            before = body[place - 1] if place else None
-            if behind is not None and self.start(each, behind, ranges) is not None:
-                continue
-            start = None if before is None else self.start(before, each, ranges)
-            tile = self.tile(each, ranges)
-            if tile is None or start is None or before is None:
-                done.append(self.visit(each, ranges, parallel=parallel))
-            else:
-                done.append(self.registers(tile, start, ranges, Block((before, each))))
+        place = 0
+        while place < len(body):
+            group = self.group(body[place : place + 3], ranges)
+            done.append(self.visit(body[place], ranges) if group is None else group[1])
+            place += 1 if group is None else group[0]
         return tuple(done)
 
-    def start(self, fill: LoopStmt, stmt: LoopStmt, ranges: Ranges) -> Const | None:
-        """Return the constant with which a fill starts the register tile behind it, or None."""
-        tile = self.tile(stmt, ranges)
-        return None if tile is None else filled(fill, tile)
+    def group(self, body: tuple[LoopStmt, ...], ranges: Ranges) -> tuple[int, LoopStmt] | None:
+        """Return how many of the statements become one register tile, and that; or None."""
+        tile = self.tile(body[1], ranges) if len(body) > 1 else None
+        start = None if tile is None else filled(body[0], tile)
+        if tile is None or start is None:
+            return None
+        unused = self.reads[tile.store.buffer] == 2
+        whole = finished(tile, body[2], unused) if len(body) > 2 else None
+        count = 2 if whole is None else 3
+        return count, self.registers(whole or tile, start, ranges, Block(body[:count]))
 
     def tile(self, stmt: LoopStmt, ranges: Ranges) -> Tile | None:
         """Return a statement as a register tile, or None."""
         tile = find_tile(stmt, ranges, self.vectors, self.lanes)
-        exact = frozenset(("acc",) if self.program.format.bits < 32 else ("acc", "data"))
-        return tile if tile is not None and self.buffers[tile.store.buffer].kind in exact else None
+        return tile if tile and self.buffers[tile.store.buffer].kind in self.exact else None
 
     def registers(
         self, tile: Tile, start: Const | None, ranges: Ranges, plain: LoopStmt
     ) -> LoopStmt:
         """Return a register tile; `plain` is what it is where that is not possible."""
-        made = emitted(tile, start, ranges, self.buffers, self.lanes, self.name)
         box = {**tile.box}
         known = dict(ranges)
         for each in tile.around:
@@ -157,18 +173,25 @@ class _Planner:
                 known = dict(ranges_inside(each, known))
                 box |= {each.variable: known[each.variable]} if each.variable in known else {}
         inner = {each.variable for each in tile.around if isinstance(each, For)}
-        tests = [
-            holds(c, box, frozenset(inner - box.keys())) for c in (*tile.telling, *tile.limits)
-        ]
-        sure = [each for each in tests if each is not None]
+        unknown = frozenset(inner - box.keys())
+        told = (*tile.telling, *tile.limits, *tile.provided)
+        tests = [self.full(c, box, unknown) for c in told]
+        rows = [each.condition for each in tile.around if isinstance(each, If) and tests]
+        sure = {c: test for c in rows if (test := self.full(c, box, unknown)) is not None}
+        made = emitted(tile, start, ranges, self.buffers, self.lanes, self.name, frozenset(sure))
         other = self.copy(plain) if made.partial is None else made.partial
-        if not tests:
-            return made.free
-        if len(sure) < len(tests):
-            return other
-        every = joined(sure)
-        assert every is not None
-        return Block((If(every, made.free), If(Op("not", (every,)), other)))
+        every = joined([each for each in (*tests, *sure.values()) if each is not None])
+        if None in tests:
+            return self.masks.ready(other, self.tag())
+        free = map_expressions(made.free, self.masks.meaning)
+        if every is None:
+            return free
+        other = self.masks.ready(other, self.tag())
+        return Block((If(every, free), If(Op("not", (every,)), other)))
+
+    def full(self, condition: LoopExpr, box: Ranges, unknown: frozenset[str]) -> LoopExpr | None:
+        """Return when a condition holds in all of a box; None if that cannot be told."""
+        return holds(self.masks.meaning(condition), box, unknown)
 
     def name(self, base: str, kind: LoopKind) -> str:
         """Return a new name; a loop variable's is noted with the kind of its loop."""
@@ -178,28 +201,25 @@ class _Planner:
             self.kinds[made] = kind
         return made
 
-    def loop(self, loop: For, ranges: Ranges, *, parallel: bool) -> LoopStmt:
+    def loop(self, loop: For, ranges: Ranges) -> LoopStmt:
         if (tile := self.tile(loop, ranges)) is not None:
             return self.registers(tile, None, ranges, loop)
-        if not parallel and loop.kind in PARALLEL and extent_of(loop) > 1 and race_free(loop, {}):
-            loop = _fused(loop, self.name)
-            self.kinds[loop.variable] = "parallel"
-            parallel = True
-        elif (made := self.side_by_side(loop, ranges)) is not None:
+        if self.kinds.get(loop.variable) == "parallel":
+            return self.inside(loop, ranges)
+        if (made := self.side_by_side(loop, ranges)) is not None:
             return made
-        else:
-            new, fills, loop = packed(loop, ranges, self.buffers, self.tag())
-            if new:
-                self.buffers |= {each.name: each for each in new}
-                inner: LoopStmt = Block((*fills, self.inside(loop, ranges, parallel=parallel)))
-                for each in new:
-                    inner = Alloc(each, inner)
-                return inner
-        return self.inside(loop, ranges, parallel=parallel)
+        new, fills, loop = packed(loop, ranges, self.buffers, self.tag())
+        if not new:
+            return self.inside(loop, ranges)
+        self.buffers |= {each.name: each for each in new}
+        inner: LoopStmt = Block((*fills, self.inside(loop, ranges)))
+        for each in new:
+            inner = Alloc(each, inner)
+        return inner
 
-    def inside(self, loop: For, ranges: Ranges, *, parallel: bool) -> For:
+    def inside(self, loop: For, ranges: Ranges) -> For:
         inner = ranges_inside(loop, ranges)
-        return replace(loop, body=self.visit(loop.body, inner, parallel=parallel))
+        return replace(loop, body=self.visit(loop.body, inner))
 
     def side_by_side(self, loop: For, ranges: Ranges) -> LoopStmt | None:
         """Return the loop with lanes, or None if it is a plain one."""
@@ -216,21 +236,21 @@ class _Planner:
         """Return the loop as vector lanes, or None if it cannot be."""
         if not race_free(loop, {}) or any(_tells(each, loop) for each in _extents(loop.body)):
             return None
-        exact = frozenset(("acc",) if self.program.format.bits < 32 else ("acc", "data"))
         within = ranges_inside(loop, ranges)
-        body = in_register(loop.body, within, self.buffers, exact, self.tag())
+        body = in_register(loop.body, within, self.buffers, self.exact, self.tag())
         loop = replace(loop, body=body)
         telling = [each for each in conditions(loop.body) if _tells(each, loop)]
         if not telling:
-            return self.strips(loop)
+            return self.strips(replace(loop, body=map_expressions(body, self.masks.meaning)))
         box = _box(loop, ranges)
         inner = {each.variable for each in walk_statements(loop.body) if isinstance(each, For)}
         unknown = frozenset(inner - box.keys())
-        tests = [holds(each, box, unknown) for each in telling]
+        tests = [self.full(each, box, unknown) for each in telling]
         known = [each for each in tests if each is not None]
         if len(known) != len(tests):
             return None
-        free = replace(loop, body=without_ifs(loop.body, lambda each: each in telling))
+        free = without_ifs(loop.body, lambda each: each in telling)
+        free = replace(loop, body=map_expressions(free, self.masks.meaning))
         every = known[0]
         for each in known[1:]:
             every = every if each == every else Op("and", (every, each))
@@ -238,6 +258,7 @@ class _Planner:
         other = self.copy(replace(loop, kind=""))
         if chosen is not None:
             other = self.strips(replace(loop, body=chosen))
+        other = self.masks.ready(other, self.tag())
         return Block((If(every, self.strips(free)), If(Op("not", (every,)), other)))
 
     def tag(self) -> str:
@@ -329,6 +350,7 @@ class _Planner:
         self.buffers[part.name] = part
         start = self.each_lane(f"i{tag}", width, part, lambda _: Const(FOLDS[found.op]))
         chain = _swapped(loop, last, self.partial(found, part, tag, ranges))
+        chain = map_expressions(chain, self.masks.meaning)
         folds: list[LoopStmt] = []
         while width > 1:
             width //= 2
@@ -503,28 +525,3 @@ def _box(loop: For, ranges: Ranges) -> Ranges:
             known = dict(ranges_inside(each, known))
     inner = {each.variable for each in walk_statements(loop.body) if isinstance(each, For)}
     return {name: known[name] for name in (loop.variable, *inner) if name in known}
-
-
-def holds(condition: LoopExpr, box: Ranges, unknown: frozenset[str]) -> LoopExpr | None:
-    """Return when a condition holds in all of a box, without the variables of the box.
-
-    None if there is no such simple condition: it reads a buffer, or needs a variable in `unknown`.
-    """
-    if next(loads(condition), None) is not None or names(condition) & unknown:
-        return None
-    match condition:
-        case Op("and" | "or" as op, (left, right)):
-            first, second = holds(left, box, unknown), holds(right, box, unknown)
-            return None if first is None or second is None else Op(op, (first, second))
-        case Op("not", (Op(op, sides),)) if op in NEGATED:
-            return holds(Op(NEGATED[op], sides), box, unknown)
-        case Op("<" | "<=" as op, (left, right)):
-            return _compared(op, upper(left, box), lower(right, box))
-        case Op(">" | ">=" as op, (left, right)):
-            return _compared(op, lower(left, box), upper(right, box))
-        case _:
-            return None if names(condition) & box.keys() else condition
-
-
-def _compared(op: str, left: LoopExpr | None, right: LoopExpr | None) -> LoopExpr | None:
-    return None if left is None or right is None else Op(op, (left, right))

@@ -10,7 +10,10 @@ from collections.abc import Iterator, Mapping
 
 from penstock.codegen.loops.nodes import Const, Load, LoopExpr, Name, Op
 
-__all__ = ["Interval", "Ranges", "interval", "loads", "lower", "moves", "names", "stride", "upper"]
+__all__ = ["Interval", "Ranges", "holds", "interval", "loads", "lower", "moves", "names", "stride"]
+__all__ += ["upper"]
+
+NEGATED = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 
 Interval = tuple[int, int]
 """Lowest and highest value, both included."""
@@ -174,3 +177,28 @@ def _rebuilt(op: str, *args: LoopExpr | None) -> LoopExpr | None:
         if folded is not None:
             return Const(folded[0], True)
     return Op(op, given)
+
+
+def holds(condition: LoopExpr, box: Ranges, unknown: frozenset[str]) -> LoopExpr | None:
+    """Return when a condition holds in all of a box, without the variables of the box.
+
+    None if there is no such simple condition: it reads a buffer, or needs a variable in `unknown`.
+    """
+    if next(loads(condition), None) is not None or names(condition) & unknown:
+        return None
+    match condition:
+        case Op("and" | "or" as op, (left, right)):
+            first, second = holds(left, box, unknown), holds(right, box, unknown)
+            return None if first is None or second is None else Op(op, (first, second))
+        case Op("not", (Op(op, sides),)) if op in NEGATED:
+            return holds(Op(NEGATED[op], sides), box, unknown)
+        case Op("<" | "<=" as op, (left, right)):
+            return _compared(op, upper(left, box), lower(right, box))
+        case Op(">" | ">=" as op, (left, right)):
+            return _compared(op, lower(left, box), upper(right, box))
+        case _:
+            return None if names(condition) & box.keys() else condition
+
+
+def _compared(op: str, left: LoopExpr | None, right: LoopExpr | None) -> LoopExpr | None:
+    return None if left is None or right is None else Op(op, (left, right))

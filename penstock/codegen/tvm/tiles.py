@@ -34,13 +34,20 @@ from penstock.codegen.loops.nodes import (
     Store,
 )
 from penstock.codegen.tvm.expr import safe
+from penstock.codegen.tvm.fuse import pointwise, replaced
 from penstock.codegen.tvm.lanes import accumulated, only
 from penstock.codegen.tvm.layout import LANE_KINDS
 from penstock.codegen.tvm.ranges import Ranges, interval, loads, names, stride
-from penstock.codegen.tvm.rewrite import clamped, joined, map_bodies, map_expressions, substituted
+from penstock.codegen.tvm.rewrite import (
+    clamped,
+    joined,
+    map_bodies,
+    map_expressions,
+    substituted,
+)
 from penstock.codegen.tvm.script import LoopKind
 
-__all__ = ["Emitted", "Tile", "emitted", "filled", "find_tile"]
+__all__ = ["Emitted", "Tile", "emitted", "filled", "find_tile", "finished"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,8 @@ class Tile:
         lanes: the loop over neighbouring elements.
         telling: conditions that tell elements apart.
         limits: conditions that keep a row inside its loop, where its extent is not constant.
+        finish: what is stored instead of the elements, if something is: it reads one of them.
+        provided: conditions of that store.
     """
 
     store: Store
@@ -66,6 +75,8 @@ class Tile:
     lanes: For
     telling: tuple[LoopExpr, ...]
     limits: tuple[LoopExpr, ...]
+    finish: Store | None = None
+    provided: tuple[LoopExpr, ...] = ()
 
     @property
     def loops(self) -> tuple[For, ...]:
@@ -180,6 +191,35 @@ def filled(stmt: LoopStmt, tile: Tile) -> Const | None:
     return inner.value if spelled == tile.store.indices and len(same) == len(loops) else None
 
 
+def finished(tile: Tile, stmt: LoopStmt, unused: bool) -> Tile | None:
+    """Return a tile whose elements go straight into the nest behind it; None if they cannot.
+
+    Args:
+        tile: what is computed.
+        stmt: the nest; it reads each element once.
+        unused: whether nothing else reads them.
+    """
+    reader = pointwise(stmt)
+    element = Load(tile.store.buffer, tile.store.indices)
+    if reader is None or not unused or tile.limits or len(reader.loops) != len(tile.loops):
+        return None
+    load = next((e for e in loads(reader.store.value) if e.buffer == element.buffer), None)
+    if load is None:
+        return None
+    own = {each.variable: each.extent for each in reader.loops}
+    extents = {each.variable: each.extent for each in tile.loops}
+    values: dict[str, LoopExpr] = {}
+    for mine, theirs in zip(load.indices, element.indices, strict=True):
+        for name in names(mine) & own.keys():
+            for other in names(theirs) & extents.keys():
+                if own[name] == extents[other]:
+                    values[name] = Name(other)
+    reader = reader.mapped(values)
+    if len(values) != len(own) or element not in loads(reader.store.value):
+        return None
+    return replace(tile, finish=reader.store, provided=reader.tests)
+
+
 @dataclass(frozen=True, slots=True)
 class Emitted:
     """A tile as statements: for when no condition tells elements apart, and for when some do."""
@@ -204,6 +244,7 @@ def emitted(
     buffers: dict[str, Buffer],
     lanes: int,
     fresh: Callable[[str, LoopKind], str],
+    sure: frozenset[LoopExpr],
 ) -> Emitted:
     """Return the statements of a tile.
 
@@ -214,6 +255,7 @@ def emitted(
         buffers: every buffer by name; new ones are added.
         lanes: elements of a vector.
         fresh: gives a new variable, for a name and the kind of its loop.
+        sure: conditions around the elements that hold wherever none tells elements apart.
     """
     known = {**ranges, **tile.box}
     for each in tile.around:
@@ -221,9 +263,11 @@ def emitted(
         if bounds is not None and isinstance(each, For):
             known[each.variable] = (0, max(bounds[1] - 1, 0))
     writer = _Writer(tile, start, known, buffers, lanes, fresh)
-    free = writer.all(telling=False)
+    around = tuple(e for e in tile.around if not (isinstance(e, If) and e.condition in sure))
+    free = replace(writer, tile=replace(tile, around=around)).all(telling=False)
     assert free is not None
-    return Emitted(free, writer.all(telling=True) if tile.telling or tile.limits else None)
+    partial = tile.telling or tile.limits or tile.provided
+    return Emitted(free, writer.all(telling=True) if partial else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +283,7 @@ class _Writer:
         """Return the whole tile; None if elements that a condition excludes cannot be touched."""
         tile, store = self.tile, self.tile.store
         reduced = {each.variable for each in tile.around if isinstance(each, For)}
-        inner = [each for each in tile.telling if names(each) & reduced or _reads(each)]
+        inner = [each for each in tile.telling if names(each) & reduced]
         outer = [each for each in tile.telling if each not in inner]
         if not telling:
             inner, outer = [], []
@@ -247,7 +291,8 @@ class _Writer:
         rest = clamped(tile.rest, self.buffers, self.ranges) if telling else tile.rest
         found = [clamped(each, self.buffers, self.ranges) for each in (*inner, *outer)]
         tests = [each for each in found if each is not None]
-        if rest is None or len(tests) < len(found):
+        ending = self._ending(telling)
+        if rest is None or len(tests) < len(found) or ending is None:
             return None
         if telling and not self._within(limits):
             return None
@@ -267,7 +312,8 @@ class _Writer:
             end: LoopExpr = total if last is None else Op("where", (last, total, first))
             before.append(self._over(strip, Store(total.buffer, at, first), limits))
             steps.append(self._over(strip, Store(total.buffer, at, new), ()))
-            after.append(self._over(strip, Store(store.buffer, store.indices, end), limits))
+            value = replaced(ending.value, element, end)
+            after.append(self._over(strip, replace(ending, value=value), limits))
         stmt: LoopStmt = Block(tuple(steps))
         for each in reversed(tile.around):
             stmt = replace(each, body=stmt)
@@ -275,6 +321,21 @@ class _Writer:
         for strip in strips:
             stmt = Alloc(strip.total, stmt)
         return self._renamed(stmt)
+
+    def _ending(self, telling: bool) -> Store | None:
+        """Return what is stored at the end, in terms of an element; None if that is not safe."""
+        tile, element = self.tile, Load(self.tile.store.buffer, self.tile.store.indices)
+        if tile.finish is None:
+            return replace(tile.store, value=element)
+        test = joined(tile.provided)
+        if test is None or not telling:
+            return tile.finish
+        kept = Load(tile.finish.buffer, tile.finish.indices)
+        parts = [clamped(e, self.buffers, self.ranges) for e in (test, tile.finish.value)]
+        given = [each for each in parts if each is not None]
+        if len(given) < len(parts) or not safe(kept, self.buffers, self.ranges):
+            return None
+        return replace(tile.finish, value=Op("where", (*given, kept)))
 
     def _within(self, limits: tuple[LoopExpr, ...]) -> bool:
         """Whether the elements exist, those beyond a limit apart."""
@@ -327,10 +388,6 @@ class _Writer:
                 new = self.fresh(each.variable, "serial")
                 stmt = _respelled(stmt, each.variable, new)
         return stmt
-
-
-def _reads(expr: LoopExpr) -> bool:
-    return next(loads(expr), None) is not None
 
 
 def _in_strip(

@@ -38,10 +38,10 @@ from penstock.codegen.loops.nodes import (
 )
 from penstock.codegen.tvm.kernels import expressions, extent_of, touched
 from penstock.codegen.tvm.lanes import only
-from penstock.codegen.tvm.ranges import loads, names
+from penstock.codegen.tvm.ranges import loads, names, stride
 from penstock.codegen.tvm.rewrite import map_bodies, map_leaves, substituted
 
-__all__ = ["Pointwise", "fused", "pointwise", "read_counts", "replaced", "used"]
+__all__ = ["Pointwise", "fused", "pointwise", "read_counts", "replaced", "tile_of", "used"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,10 @@ def pointwise(stmt: LoopStmt) -> Pointwise | None:
     if not isinstance(inner, Store) or not loops:
         return None
     own = {each.variable for each in loops}
-    moving = [index for index in inner.indices if names(index) & own]
-    if len(moving) != len(own) or {e.name for e in moving if isinstance(e, Name)} != own:
+    moving = {name: index for index in inner.indices for name in names(index) & own}
+    if len(set(moving.values())) != len(own) or not all(
+        stride(index, name) for name, index in moving.items()
+    ):
         return None
     return Pointwise(tuple(loops), tuple(tests), inner)
 
@@ -270,13 +272,20 @@ def _reduction(stmt: LoopStmt) -> tuple[tuple[For, ...], Store] | None:
             return None
         outer.append(inner)
         inner = inner.body
-    fill, steps = (each for each in inner.body)
-    start = pointwise(fill)
-    if start is None or not isinstance(start.store.value, Const) or start.tests:
+    fill = tile_of(inner)
+    return None if fill is None else (tuple(outer), fill)
+
+
+def tile_of(block: Block) -> Store | None:
+    """Return the store of the fill of a block that is a fill, a reduction and what reads it."""
+    if len(block.body) not in {2, 3}:
         return None
-    if touched(steps)[1] != {start.store.buffer}:
+    fill, steps = block.body[:2]
+    while isinstance(fill, For):
+        fill = fill.body
+    if not isinstance(fill, Store) or not isinstance(fill.value, Const):
         return None
-    return tuple(outer), start.store
+    return fill if touched(steps)[1] == {fill.buffer} else None
 
 
 def _tiled(reader: Pointwise, fill: Store, outer: Sequence[For]) -> Pointwise | None:

@@ -3,7 +3,8 @@
 * `relaid`: the dimension of an intermediate along which lanes run becomes its last one, and loops
   that fill a buffer run in the order of memory.
 * `packed`: elements that lanes would gather from far apart, again and again, are first copied into
-  a buffer of their own in which they are neighbours (the transposed tile of keys).
+  a buffer of their own in which they are neighbours (the transposed tile of keys): one for each
+  point of the loops, or, where indices are clamped or overlap, all that can be met.
 
 Before and after compute the same values. Excluded on purpose: parameters keep their layout; which
 loops are lanes (`tvm/plan.py`).
@@ -11,8 +12,10 @@ loops are lanes (`tvm/plan.py`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Literal
 
 from penstock.codegen.loops.nodes import (
     Alloc,
@@ -29,7 +32,7 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
-from penstock.codegen.tvm.kernels import expressions, touched
+from penstock.codegen.tvm.kernels import expressions, extent_of, race_free, touched
 from penstock.codegen.tvm.ranges import Ranges, interval, loads, names, stride
 from penstock.codegen.tvm.rewrite import map_bodies, map_expressions, map_leaves
 from penstock.codegen.tvm.script import ranges_inside
@@ -40,6 +43,9 @@ LANE_KINDS = frozenset(("simd", "thread", "pe"))
 
 PACK_ELEMENTS = 1 << 18
 """Most elements of a packed copy: 1 MiB of fp32, what a core's second-level cache holds."""
+
+SHORT = 16
+"""Rows below this length are not worth lanes along them if there are longer columns."""
 
 REUSE = 4
 """A copy is made only if the loop around it reads it at least this often."""
@@ -69,19 +75,31 @@ def relaid(program: Program) -> Program:
 
 
 def _in_order(stmt: LoopStmt) -> LoopStmt:
-    """Let nests of loops that fill a buffer with a constant run through memory in order."""
+    """Let nests that fill or copy run through what they write in order, lanes along its rows."""
     loops: list[For] = []
     inner = stmt
-    while isinstance(inner, For) and not inner.kind and isinstance(inner.extent, Const):
+    while isinstance(inner, For) and isinstance(inner.extent, Const):
         loops.append(inner)
         inner = inner.body
-    if len(loops) < 2 or not isinstance(inner, Store) or not isinstance(inner.value, Const):
+    lanes = [each for each in loops if each.kind]
+    if len(loops) < 2 or not isinstance(inner, Store) or len(lanes) > 1:
         return map_bodies(stmt, _in_order)
     places = {name: at for at, index in enumerate(inner.indices) for name in names(index)}
-    loops.sort(key=lambda each: places.get(each.variable, -1))
+    read = {load.buffer for load in loads(inner.value)}
+    last = max(loops, key=lambda each: places.get(each.variable, -1))
+    other = lanes[0] if lanes else last
+    free = all(race_free(each, {}) for each in loops) and inner.buffer not in read
+    short = extent_of(last) < min(extent_of(other), SHORT)
+    if not free or short or other.kind not in LANE_KINDS | {""}:
+        return stmt
     made: LoopStmt = inner
-    for each in reversed(loops):
+    for each in sorted(loops, key=lambda each: -places.get(each.variable, -1)):
         made = replace(each, body=made)
+        if lanes and each in (last, other) and last is not other:
+            said = each.comment.split("@")[0]
+            said = f"{said}@lanes, as {inner.buffer} lies in memory" if each is last else said
+            like = other if each is last else last
+            made = replace(made, kind=like.kind, axis=like.axis, comment=said)
     return made
 
 
@@ -146,17 +164,20 @@ def packed(
         The new buffers, the loops that fill them (to run before the loop), and the loop.
     """
     trips = interval(loop.extent, ranges)
-    if trips is None or trips[1] < REUSE:
-        return (), (), loop
+    often = trips is not None and trips[1] >= REUSE
     inner = _ranges_of(loop, ranges)
     written = touched(loop.body)[1]
     made: dict[Load, Load] = {}
     new: list[Buffer] = []
     fills: list[LoopStmt] = []
-    for lane, load in _gathers(loop.body, ""):
-        if load in made or load.buffer in written or _moves_with(load, loop, inner):
+    for lane, load, times in _gathers(loop, "", 1):
+        if load in made or load.buffer in written or any(_indirect(load)):
             continue
-        copy = _copy(load, lane, inner, buffers, f"{tag}_{len(new)}", loop)
+        ending = f"{tag}_{len(new)}"
+        if often and not _moves_with(load, loop, inner):
+            copy = _copy(load, lane, inner, buffers, ending, loop)
+        else:
+            copy = _slab(load, lane, inner, buffers, ending, loop, times)
         if copy is not None:
             new.append(copy[0])
             fills.append(copy[1])
@@ -179,31 +200,84 @@ def _ranges_of(loop: For, ranges: Ranges) -> dict[str, tuple[int, int]]:
     return known
 
 
+def _indirect(load: Load) -> Iterator[bool]:
+    """Yield True for each load inside the indices of one."""
+    return (True for index in load.indices for _ in loads(index))
+
+
 def _moves_with(load: Load, loop: For, inner: Ranges) -> bool:
-    """Whether the element depends on the loop, on other loads, or on a variable without bounds."""
+    """Whether the element depends on the loop, or on a variable without bounds."""
     used = frozenset().union(*(names(index) for index in load.indices))
-    loaded = any(True for index in load.indices for _ in loads(index))
-    return loop.variable in used or loaded or not used <= inner.keys()
+    return loop.variable in used or not used <= inner.keys()
 
 
-def _gathers(stmt: LoopStmt, lane: str) -> Iterator[tuple[str, Load]]:
-    """Yield (variable, load) for the loads that lanes along the variable would gather."""
-    if isinstance(stmt, For) and stmt.kind in LANE_KINDS:
-        lane = stmt.variable
+def _gathers(stmt: LoopStmt, lane: str, times: int) -> Iterator[tuple[str, Load, int]]:
+    """Yield (variable, load, how often) for the loads that lanes along the variable would gather.
+
+    How often is counted in loops of constant extent only.
+    """
+    if isinstance(stmt, For):
+        lane = stmt.variable if stmt.kind in LANE_KINDS else lane
+        times *= int(stmt.extent.value) if isinstance(stmt.extent, Const) else 1
     if lane:
         for expr in expressions(stmt):
             for each in loads(expr):
                 steps = [stride(index, lane) for index in each.indices]
                 if any(steps) and (any(steps[:-1]) or steps[-1] not in (0, 1)):
-                    yield lane, each
+                    yield lane, each, times
     match stmt:
         case Block(body):
             for inner in body:
-                yield from _gathers(inner, lane)
+                yield from _gathers(inner, lane, times)
         case Store():
             pass
         case _:
-            yield from _gathers(stmt.body, lane)
+            yield from _gathers(stmt.body, lane, times)
+
+
+def _slab(
+    load: Load,
+    lane: str,
+    inner: Ranges,
+    buffers: Mapping[str, Buffer],
+    tag: str,
+    loop: For,
+    times: int,
+) -> tuple[Buffer, LoopStmt, Load] | None:
+    """Copy all that a load can meet in a loop, the dimension of the lanes last.
+
+    Unlike `_copy`, which has an element for each point of the loops: here indices may be clamped
+    or overlap. Returns as `_copy`; None if there is no reuse, or an index may lie outside.
+    """
+    source = buffers[load.buffer]
+    inside = {each.variable for each in walk_statements(loop) if isinstance(each, For)}
+    moving: dict[int, tuple[int, int]] = {}
+    for place, index in enumerate(load.indices):
+        if names(index) & inside:
+            bounds = interval(index, inner)
+            if bounds is None or bounds[0] < 0 or bounds[1] >= source.shape[place]:
+                return None
+            moving[place] = bounds
+    steps = {n: stride(index, lane) for n, index in enumerate(load.indices)}
+    along = [n for n, step in steps.items() if step != 0]
+    size = math.prod(high - low + 1 for low, high in moving.values())
+    if len(along) != 1 or steps[along[0]] != 1 or size > PACK_ELEMENTS or times < REUSE * size:
+        return None
+    order = (*(n for n in moving if n != along[0]), along[0])
+    at = {n: Name(f"{source.name}_{n}_k{tag}") for n in order}
+    extents = {n: moving[n][1] - moving[n][0] + 1 for n in order}
+    shape = tuple(extents[n] for n in order)
+    buffer = Buffer(f"{source.name}_packed{tag}", shape, source.kind, source.memory)
+    low = {n: Const(moving[n][0], True) for n in order}
+    read = tuple(
+        Op("+", (at[n], low[n])) if n in at else index for n, index in enumerate(load.indices)
+    )
+    fill: LoopStmt = Store(buffer.name, tuple(at[n] for n in order), Load(source.name, read))
+    for n in reversed(order):
+        kind: Literal["simd", ""] = "simd" if n == along[0] else ""
+        fill = For(at[n].name, Const(extents[n], True), fill, kind)
+    shifted = tuple(Op("-", (load.indices[n], low[n])) for n in order)
+    return buffer, fill, Load(buffer.name, shifted)
 
 
 def _copy(
@@ -231,22 +305,14 @@ def _copy(
     fill: LoopStmt = Store(
         buffer.name, tuple(spelled[each] for each in order), Load(source.name, indices)
     )
-    for each, extent in reversed(_read_order(load, order, extents)):
-        fill = For(f"{each}_k{tag}", Const(extent, True), fill)
+    for each, extent in reversed(list(zip(order, extents, strict=True))):
+        kind: Literal["simd", ""] = "simd" if each == lane else ""
+        fill = For(f"{each}_k{tag}", Const(extent, True), fill, kind)
     return buffer, fill, Load(buffer.name, tuple(Name(each) for each in order))
 
 
 def _spelled(expr: Name | Load, spelled: Mapping[str, Name]) -> LoopExpr:
     return spelled.get(expr.name, expr) if isinstance(expr, Name) else expr
-
-
-def _read_order(load: Load, order: tuple[str, ...], extents: list[int]) -> list[tuple[str, int]]:
-    """Return the loops of a copy, outermost first, so that it reads its source in order."""
-    sizes = dict(zip(order, extents, strict=True))
-    ranked = dict.fromkeys(
-        each for index in load.indices for each in sorted(names(index) & sizes.keys())
-    )
-    return [(each, sizes[each]) for each in ranked]
 
 
 def _clamped(index: LoopExpr, original: LoopExpr, inner: Ranges, extent: int) -> LoopExpr:

@@ -35,6 +35,7 @@ from penstock.codegen.loops.nodes import (
     Op,
     Store,
 )
+from penstock.codegen.tvm.fuse import tile_of
 from penstock.codegen.tvm.kernels import touched
 from penstock.codegen.tvm.layout import LANE_KINDS
 from penstock.codegen.tvm.ranges import Ranges, holds, loads, names
@@ -144,6 +145,8 @@ class Masks:
                 return map_bodies(stmt, lambda each: self.introduced(each, ranges))
 
     def _block(self, block: Block, ranges: Ranges) -> Block:
+        if tile_of(block) is not None:
+            return block  # a register tile tests its elements once, at its end
         written = touched(block)[1]
         shared: dict[object, list[_Use]] = {}
         for use in _uses(block, (), ()):

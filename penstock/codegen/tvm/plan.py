@@ -66,7 +66,7 @@ from penstock.codegen.tvm.rewrite import (
     without_ifs,
 )
 from penstock.codegen.tvm.script import LoopKind, all_buffers, identifiers, ranges_inside
-from penstock.codegen.tvm.tiles import Tile, emitted, filled, find_tile, finished
+from penstock.codegen.tvm.tiles import Tile, emitted, filled, find_tile, finished, scaled
 
 __all__ = ["plan"]
 
@@ -155,7 +155,9 @@ class _Planner:
         unused = self.reads[tile.store.buffer] == 2
         whole = finished(tile, body[2], unused) if len(body) > 2 else None
         count = 2 if whole is None else 3
-        return count, self.registers(whole or tile, start, ranges, Block(body[:count]))
+        whole = whole or tile
+        whole = scaled(whole) if start.value == 0 else whole
+        return count, self.registers(whole, start, ranges, Block(body[:count]))
 
     def tile(self, stmt: LoopStmt, ranges: Ranges) -> Tile | None:
         """Return a statement as a register tile, or None."""
@@ -212,7 +214,8 @@ class _Planner:
         if not new:
             return self.inside(loop, ranges)
         self.buffers |= {each.name: each for each in new}
-        inner: LoopStmt = Block((*fills, self.inside(loop, ranges)))
+        copied = [self.visit(each, ranges) for each in fills]
+        inner: LoopStmt = Block((*copied, self.inside(loop, ranges)))
         for each in new:
             inner = Alloc(each, inner)
         return inner

@@ -47,7 +47,7 @@ from penstock.codegen.tvm.rewrite import (
 )
 from penstock.codegen.tvm.script import LoopKind
 
-__all__ = ["Emitted", "Tile", "emitted", "filled", "find_tile", "finished"]
+__all__ = ["Emitted", "Tile", "emitted", "filled", "find_tile", "finished", "scaled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class Tile:
         store: ``X[..] = op(X[..], rest)``.
         op: what accumulates.
         rest: what is accumulated.
+        scale: a constant by which the sum is multiplied in the end, as every term was before.
         around: loops over what is reduced, with the conditions between them, outermost first.
         rows: loops over the elements, all but the last; their extents may be bounds only.
         lanes: the loop over neighbouring elements.
@@ -75,6 +76,7 @@ class Tile:
     lanes: For
     telling: tuple[LoopExpr, ...]
     limits: tuple[LoopExpr, ...]
+    scale: Const | None = None
     finish: Store | None = None
     provided: tuple[LoopExpr, ...] = ()
 
@@ -137,6 +139,25 @@ def find_tile(stmt: LoopStmt, ranges: Ranges, vectors: int, lanes: int) -> Tile 
     around = [each for each in chain if not (isinstance(each, For) and each in tiled)]
     rest = tuple(e for e in around if isinstance(e, For) or not names(e.condition) & own)
     return Tile(inner, *found, rest, tuple(bounded[:-1]), bounded[-1], telling, limits)
+
+
+def scaled(tile: Tile) -> Tile:
+    """Take a constant factor out of a sum that starts at 0."""
+    terms, factors = [tile.rest], []
+    for each in terms:
+        match each:
+            case Op("*", (left, right)):
+                terms += [left, right]
+            case _:
+                factors.append(each)
+    scales = [each for each in factors if isinstance(each, Const) and not each.integer]
+    others = [each for each in factors if each not in scales]
+    if tile.op != "+" or len(scales) != 1 or not others:
+        return tile
+    rest = others[0]
+    for each in others[1:]:
+        rest = Op("*", (rest, each))
+    return replace(tile, rest=rest, scale=scales[0])
 
 
 def _bounded(tiled: list[For], ranges: Ranges) -> list[For] | None:
@@ -309,7 +330,8 @@ class _Writer:
             total = Load(strip.total.name, at)
             new: LoopExpr = Op(tile.op, (total, rest))
             new = new if step is None else Op("where", (step, new, total))
-            end: LoopExpr = total if last is None else Op("where", (last, total, first))
+            made = total if tile.scale is None else Op("*", (total, tile.scale))
+            end: LoopExpr = made if last is None else Op("where", (last, made, first))
             before.append(self._over(strip, Store(total.buffer, at, first), limits))
             steps.append(self._over(strip, Store(total.buffer, at, new), ()))
             value = replaced(ending.value, element, end)

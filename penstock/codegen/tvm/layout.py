@@ -266,11 +266,15 @@ def _slab(
     order = (*(n for n in moving if n != along[0]), along[0])
     at = {n: Name(f"{source.name}_{n}_k{tag}") for n in order}
     extents = {n: moving[n][1] - moving[n][0] + 1 for n in order}
+    lanes = inner[lane][1] + 1
+    extents[along[0]] += (1 << (lanes - 1).bit_length()) - lanes  # a whole vector at the last one
     shape = tuple(extents[n] for n in order)
     buffer = Buffer(f"{source.name}_packed{tag}", shape, source.kind, source.memory)
     low = {n: Const(moving[n][0], True) for n in order}
+    high = {n: Const(moving[n][1], True) for n in order}
     read = tuple(
-        Op("+", (at[n], low[n])) if n in at else index for n, index in enumerate(load.indices)
+        Op("min", (Op("+", (at[n], low[n])), high[n])) if n in at else index
+        for n, index in enumerate(load.indices)
     )
     fill: LoopStmt = Store(buffer.name, tuple(at[n] for n in order), Load(source.name, read))
     for n in reversed(order):

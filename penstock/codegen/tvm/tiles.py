@@ -251,7 +251,11 @@ class Emitted:
 
 @dataclass(frozen=True, slots=True)
 class _Strip:
-    """Some of the lanes: ``start .. start + width - 1``, and where they accumulate."""
+    """Some of the lanes: ``start .. start + width - 1``, and where they accumulate.
+
+    ``total`` may have more lanes than `width`, up to a power of 2: a vector of another length
+    would be loaded in pieces.
+    """
 
     start: int
     width: int
@@ -324,7 +328,7 @@ class _Writer:
         before: list[LoopStmt] = []
         steps: list[LoopStmt] = []
         after: list[LoopStmt] = []
-        strips = self._strips()
+        strips = self._strips((rest, *tests[: len(inner)]))
         for strip in strips:
             at = (*(Name(each.variable) for each in tile.rows), Name(tile.lanes.variable))
             total = Load(strip.total.name, at)
@@ -370,14 +374,19 @@ class _Writer:
         store = self.tile.store
         return safe(Load(store.buffer, store.indices), self.buffers, known)
 
-    def _strips(self) -> list[_Strip]:
+    def _strips(self, read: tuple[LoopExpr, ...]) -> list[_Strip]:
+        """Return the strips, given what is evaluated in each step."""
         extent = _count(self.tile.lanes)
         rows = tuple(_count(each) for each in self.tile.rows)
         made: list[_Strip] = []
         for start in range(0, extent, self.lanes):
             width = min(self.lanes, extent - start)
+            wide = 1 << (width - 1).bit_length()
+            known = {**self.ranges, self.tile.lanes.variable: (0, start + wide - 1)}
+            if self.start is None or not all(safe(e, self.buffers, known) for e in read):
+                wide = width
             name = self.fresh(f"{self.tile.store.buffer}_tile", "serial")
-            buffer = Buffer(name, (*rows, width), "acc")
+            buffer = Buffer(name, (*rows, wide), "acc")
             self.buffers[name] = buffer
             made.append(_Strip(start, width, buffer))
         return made
@@ -395,7 +404,8 @@ class _Writer:
             indices = (*store.indices[:-1], place)
         value = _in_strip(store.value, strip, values, place)
         stmt: LoopStmt = Store(store.buffer, indices, value)
-        stmt = replace(tile.lanes, variable=lane, extent=Const(strip.width, True), body=stmt)
+        width = strip.total.shape[-1] if own else strip.width
+        stmt = replace(tile.lanes, variable=lane, extent=Const(width, True), body=stmt)
         for limit in limits:
             stmt = If(limit, stmt)
         for each in reversed(tile.rows):

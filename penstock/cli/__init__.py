@@ -411,8 +411,8 @@ def _tune(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--database",
         metavar="FILE",
-        default="tune.jsonl",
-        help="JSON lines of what was measured; a second run goes on there (default: tune.jsonl)",
+        help="JSON lines of what was measured; a second run goes on there (default: the one that "
+        "penstock.jit reads, in $PENSTOCK_CACHE or ~/.cache/penstock)",
     )
 
 

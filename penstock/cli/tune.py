@@ -15,7 +15,7 @@ __all__ = ["tune"]
 
 def tune(options: argparse.Namespace) -> None:
     """Measure what the database lacks, and print the fastest mapping."""
-    from penstock.runtime.tuning import Trial
+    from penstock.runtime.tuned import Trial, database
     from penstock.runtime.tuning import tune as measure
     from penstock.targets import TARGETS
 
@@ -33,7 +33,7 @@ def tune(options: argparse.Namespace) -> None:
         {**source.cascade.shape, **source.shapes},
         TARGETS.get("cpu"),
         parse_format(options.format),
-        Path(options.database),
+        Path(options.database) if options.database else database(),
         constants=source.constants,
         progress=progress,
     )

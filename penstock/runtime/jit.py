@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +29,15 @@ from penstock.codegen.loops.nodes import Program
 from penstock.codegen.tvm.env import TVM_VERSION, cores
 from penstock.codegen.tvm.library import Entry, build_library, load_library
 from penstock.einsum_ir.cascade import Cascade
-from penstock.errors import DataError, nearest
+from penstock.errors import DataError, MappingError, nearest
 from penstock.mapper.nodes import Mapping as LoopForest
 from penstock.runtime.tiles import Tiles
+from penstock.runtime.tuned import Trial, cache_folder, database, fastest, kernel_digits
 from penstock.targets import TARGETS
 from penstock.targets.base import Target
 from penstock.targets.serial import to_json
 
-__all__ = ["Jitted", "cache_folder", "jit", "kernel_program"]
+__all__ = ["Jitted", "jit", "kernel_program"]
 
 _FORMATS = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
@@ -68,7 +70,8 @@ def jit(
         target: a machine of the family ``cpu``.
         mapping: of the cascade as given; if left out, the form with the fewest passes is derived
             and gets the default mapping.
-        tiles: sizes of tiles of what is streamed over.
+        tiles: sizes of tiles of what is streamed over; if neither they nor a mapping are given,
+            those that `penstock tune` found fastest are used, where it was run.
         threads: on which a call runs; 0: as many as PyTorch is set to, or, for NumPy, cores.
 
     Example:
@@ -76,7 +79,7 @@ def jit(
     """
     machine = target if isinstance(target, Target) else TARGETS.get(target)
     made = cascade.with_constants(**constants) if constants else cascade
-    return Jitted(made, dict(shapes or {}), machine, mapping, tiles or Tiles(), threads)
+    return Jitted(made, dict(shapes or {}), machine, mapping, tiles, threads)
 
 
 class Jitted:
@@ -88,7 +91,7 @@ class Jitted:
         shapes: dict[str, int],
         target: Target,
         mapping: LoopForest | None,
-        tiles: Tiles,
+        tiles: Tiles | None,
         threads: int,
     ) -> None:
         self.cascade, self.target, self.mapping, self.tiles = cascade, target, mapping, tiles
@@ -97,7 +100,8 @@ class Jitted:
         self._given = shapes
         self._compiled: dict[Any, _Compiled] = {}
         text = f"{cascade} {sorted(shapes.items())} {mapping} {tiles}"
-        self._digest = digest(text, to_json(target), _fingerprint())
+        self._machine = to_json(target)
+        self._digest = digest(text, self._machine, _fingerprint())
         self._operator: Callable[..., Any] | None = None
         if "torch" in sys.modules:
             self._operator = self.operator()
@@ -235,11 +239,14 @@ class Jitted:
         """Return the kernel for arguments of these shapes and types, compiled if need be."""
         extents = self.extents([shape for shape, _ in arguments])
         types = [element for _, element in arguments]
-        name = digest(self._digest, str(sorted(extents.items())), str(types))
+        fmt = self._format(types)
+        trial = self._tuned(fmt, extents)
+        tuned = "" if trial is None else f"{trial.tile} {trial.block}"
+        name = digest(self._digest, str(sorted(extents.items())), str(types), tuned)
         path = cache_folder() / f"{self.cascade.name}-{name}.so"
         about = path.with_suffix(".json")
         if not (path.exists() and about.exists()):
-            program = self._program(extents, types)
+            program = self._program(extents, fmt, trial)
             build_library(program, path)
             _write(about, _description(program))
         found = json.loads(about.read_text(encoding="utf-8"))
@@ -257,15 +264,33 @@ class Jitted:
         self._compiled[key] = made
         return made
 
-    def _program(self, extents: Mapping[str, int], types: Sequence[str]) -> Program:
+    def _format(self, types: Sequence[str]) -> str:
         floats = sorted({each for each in types if each in _FORMATS})
         if len(floats) > 1:
             raise DataError(
                 f"the arguments have elements of different types: {', '.join(floats)}",
                 fix="give floats of one type",
             )
-        fmt = _FORMATS[floats[0]] if floats else "fp32"
-        return kernel_program(self.cascade, extents, self.target, fmt, self.mapping, self.tiles)
+        return _FORMATS[floats[0]] if floats else "fp32"
+
+    def _tuned(self, fmt: str, extents: Mapping[str, int]) -> Trial | None:
+        """Return what was measured for a kernel like this one; None if nothing was."""
+        if self.mapping is not None or self.tiles is not None:
+            return None
+        return fastest(database(), kernel_digits(self.cascade, fmt, self._machine), extents)
+
+    def _program(self, extents: Mapping[str, int], fmt: str, trial: Trial | None) -> Program:
+        given = self.cascade, extents, self.target, fmt
+        if trial is not None:
+            try:
+                return kernel_program(*given, None, Tiles(*3 * [trial.tile]), trial.block)
+            except MappingError as error:
+                warnings.warn(
+                    f"what was measured for {trial.extents} does not fit {dict(extents)}, which "
+                    f"get the default mapping: {error.what}",
+                    stacklevel=2,
+                )
+        return kernel_program(*given, self.mapping, self.tiles)
 
     # -- PyTorch's operator --------------------------------------------------------------------
 
@@ -290,20 +315,29 @@ def kernel_program(
     fmt: str,
     mapping: LoopForest | None = None,
     tiles: Tiles | None = None,
+    block: int = 0,
 ) -> Program:
-    """Return the loops of which a kernel is compiled; arguments as for `jit`."""
+    """Return the loops of which a kernel is compiled.
+
+    Args as for `jit`, and `block`: coordinates of a core's block; 0: the default mapping's.
+    """
     from penstock.codegen.lower.program import (
         lower,  # what compiles is not loaded to call a kept kernel
     )
     from penstock.einsum_ir.formats import parse_format
     from penstock.einsum_ir.shapes import bind
+    from penstock.mapper.check import check
     from penstock.mapper.search.build import default_mapping
-    from penstock.runtime.streaming import streamed
+    from penstock.runtime.streaming import blocked_mapping, streamed
 
     form = parse_format(fmt)
     if mapping is not None:
         return lower(bind(cascade, shapes=extents), mapping, target, form)
     bound = streamed(cascade, extents, tiles=tiles)
+    if block:
+        made = blocked_mapping(bound, target, form, block)
+        check(made, bound, target, form)
+        return lower(bound, made, target, form)
     return lower(bound, default_mapping(bound, target, form), target, form)
 
 
@@ -348,15 +382,6 @@ def _write(path: Path, text: str) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
-
-
-def cache_folder() -> Path:
-    """Return where compiled kernels are kept: ``$PENSTOCK_CACHE``, or the user's cache folder."""
-    given = os.environ.get("PENSTOCK_CACHE")
-    if given:
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "penstock"
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """Which of the equal forms of a cascade a kernel is made from: as few passes as there can be.
 
-Excluded: what forms there are (`einsum_ir.rewrite`), the mapping of the chosen one (`mapper`).
+Excluded: what forms there are (`einsum_ir.rewrite`), the default mapping (`mapper`).
 """
 
 from __future__ import annotations
@@ -9,14 +9,20 @@ import math
 from collections.abc import Mapping
 
 from penstock.einsum_ir.cascade import Cascade
+from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.rewrite.plan import Refusal
 from penstock.einsum_ir.rewrite.ranks import slow_ranks
 from penstock.einsum_ir.rewrite.reduce import reduce_passes
 from penstock.einsum_ir.rewrite.settle import settled
 from penstock.einsum_ir.shapes import Bound, bind
+from penstock.mapper.fusion import Flow
+from penstock.mapper.nodes import Mapping as LoopForest
+from penstock.mapper.search.build import build
+from penstock.mapper.search.plan import Recipe
 from penstock.runtime.tiles import Tiles
+from penstock.targets.base import Target
 
-__all__ = ["streamed", "tile_of"]
+__all__ = ["blocked_mapping", "streamed", "tile_of"]
 
 
 def tile_of(extent: int, tiles: Tiles) -> int:
@@ -59,6 +65,18 @@ def streamed(
         kept = {name: size for name, size in shapes.items() if name in _ranks(plan.cascade)}
         return settled(bind(plan.cascade, shapes=kept))
     return bound
+
+
+def blocked_mapping(bound: Bound, target: Target, fmt: Format, block: int) -> LoopForest:
+    """Return the mapping of a form in which a core's block has `block` coordinates.
+
+    Args:
+        bound: the form.
+        target: of the family ``cpu``.
+        fmt: a float format.
+        block: coordinates of the longest shared rank.
+    """
+    return build(bound, target, fmt, Flow(bound.cascade), Recipe(outer=block))[0]
 
 
 def _ranks(cascade: Cascade) -> set[str]:

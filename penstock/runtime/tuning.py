@@ -12,53 +12,33 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from penstock.codegen.base import digest
 from penstock.codegen.lower.program import lower
 from penstock.codegen.tvm.expr import memory_type
 from penstock.codegen.tvm.library import build_library, load_library
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import Format
-from penstock.einsum_ir.shapes import Bound
-from penstock.errors import DataError, FileError, MappingError
+from penstock.einsum_ir.shapes import Bound, bind
+from penstock.errors import DataError, MappingError
 from penstock.mapper.check import check
-from penstock.mapper.fusion import Flow
 from penstock.mapper.lanes import lane_axis
 from penstock.mapper.nodes import Mapping as LoopForest
-from penstock.mapper.search.build import build
-from penstock.mapper.search.plan import Recipe
-from penstock.runtime.streaming import streamed
+from penstock.runtime.streaming import blocked_mapping, streamed
 from penstock.runtime.tiles import Tiles
+from penstock.runtime.tuned import Trial, kernel_digits, trials
 from penstock.samples import random_inputs
 from penstock.targets.base import Target
 from penstock.targets.serial import to_json
 
-__all__ = ["Trial", "tune"]
+__all__ = ["tune"]
 
 STREAMED = (32, 64, 128, 256)
 VECTORS = (1, 2, 4, 8)
 RUNS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A measured choice.
-
-    Args:
-        kernel: digits that name cascade, extents, format and machine.
-        tile: coordinates of a tile of the streamed rank.
-        block: coordinates of the longest shared rank in a core's block.
-        milliseconds: best of `RUNS` calls on one thread.
-    """
-
-    kernel: str
-    tile: int
-    block: int
-    milliseconds: float
 
 
 def tune(
@@ -94,14 +74,19 @@ def tune(
         raise DataError(
             f"{target.name} is no CPU: only this machine can be measured", fix="give --target cpu"
         )
-    kernel = digest(str(cascade), str(sorted(shapes.items())), str(constants), str(fmt))
-    kernel = digest(kernel, to_json(target))
-    known = {(each.tile, each.block): each for each in _read(database) if each.kernel == kernel}
+    cascade = cascade.with_constants(**constants) if constants else cascade
+    kernel = kernel_digits(cascade, fmt.name, to_json(target))
+    extents = dict(bind(cascade, shapes=shapes).extents)
+    known = {
+        (each.tile, each.block): each
+        for each in trials(database)
+        if each.kernel == kernel and each.extents == extents
+    }
     found: list[tuple[Trial, LoopForest]] = []
-    for tile, block, bound, mapping in _choices(cascade, shapes, target, fmt, constants or {}):
+    for tile, block, bound, mapping in _choices(cascade, shapes, target, fmt):
         trial, old = known.get((tile, block)), (tile, block) in known
         if trial is None:
-            trial = Trial(kernel, tile, block, _measured(bound, mapping, target, fmt))
+            trial = Trial(kernel, extents, tile, block, _measured(bound, mapping, target, fmt))
             database.parent.mkdir(parents=True, exist_ok=True)
             with database.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(asdict(trial)) + "\n")
@@ -116,22 +101,17 @@ def tune(
 
 
 def _choices(
-    cascade: Cascade,
-    shapes: Mapping[str, int],
-    target: Target,
-    fmt: Format,
-    constants: Mapping[str, float],
+    cascade: Cascade, shapes: Mapping[str, int], target: Target, fmt: Format
 ) -> Iterator[tuple[int, int, Bound, LoopForest]]:
     """Yield the different legal mappings, each with its two numbers."""
     seen: set[tuple[str, str]] = set()
     axes = [lane_axis(array) for array in target.arrays]
     lanes = max((axis.size for axis in axes if axis is not None), default=1)
     for tile in STREAMED:
-        bound = streamed(cascade, shapes, constants, Tiles(tile, tile, tile))
-        flow = Flow(bound.cascade)
+        bound = streamed(cascade, shapes, tiles=Tiles(tile, tile, tile))
         for vectors in VECTORS:
             block = vectors * lanes
-            mapping, _ = build(bound, target, fmt, flow, Recipe(outer=block))
+            mapping = blocked_mapping(bound, target, fmt, block)
             texts = str(bound.cascade), str(mapping)
             if texts in seen:
                 continue
@@ -164,16 +144,3 @@ def _measured(bound: Bound, mapping: LoopForest, target: Target, fmt: Format) ->
             entry(addresses, 1)
             times.append(time.thread_time() - start)
     return min(times) * 1e3
-
-
-def _read(database: Path) -> Iterator[Trial]:
-    if not database.exists():
-        return
-    for number, line in enumerate(database.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            yield Trial(**json.loads(line))
-        except (json.JSONDecodeError, TypeError):
-            raise FileError(
-                f"line {number} of {database} is no trial: {line[:60]}",
-                fix=f"remove that line, or give another file than {database}",
-            ) from None

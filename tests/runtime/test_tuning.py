@@ -2,12 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from penstock import zoo
 from penstock.einsum_ir.formats import parse_format
-from penstock.errors import DataError, FileError
-from penstock.runtime import tuning
+from penstock.errors import DataError, FileError, ToolError
+from penstock.runtime import jit, tuning
+from penstock.runtime.tiles import Tiles
+from penstock.runtime.tuned import database as tuned_file
+from penstock.runtime.tuned import trials
 from penstock.targets import TARGETS
 from penstock.targets.cpu import cpu
 
@@ -46,7 +50,33 @@ def test_a_stopped_search_goes_on(tmp_path, clock):
     assert tuned(path, lambda trial, old: told.append((trial, old))) == (best, mapping)
     assert [old for _, old in told].count(True) == 3
     assert len(clock) == asked + len(lines) - 3
-    assert json.loads(lines[0]).keys() == {"kernel", "tile", "block", "milliseconds"}
+    keys = {"kernel", "extents", "tile", "block", "milliseconds"}
+    assert json.loads(lines[0]).keys() == keys
+
+
+@pytest.mark.parametrize(
+    ("rows", "tile"), [(64, 128), (60, 128), (65, None)], ids=["same", "its class", "another class"]
+)
+def test_a_jitted_call_uses_what_was_measured(tmp_path, clock, monkeypatch, rows, tile):
+    """A call with extents of the same class gets the fastest tiles; another the default ones."""
+    monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path))
+    tuned(tuned_file())
+    asked = []
+
+    def built(program, path):
+        asked.append(program)
+        raise ToolError("no compiler", fix="none")
+
+    monkeypatch.setattr(jit, "build_library", built)
+    cascade = zoo.load("causal_attention")
+    q, k = np.zeros((1, rows, 8), "f4"), np.zeros((1, 256, 8), "f4")
+    with pytest.raises(ToolError, match="no compiler"):
+        jit.jit(cascade, target=MACHINE)(q, k, k)
+    tiles = None if tile is None else Tiles(tile, tile, tile)
+    best = min(trials(tuned_file()), key=lambda each: each.milliseconds)
+    block = best.block if tile is not None else 0
+    extents = SHAPES | {"p": rows}
+    assert asked == [jit.kernel_program(cascade, extents, MACHINE, "fp32", None, tiles, block)]
 
 
 def test_another_shape_is_another_kernel(tmp_path, clock):
@@ -55,7 +85,7 @@ def test_another_shape_is_another_kernel(tmp_path, clock):
     cascade = zoo.load("causal_attention")
     tuning.tune(cascade, {**SHAPES, "h": 2}, MACHINE, FP32, tmp_path / "t")
     lines = (tmp_path / "t").read_text().splitlines()
-    assert len({json.loads(line)["kernel"] for line in lines}) == 2
+    assert {json.loads(line)["extents"]["h"] for line in lines} == {1, 2}
     assert len(lines) == len(clock) > asked
 
 

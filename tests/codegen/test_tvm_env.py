@@ -24,7 +24,7 @@ def fake(monkeypatch, **versions):
             raise PackageNotFoundError(name)
         return found
 
-    monkeypatch.setattr(tvm_env, "version", version)
+    monkeypatch.setattr("importlib.metadata.version", version)
     monkeypatch.setattr(tvm_env, "import_module", lambda name: name)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from penstock.errors import ToolError
@@ -55,6 +54,8 @@ def cores() -> int:
 
 
 def _installed(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # slow, and rarely needed
+
     try:
         return version(name)
     except PackageNotFoundError:

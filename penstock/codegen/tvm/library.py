@@ -13,9 +13,6 @@ Threads are OpenMP's. Excluded on purpose: what is compiled (`tvm/cpu.py`), arra
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +37,11 @@ def build_library(program: Program, path: Path) -> None:
         DataError: a fixed-point format, or an operator that TVM lacks.
         ToolError: TVM or a C compiler is missing, or the compiler fails.
     """
-    from penstock.codegen.tvm.cpu import compiled  # a caller of a kept library loads neither
+    import shutil  # a caller of a kept library loads none of these
+    import subprocess
+    import tempfile
+
+    from penstock.codegen.tvm.cpu import compiled
     from penstock.codegen.tvm.entry import entry_source
 
     compiler = shutil.which("cc") or shutil.which("gcc")

@@ -319,11 +319,14 @@ def kernel_program(
 ) -> Program:
     """Return the loops of which a kernel is compiled.
 
+    Inputs and outputs of 16 bits are read and written as they are; all values between are fp32.
+
     Args as for `jit`, and `block`: coordinates of a core's block; 0: the default mapping's.
     """
     from penstock.codegen.lower.program import (
         lower,  # what compiles is not loaded to call a kept kernel
     )
+    from penstock.codegen.tvm.rewrite import stored_as
     from penstock.einsum_ir.formats import parse_format
     from penstock.einsum_ir.shapes import bind
     from penstock.mapper.check import check
@@ -331,14 +334,15 @@ def kernel_program(
     from penstock.runtime.streaming import blocked_mapping, streamed
 
     form = parse_format(fmt)
-    if mapping is not None:
-        return lower(bind(cascade, shapes=extents), mapping, target, form)
-    bound = streamed(cascade, extents, tiles=tiles)
-    if block:
-        made = blocked_mapping(bound, target, form, block)
-        check(made, bound, target, form)
-        return lower(bound, made, target, form)
-    return lower(bound, default_mapping(bound, target, form), target, form)
+    inner = form if form.bits >= 32 else parse_format("fp32")
+    bound = bind(cascade, shapes=extents)
+    if mapping is None:
+        bound = streamed(cascade, extents, tiles=tiles)
+        mapping = default_mapping(bound, target, inner)
+        if block:
+            mapping = blocked_mapping(bound, target, inner, block)
+            check(mapping, bound, target, inner)
+    return stored_as(lower(bound, mapping, target, inner), form)
 
 
 def _operator(jitted: Jitted) -> Callable[..., Any]:

@@ -415,7 +415,13 @@ def generate(design: Design, backend: str, command: str = "") -> Artifact:
         PenstockError: the backend cannot express the design.
     """
     generator, program = BACKENDS.get(backend), design.program()
-    source = Provenance(design.cascade.name, design.digest, command, plain=design.plain_program)
+    source = Provenance(
+        design.cascade.name,
+        design.digest,
+        command,
+        mapping=str(design.mapping),
+        plain=design.plain_program,
+    )
     golden = None
     if generator.wants_golden:  # a project that describes itself
         from penstock.pipelines import kernel_timing

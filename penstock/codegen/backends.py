@@ -52,14 +52,16 @@ class Timing:
 class Provenance:
     """What every generated file names: the cascade, the design's digest, the command.
 
-    ``metrics`` and ``timing`` are what models say of the design, for the files that describe it.
-    ``plain`` gives the program of the same mapping with plain leaves, for generators that lay a
-    block's tiles out over threads themselves (`gpu/plain.py`); None if it has no streaming nest.
+    ``metrics`` and ``timing`` are what models say of the design, for the files that describe it;
+    ``mapping`` is the design's, as text. ``plain`` gives the program of the same mapping with plain
+    leaves, for generators that lay a block's tiles out over threads themselves (`gpu/plain.py`);
+    None if it has no streaming nest.
     """
 
     name: str
     digest: str
     command: str = ""
+    mapping: str = ""
     metrics: tuple[Metric, ...] = ()
     timing: Timing | None = None
     plain: Callable[[], Program | None] | None = None

@@ -21,7 +21,7 @@ from penstock.codegen.loops.nodes import Buffer, Program
 from penstock.codegen.tvm.entry import entry_source as library_source
 from penstock.codegen.tvm.env import FFI_BELOW, FFI_FROM, TVM_VERSION, cores, require_tvm
 from penstock.codegen.tvm.expr import check_format, memory_type
-from penstock.codegen.tvm.math import CPU_MATH
+from penstock.codegen.tvm.math import CPU_MATH, needed
 from penstock.codegen.tvm.plan import plan
 from penstock.codegen.tvm.script import from_source, script
 from penstock.einsum_ir.formats import Format
@@ -183,7 +183,8 @@ def artifact(program: Program, target: Target, source: Provenance) -> Artifact:
         parameters=listed,
         tvm=TVM_VERSION,
         ffi=f">={FFI_FROM},<{FFI_BELOW}",
-        math=CPU_MATH.strip("\n"),
+        math=needed(CPU_MATH, text),
+        mapping=f"\n{source.mapping.strip()}\n" if source.mapping else "",
         module=text.strip("\n"),
         shapes=_table(program, program.inputs),
         made_shapes=_table(program, program.outputs),
@@ -208,8 +209,12 @@ def _table(program: Program, buffers: tuple[Buffer, ...]) -> str:
 _FILE = '''"""TVM schedule of {name} for {target}, design {digest}.
 {made}
 Parameters in order: {parameters}.
-Needs apache-tvm {tvm} with apache-tvm-ffi {ffi}. The loop kinds (T.parallel,
-T.vectorized) are the mapping's decisions; comments quote it.
+Needs apache-tvm {tvm} with apache-tvm-ffi {ffi}.
+{mapping}
+A loop is called as in the mapping, and the comment behind it says where it stands there: `@cores`
+became T.parallel, `@lanes` T.vectorized. `X_tile_n` is a part of X that is accumulated in
+registers, `X_packed` a copy of X in which lanes are neighbours, `mask` a condition that is tested
+once. Where a tile is partly masked there are two versions: `if` it is full, and `if not`.
 """
 
 import os

@@ -264,7 +264,7 @@ def _slab(
     if len(along) != 1 or steps[along[0]] != 1 or size > PACK_ELEMENTS or times < REUSE * size:
         return None
     order = (*(n for n in moving if n != along[0]), along[0])
-    at = {n: Name(f"{source.name}_{n}_k{tag}") for n in order}
+    at = {n: Name(f"i{n}_k{tag}") for n in order}
     extents = {n: moving[n][1] - moving[n][0] + 1 for n in order}
     lanes = inner[lane][1] + 1
     extents[along[0]] += (1 << (lanes - 1).bit_length()) - lanes  # a whole vector at the last one

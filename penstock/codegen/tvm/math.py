@@ -13,12 +13,13 @@ Excluded on purpose: fp64 forms (libm's are used), operators that are one TVM ca
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
 from penstock.codegen.tvm.env import require_tvm
 
-__all__ = ["CPU_MATH", "CUDA_MATH", "MATH_NAMES", "functions"]
+__all__ = ["CPU_MATH", "CUDA_MATH", "MATH_NAMES", "functions", "needed"]
 
 _COMMON = '''
 def _let(value, body):
@@ -211,6 +212,26 @@ MATH_NAMES = frozenset((
     "softplus", "sign", "step", "relu", "round",
 ))  # fmt: skip
 """Operators that are printed as ``p_<operator>``."""
+
+
+def needed(source: str, text: str) -> str:
+    """Return the functions of a source above that a schedule calls, and those that they call."""
+    parts = re.split(r"\n{3,}", source.strip("\n"))
+    used, wanted = _words(text), set[str]()
+    while new := {each for each in parts if _defined(each) & used} - wanted:
+        wanted |= new
+        used |= set[str]().union(*(_words(each) for each in new))
+    return "\n\n\n".join(each for each in parts if each in wanted)
+
+
+def _defined(part: str) -> set[str]:
+    """Return the names that a definition, or a line of assignments, defines."""
+    head = part.split("(", 1)[0] if part.startswith("def ") else part.split("=", 1)[0]
+    return _words(head) - {"def"}
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text))
 
 
 @cache

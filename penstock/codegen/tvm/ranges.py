@@ -176,6 +176,8 @@ def _rebuilt(op: str, *args: LoopExpr | None) -> LoopExpr | None:
         folded = _combine(op, [(each, each) for each in constants])
         if folded is not None:
             return Const(folded[0], True)
+    if op == "+" and Const(0, True) in given:
+        return given[given[0] == Const(0, True)]
     return Op(op, given)
 
 

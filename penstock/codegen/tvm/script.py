@@ -17,7 +17,8 @@ Excluded on purpose: which loops are vectorised or parallel (`tvm/plan.py`), exp
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -35,7 +36,7 @@ from penstock.codegen.loops.nodes import (
 )
 from penstock.codegen.tvm.env import require_tvm
 from penstock.codegen.tvm.expr import ExprPrinter, check_format
-from penstock.codegen.tvm.math import functions
+from penstock.codegen.tvm.math import MATH_NAMES, functions
 from penstock.codegen.tvm.ranges import Ranges, interval
 
 __all__ = ["LoopKind", "ScriptPrinter", "all_buffers", "from_source"]
@@ -48,7 +49,12 @@ RESERVED = frozenset((
     "T", "I", "R", "Tx", "Axis", "TypeVar", "Module", "tvm", "tir", "tirx", "ir", "relax", "main",
     "range", "float", "int", "bool", "str", "min", "max", "len", "print", "self",
 ))  # fmt: skip
-"""What an identifier of the text cannot be; nor may it start with ``p_``, as our functions do."""
+"""What an identifier of the text cannot be; nor may it be that of one of our functions."""
+
+OURS = frozenset((*(f"p_{name}" for name in MATH_NAMES), "p_from_bf16", "p_to_bf16"))
+
+ENDING = re.compile(r"(?:_(?:\d+|mask|[klot]))+$")
+"""What the plan adds to a loop's variable to make it unique."""
 
 INTERLEAVED = ("pragma_parallel_launch_point", "pragma_parallel_stride_pattern")
 """Makes thread t of n run iterations t, t + n, ..: tiles of a causal mask differ in work."""
@@ -71,7 +77,7 @@ def script(
         DataError: a fixed-point format, or an operator that TVM lacks.
     """
     check_format(program.format)
-    printer = ScriptPrinter(program, kinds or {}, bits=True)
+    printer = _ShortNames(program, kinds or {}, bits=True)
     given = (*program.inputs, *program.outputs)
     parameters = ", ".join(printer.parameter(each) for each in given)
     head = ("@I.ir_module", "class Module:", "    @T.prim_func", f"    def {name}({parameters}):")
@@ -98,16 +104,18 @@ def _size(buffer: Buffer) -> int:
     return size
 
 
-def identifiers(program: Program) -> dict[str, str]:
-    """Return the identifier in the text of every buffer and loop variable."""
+def identifiers(
+    program: Program, private: Callable[[str], bool] = lambda name: name.startswith("p_")
+) -> dict[str, str]:
+    """Return the identifier in the text of every buffer and loop variable; none is private."""
     loops = (each.variable for each in walk_statements(program.body) if isinstance(each, For))
     listed = [*(each.name for each in all_buffers(program)), *loops]
     taken = set(listed)
     found: dict[str, str] = {}
     for each in listed:
         new = each
-        while new in RESERVED or new.startswith("p_") or (new != each and new in taken):
-            new = f"{new}_" if not new.startswith("p_") else f"v{new}"
+        while new in RESERVED or private(new) or (new != each and new in taken):
+            new = f"v{new}" if private(new) else f"{new}_"
         taken.add(new)
         found[each] = new
     return found
@@ -199,6 +207,27 @@ class ScriptPrinter:
         scoped = f', scope="{self.scope}"' if self.scope else ""
         text = f'T.alloc_buffer({self.shape(buffer)}, "{kind}"{scoped})'
         return f"{'    ' * depth}{self.names[buffer.name]} = {text}"
+
+
+class _ShortNames(ScriptPrinter):
+    """Calls a loop as the mapping does, where no loop around it has that name."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.names |= identifiers(self.program, OURS.__contains__)
+        self.taken = {self.names[each.name] for each in all_buffers(self.program)}
+        self.around: list[str] = []
+
+    def loop(self, loop: For, depth: int, ranges: Ranges) -> Iterator[str]:
+        stem = ENDING.sub("", loop.variable) or loop.variable
+        name, number = stem, 0
+        while name in self.taken | RESERVED | OURS or name in self.around:
+            number += 1
+            name = f"{stem}_{number}"
+        self.names[loop.variable] = name
+        self.around.append(name)
+        yield from super().loop(loop, depth, ranges)
+        self.around.pop()
 
 
 def ranges_inside(loop: For, ranges: Ranges) -> Ranges:

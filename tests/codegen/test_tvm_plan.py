@@ -1,5 +1,7 @@
 """The plan for a CPU keeps the meaning of a program: both are run with the loops interpreter."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from stock import STOCK_CASCADES
@@ -9,12 +11,15 @@ from penstock import zoo
 from penstock.codegen.loops.interp import run_program
 from penstock.codegen.loops.nodes import Alloc, For, Name, walk_statements
 from penstock.codegen.lower.program import lower
+from penstock.codegen.tvm.fuse import fused
 from penstock.codegen.tvm.plan import holds, plan
 from penstock.codegen.tvm.ranges import interval, moves, stride, upper
 from penstock.codegen.tvm.ranges import lower as least
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.shapes import bind
 from penstock.mapper.search.build import default_mapping
+from penstock.runtime.streaming import streamed
+from penstock.runtime.tiles import Tiles
 from penstock.samples import random_inputs
 from penstock.targets import TARGETS
 
@@ -108,6 +113,55 @@ def test_lanes_that_would_gather_read_a_packed_copy():
     planned, _ = same(made, inputs, 8)
     shapes = {e.buffer.shape for e in walk_statements(planned.body) if isinstance(e, Alloc)}
     assert (5, 8) in shapes
+
+
+STREAMED = {"h": 1, "p": 16, "m": 32, "e": 2, "f": 8}
+
+
+def streaming(name, **constants):
+    """A cascade in its streaming form, with tiles that its mask leaves partial."""
+    target = TARGETS.get("cpu")
+    bound = streamed(zoo.load(name), STREAMED, constants, Tiles(8, 8, 8))
+    return bound, lower(bound, default_mapping(bound, target, FP64), target, FP64)
+
+
+def allocated(planned):
+    return {e.buffer.name for e in walk_statements(planned.body) if isinstance(e, Alloc)}
+
+
+@pytest.mark.parametrize(("name", "constants"), [("sliding_window", {"W": 11.0}), ("alibi", {})])
+def test_masks_are_tested_once_and_what_is_used_once_is_not_stored(name, constants):
+    bound, made = streaming(name, **constants)
+    inputs = {name: 30 * each for name, each in random_inputs(bound, FP64).items()}
+    planned, _ = same(made, inputs, 16)
+    assert {"O_T", "O_P"} <= allocated(made)
+    assert not {"O_T", "O_P"} & allocated(planned)
+    masks = [each for each in allocated(planned) if each.startswith("mask_")]
+    (filled,) = (
+        e for e in walk_statements(planned.body) if isinstance(e, Alloc) and e.buffer.name in masks
+    )
+    assert filled.buffer.shape[0] == 8  # a row for each key of a tile
+
+
+def test_a_value_that_is_read_twice_or_rounded_is_stored():
+    _, made = streaming("sliding_window", W=11.0)
+    assert fused(made.body, frozenset(("acc",))) == made.body
+    kept = allocated(replace(made, body=fused(made.body, frozenset(("acc", "data")))))
+    assert {"SN_T", "QK_T", "GM_C"} <= kept
+
+
+def test_what_is_read_at_clamped_places_is_copied_with_lanes_as_neighbours():
+    cascade, target = zoo.load("neighborhood_2d"), TARGETS.get("cpu")
+    sizes = {"h": 1, "y": 7, "x": 32, "e": 2, "f": 2, "r": 13, "c": 13}
+    bound = bind(cascade, shapes=sizes)
+    made = lower(bound, default_mapping(bound, target, FP64), target, FP64)
+    planned, _ = same(made, random_inputs(bound, FP64), 8)
+    (copy,) = (
+        e.buffer
+        for e in walk_statements(planned.body)
+        if isinstance(e, Alloc) and "K_packed" in e.buffer.name
+    )
+    assert copy.shape[-1] == 32 + 1  # 7 lanes are read as 8
 
 
 def test_intervals_strides_and_extremes():

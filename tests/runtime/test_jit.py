@@ -68,6 +68,20 @@ print([name for name in ('tvm', 'torch') if name in sys.modules])
     torch.library.opcheck(made.operator(), tensors)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "bits"), [("bfloat16", 8), ("float16", 11)])
+def test_sixteen_bits_outside_fp32_between(cache, kind, bits):
+    """Within 2 ulp of the output's type, over 150 keys in 3 tiles, with logits up to 1e3."""
+    torch = pytest.importorskip("torch")
+    q, k, v = (torch.from_numpy(each) for each in arrays((2, 37, 16), (2, 150, 16), (2, 150, 16)))
+    q, k, v = ((each * scale).to(getattr(torch, kind)) for each, scale in ((q, 64), (k, 4), (v, 1)))
+    found = penstock.jit(zoo.load("attention"))(q, k, v).double()
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    wanted = sdpa(q.double(), k.double(), v.double())
+    ulp = 2.0 ** (torch.floor(torch.log2(wanted.abs())) + 1 - bits)
+    assert ((found - wanted).abs() <= 2 * ulp + 1e-5 * wanted.abs().max()).all()
+
+
 LAYOUT = (
     "argument A (5, 7) is not contiguous: rows of its last rank do not follow each other in memory"
 )

@@ -19,7 +19,7 @@ from penstock.codegen.backends import Provenance
 from penstock.codegen.base import Artifact
 from penstock.codegen.loops.nodes import Buffer, Program
 from penstock.codegen.tvm.entry import entry_source as library_source
-from penstock.codegen.tvm.env import FFI_BELOW, FFI_FROM, TVM_VERSION, cores, require_tvm
+from penstock.codegen.tvm.env import FFI_BELOW, FFI_FROM, SPINS, TVM_VERSION, cores, require_tvm
 from penstock.codegen.tvm.expr import check_format, memory_type
 from penstock.codegen.tvm.math import CPU_MATH, needed
 from penstock.codegen.tvm.plan import plan
@@ -182,6 +182,7 @@ def artifact(program: Program, target: Target, source: Provenance) -> Artifact:
         made=f"\nMade by: {source.command}" if source.command else "",
         parameters=listed,
         tvm=TVM_VERSION,
+        spins=SPINS,
         ffi=f">={FFI_FROM},<{FFI_BELOW}",
         math=needed(CPU_MATH, text),
         mapping=f"\n{source.mapping.strip()}\n" if source.mapping else "",
@@ -224,6 +225,7 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("TVM_NUM_THREADS", str(os.cpu_count() or 1))
+os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "{spins}")
 
 import numpy as np
 import tvm

@@ -13,9 +13,10 @@ from typing import Any
 
 from penstock.errors import ToolError
 
-__all__ = ["FFI_BELOW", "FFI_FROM", "TVM_VERSION", "require_tvm"]
+__all__ = ["FFI_BELOW", "FFI_FROM", "SPINS", "TVM_VERSION", "require_tvm"]
 
 TVM_VERSION = "0.27.0.post1"
+SPINS = "2000"
 FFI_FROM, FFI_BELOW = "0.1.14.post0", "0.1.15"
 
 _FIX = (
@@ -27,7 +28,9 @@ def require_tvm() -> Any:
     """Check the installed pair of packages, then import TVM.
 
     The first call also makes TVM's thread pool as large as the machine, unless
-    ``TVM_NUM_THREADS`` says otherwise: its own default is half of the cores.
+    ``TVM_NUM_THREADS`` says otherwise: its own default is half of the cores. Its threads soon sleep
+    (``TVM_THREAD_POOL_SPIN_COUNT``): at its default they ask 300,000 times for work, and on a busy
+    machine the process then takes minutes to end.
 
     Returns:
         The module ``tvm``.
@@ -45,6 +48,7 @@ def require_tvm() -> Any:
             fix=_FIX,
         )
     os.environ.setdefault("TVM_NUM_THREADS", str(cores()))
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", SPINS)
     return import_module("tvm")
 
 

@@ -29,8 +29,7 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
-from penstock.codegen.tvm.plan import holds
-from penstock.codegen.tvm.ranges import loads, names
+from penstock.codegen.tvm.ranges import holds, loads, names
 
 __all__ = ["LeafPrinter", "block_lines"]
 

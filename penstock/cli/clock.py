@@ -73,18 +73,22 @@ def _utilisation(cases: Sequence[Clocked]) -> Table:
 
 
 def _sizes(cases: Sequence[Clocked]) -> Table:
-    others = [name for name in cases[0].cycles if name not in ("ordered", "DRAM", "all")]
+    known = dict.fromkeys(name for case in cases for name in case.cycles)
+    others = [name for name in known if name not in ("ordered", "DRAM", "all")]
     rows = []
     for case in [each for each in cases if len(each.cycles) > len(clock.REAL) + 1]:
         ordered, dram, whole = (case.cycles[name] for name in ("ordered", "DRAM", "all"))
         steps = (ordered - case.counted, dram - ordered, whole - dram)
-        alone = (case.cycles[name] - whole for name in others)
-        added = (f"{100 * each / case.counted:+.1f}" for each in (*steps, *alone))
+        alone = (case.cycles[name] - whole if name in case.cycles else None for name in others)
+        added = (
+            "" if each is None else f"{100 * each / case.counted:+.1f}" for each in (*steps, *alone)
+        )
         rows.append((case.model, case.seq_len, *added))
     return Table(
         "What each effect costs",
         "percent of the published cycles (simulation). The first three one after another: tiles in "
-        "order with their dependences, DRAM, wavefronts; the others each alone, on top of these",
+        "order with their dependences, DRAM, wavefronts; the others each alone, on top of these, "
+        "where such a run repeats soon enough",
         ("model", "length", "order", "DRAM", "wavefronts", *others),
         tuple(rows),
     )

@@ -31,6 +31,7 @@ MAPPING = "fusemax_binding"
 ROW_BYTES = 512  # artifact: a row of the global buffer
 WORD_BYTES = 2
 DRAM = TARGETS.get("fusemax").dram.bytes_per_cycle
+SHORT = ("1K", "4K")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Effect:
         buffers: (tensor, number) pairs: it, and what is kept with it, in so many buffers.
         blocks: parts into which a block of queries is cut.
         wide: number format of every tensor that is reduced or a state; "" for the machine's.
+        lengths: at which it is simulated: those at which a run repeats soon enough.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Effect:
     buffers: tuple[tuple[str, int], ...] = ()
     blocks: int = 1
     wide: str = ""
+    lengths: tuple[str, ...] = tuple(LENGTHS)
 
 
 def _set(**numbers: float) -> Callable[[Target], Target]:
@@ -138,6 +141,7 @@ EFFECTS = (
             f"buffer of {banks} banks",
             f"{banks} x 512 bytes a cycle; tiles in one bank wait for each other",
             _set(gb__bytes_per_cycle=banks * ROW_BYTES, gb__banks=banks),
+            lengths=SHORT,
         )
         for banks in (4, 16)
     ),
@@ -155,6 +159,7 @@ EFFECTS = (
         "of half the size, in the same room: the next Q is fetched, the last AV written, meanwhile",
         buffers=(("Q", 2),),
         blocks=2,
+        lengths=SHORT,
     ),
 )
 REAL = ("DRAM", "wavefronts")
@@ -216,7 +221,8 @@ class Clocked:
         counted: cycles by the published count.
         util_2d, util_1d: by the published count.
         cycles: effect → cycles; "ordered" has none of them, "all" those of `REAL`; others are
-            `REAL` and the effect; of those only models that differ by more than heads have them.
+            `REAL` and the effect; only models that differ by more than heads have those, and
+            only for the effect's lengths.
         floor: the least cycles of any mapping (bound), and the model's of this one, on the
             machine with `REAL`.
         simulated: of `REAL`.
@@ -277,17 +283,19 @@ def clocked(
     labels: dict[str, tuple[str, ...]] = {"ordered": (), "DRAM": REAL[:1], "all": REAL}
     labels |= {name: (*REAL, name) for name in names_of if name not in REAL}
     few = {(each.extents["e"], each.extents["f"]): each.name for each in reversed(models)}
+    by_name = {each.name: each for each in EFFECTS}
     plan = [
         (label, length, model)
         for label in labels
         for length in lengths
         for model in models
-        if label in ("ordered", "DRAM", "all") or model.name in few.values()
+        if label in ("ordered", "DRAM", "all")
+        or (model.name in few.values() and length in by_name[label].lengths)
     ]
     found: dict[tuple[str, str], dict[str, Simulation]] = {}
     known: dict[str, Known] = {label: {} for label in labels}
     for done, (label, length, model) in enumerate(plan, 1):
-        chosen = [each for each in EFFECTS if each.name in labels[label]]
+        chosen = [by_name[name] for name in labels[label]]
         target = machine(labels[label])
         mapping, bound = designed(chosen, model, length)
         fmt = parse_format(target.format)

@@ -14,7 +14,8 @@ from typing import Literal
 
 from penstock.codegen.gpu.tile import Product, TileKernel, Unfit
 from penstock.codegen.loops.nodes import Buffer, Const, For, If, Load, Name, Store, walk_statements
-from penstock.codegen.tvm.ranges import loads, names
+from penstock.codegen.loops.walk import loads
+from penstock.codegen.tvm.ranges import names
 
 __all__ = ["Layout", "Shape", "layout_of", "padded"]
 

@@ -29,7 +29,8 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
-from penstock.codegen.tvm.ranges import holds, loads, names
+from penstock.codegen.loops.walk import loads
+from penstock.codegen.tvm.ranges import holds, names
 
 __all__ = ["LeafPrinter", "block_lines"]
 

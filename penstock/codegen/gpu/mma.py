@@ -17,7 +17,8 @@ from penstock.codegen.gpu.spell import Speller, flat, variable
 from penstock.codegen.gpu.tile import Product, Step, TileKernel
 from penstock.codegen.gpu.tiles import Source, Staged, line_test, source_of, staged_of
 from penstock.codegen.loops.nodes import Alloc, Buffer, Const, walk_statements
-from penstock.codegen.tvm.kernels import extent_of, touched
+from penstock.codegen.loops.walk import touched
+from penstock.codegen.tvm.kernels import extent_of
 
 __all__ = ["MmaKernel", "TensorMap"]
 

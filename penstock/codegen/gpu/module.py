@@ -14,7 +14,8 @@ from penstock.codegen.gpu.mma import MmaKernel, TensorMap
 from penstock.codegen.gpu.tile import TileKernel, Unfit, recognise
 from penstock.codegen.gpu.wgmma import WgmmaKernel
 from penstock.codegen.loops.nodes import Buffer, Program
-from penstock.codegen.tvm.kernels import Kernel, extent_of, touched
+from penstock.codegen.loops.walk import touched
+from penstock.codegen.tvm.kernels import Kernel, extent_of
 
 __all__ = ["TensorKernel", "prelude", "tensor_kernel"]
 

@@ -27,9 +27,8 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
-from penstock.codegen.tvm.kernels import touched
-from penstock.codegen.tvm.ranges import loads
-from penstock.codegen.tvm.rewrite import map_bodies, substituted
+from penstock.codegen.loops.rewrite import map_bodies, substituted
+from penstock.codegen.loops.walk import loads, touched
 
 __all__ = ["Parts", "Sum", "parts_of"]
 

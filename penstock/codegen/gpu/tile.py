@@ -32,9 +32,10 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
+from penstock.codegen.loops.rewrite import map_expressions, map_leaves, substituted
+from penstock.codegen.loops.walk import loads
 from penstock.codegen.tvm.kernels import Kernel, extent_of
-from penstock.codegen.tvm.ranges import interval, loads, moves, names
-from penstock.codegen.tvm.rewrite import map_expressions, map_leaves, substituted
+from penstock.codegen.tvm.ranges import interval, moves, names
 
 __all__ = ["Copy", "Product", "Step", "TileKernel", "Unfit", "recognise"]
 

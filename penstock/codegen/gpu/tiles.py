@@ -28,8 +28,9 @@ from penstock.codegen.loops.nodes import (
     Op,
     Store,
 )
-from penstock.codegen.tvm.ranges import loads, names, stride
-from penstock.codegen.tvm.rewrite import substituted
+from penstock.codegen.loops.rewrite import substituted
+from penstock.codegen.loops.walk import loads
+from penstock.codegen.tvm.ranges import names, stride
 
 __all__ = ["Source", "Staged", "source_of", "staged_of"]
 

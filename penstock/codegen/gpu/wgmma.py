@@ -26,9 +26,9 @@ from penstock.codegen.gpu.spell import variable
 from penstock.codegen.gpu.tile import Step, Unfit
 from penstock.codegen.gpu.tiles import Source
 from penstock.codegen.loops.nodes import Const
-from penstock.codegen.tvm.kernels import touched
-from penstock.codegen.tvm.ranges import loads, names, stride
-from penstock.codegen.tvm.rewrite import substituted
+from penstock.codegen.loops.rewrite import substituted
+from penstock.codegen.loops.walk import loads, touched
+from penstock.codegen.tvm.ranges import names, stride
 
 __all__ = ["WgmmaKernel"]
 

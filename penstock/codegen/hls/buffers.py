@@ -23,18 +23,14 @@ from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
     Buffer,
-    Const,
     For,
     If,
-    Load,
     LoopExpr,
     LoopStmt,
-    Name,
-    Op,
     Program,
-    Store,
     walk_statements,
 )
+from penstock.codegen.loops.rewrite import map_bodies, map_indices
 
 __all__ = ["hoisted", "without_units"]
 
@@ -50,45 +46,20 @@ def without_units(program: Program) -> Program:
         for each in walk_statements(program.body)
         if isinstance(each, Alloc) and each.buffer.name not in outside
     }
-    return replace(program, body=_squeezed(program.body, kept))
+
+    def indices(name: str, given: tuple[LoopExpr, ...]) -> tuple[LoopExpr, ...]:
+        return tuple(given[n] for n in kept.get(name, range(len(given))))
+
+    return replace(program, body=_narrowed(map_indices(program.body, indices), kept))
 
 
-def _squeezed(stmt: LoopStmt, kept: Kept) -> LoopStmt:
-    match stmt:
-        case Block(body):
-            return replace(stmt, body=tuple(_squeezed(each, kept) for each in body))
-        case For():
-            return replace(
-                stmt, extent=_expression(stmt.extent, kept), body=_squeezed(stmt.body, kept)
-            )
-        case If(condition, body):
-            return If(_expression(condition, kept), _squeezed(body, kept))
-        case Alloc(buffer, body):
-            return Alloc(_buffer(buffer, kept), _squeezed(body, kept))
-        case Store(buffer, indices, value):
-            return Store(buffer, _indices(buffer, indices, kept), _expression(value, kept))
-
-
-def _buffer(buffer: Buffer, kept: Kept) -> Buffer:
-    if buffer.name not in kept:
-        return buffer
+def _narrowed(stmt: LoopStmt, kept: Kept) -> LoopStmt:
+    stmt = map_bodies(stmt, lambda each: _narrowed(each, kept))
+    if not isinstance(stmt, Alloc) or stmt.buffer.name not in kept:
+        return stmt
+    buffer = stmt.buffer
     shape = tuple(buffer.shape[n] for n in kept[buffer.name])
-    return replace(buffer, shape=shape, memory=buffer.memory if shape else "")
-
-
-def _indices(buffer: str, indices: tuple[LoopExpr, ...], kept: Kept) -> tuple[LoopExpr, ...]:
-    inner = tuple(_expression(each, kept) for each in indices)
-    return tuple(inner[n] for n in kept.get(buffer, range(len(inner))))
-
-
-def _expression(expr: LoopExpr, kept: Kept) -> LoopExpr:
-    match expr:
-        case Load(buffer, indices):
-            return Load(buffer, _indices(buffer, indices, kept))
-        case Op(op, args):
-            return Op(op, tuple(_expression(arg, kept) for arg in args))
-        case Const() | Name():
-            return expr
+    return Alloc(replace(buffer, shape=shape, memory=buffer.memory if shape else ""), stmt.body)
 
 
 def hoisted(program: Program) -> Program:

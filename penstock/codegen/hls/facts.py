@@ -29,8 +29,7 @@ from penstock.codegen.loops.nodes import (
     Program,
     Store,
 )
-from penstock.codegen.lower.index import has_load
-from penstock.codegen.timing.dependence import affine
+from penstock.codegen.timing.dependence import below
 
 __all__ = ["without_implied"]
 
@@ -85,16 +84,13 @@ def _of_loop(loop: For) -> Facts:
 
 def _fact(test: LoopExpr) -> Fact | None:
     """Return a comparison in its normal form, None if it has none."""
-    if not isinstance(test, Op) or test.op not in ("<", "<=", ">", ">=") or has_load(test):
+    sides = below(test)
+    if sides is None:
         return None
-    left, right = (affine(each) for each in test.args)
-    if left is None or right is None:
-        return None
-    if test.op in (">", ">="):
-        left, right = right, left
+    left, right, strict = sides
     terms = {n: left[0].get(n, 0) - right[0].get(n, 0) for n in {**left[0], **right[0]}}
     terms = {name: factor for name, factor in terms.items() if factor}
-    rest = left[1] - right[1] + (test.op in ("<", ">"))
+    rest = left[1] - right[1] + strict
     divisor = math.gcd(*terms.values()) or 1
     ordered = tuple(sorted((name, factor // divisor) for name, factor in terms.items()))
     return ordered, -(-rest // divisor)

@@ -19,7 +19,7 @@ import math
 from dataclasses import replace
 
 from penstock.codegen.hls.banks import Split, partitions
-from penstock.codegen.hls.loops import Rewrite, has_serial, is_serial
+from penstock.codegen.hls.loops import has_serial, is_serial
 from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
@@ -35,6 +35,7 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
+from penstock.codegen.loops.rewrite import placed
 from penstock.codegen.loops.walk import elements, names
 from penstock.codegen.lower.index import integer
 
@@ -106,7 +107,7 @@ class _Spread:
                 inner.append(For(name, integer(places), body, "pe", BANKS))
                 here = Op("*", (Name(each.variable), integer(places)))
                 renamed[each.variable] = Op("+", (here, Name(name)))
-        result = Rewrite({}, renamed).statement(body)
+        result = placed(body, renamed)
         for each in reversed((*outer, *inner)):
             result = replace(each, body=result)
         return result

@@ -38,11 +38,12 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
+from penstock.codegen.loops.rewrite import map_indices, placed, substituted
 from penstock.codegen.loops.walk import elements, names, walk_expression
 from penstock.codegen.lower.index import Lin, add, constant, to_expr
 from penstock.codegen.timing.dependence import affine
 
-__all__ = ["UNROLLED", "Rewrite", "conjuncts", "has_serial", "is_serial", "one_of", "sink_spatial"]
+__all__ = ["UNROLLED", "conjuncts", "has_serial", "is_serial", "one_of", "sink_spatial"]
 
 UNROLLED = ("pe", "simd")
 """Kinds of axes whose places are hardware side by side."""
@@ -131,8 +132,11 @@ class _Sink:
         memory = own.memory if own.shape else ""  # a register of each place
         buffer = replace(own, shape=(*extents, *own.shape), memory=memory)
         place = tuple(Name(each.variable) for each in loops)
-        body = Rewrite({own.name: place}, {}).statement(stmt.body)
-        return Alloc(buffer, self.one(body, around))
+
+        def indices(name: str, given: tuple[LoopExpr, ...]) -> tuple[LoopExpr, ...]:
+            return (*place, *given) if name == own.name else given
+
+        return Alloc(buffer, self.one(map_indices(stmt.body, indices), around))
 
     def wrapped(self, stmt: LoopStmt, around: Around) -> LoopStmt:
         """Put a statement back into its places, under loop variables of their own."""
@@ -141,13 +145,12 @@ class _Sink:
             for each in around
             if isinstance(each, For)
         }
-        rename = Rewrite({}, fresh)
-        stmt = rename.statement(stmt)
+        stmt = placed(stmt, fresh)
         for place, each in reversed(list(enumerate(around))):
             if isinstance(each, If):
                 inside = around[place + 1 :]
                 if not any(isinstance(e, If) and _follows(each, e, inside) for e in inside):
-                    stmt = If(rename.expression(each.condition), stmt)
+                    stmt = If(substituted(each.condition, fresh), stmt)
             else:
                 stmt = replace(each, variable=fresh[each.variable].name, body=stmt)
         return stmt
@@ -238,43 +241,3 @@ def conjuncts(expr: LoopExpr) -> Iterator[LoopExpr]:
             yield from conjuncts(right)
         case _:
             yield expr
-
-
-@dataclass(frozen=True)
-class Rewrite:
-    """Renames loop variables, and puts indices in front of those of some buffers."""
-
-    places: dict[str, tuple[LoopExpr, ...]]
-    renamed: Mapping[str, LoopExpr]
-
-    def expression(self, expr: LoopExpr) -> LoopExpr:
-        """Return the expression with both changes."""
-        match expr:
-            case Name(name):
-                return self.renamed.get(name, expr)
-            case Load(buffer, indices):
-                return Load(buffer, self.indices(buffer, indices))
-            case Op(op, args):
-                return Op(op, tuple(self.expression(arg) for arg in args))
-            case Const():
-                return expr
-
-    def indices(self, buffer: str, indices: tuple[LoopExpr, ...]) -> tuple[LoopExpr, ...]:
-        """Return the indices of an element of a buffer."""
-        inner = tuple(self.expression(each) for each in indices)
-        return (*self.places.get(buffer, ()), *inner)
-
-    def statement(self, stmt: LoopStmt) -> LoopStmt:
-        """Return the statement with both changes."""
-        match stmt:
-            case Store(buffer, indices, value):
-                return Store(buffer, self.indices(buffer, indices), self.expression(value))
-            case For():
-                extent = self.expression(stmt.extent)
-                return replace(stmt, extent=extent, body=self.statement(stmt.body))
-            case If(condition, body):
-                return If(self.expression(condition), self.statement(body))
-            case Alloc(buffer, body):
-                return Alloc(buffer, self.statement(body))
-            case Block(body):
-                return replace(stmt, body=tuple(self.statement(each) for each in body))

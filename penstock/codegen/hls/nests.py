@@ -24,7 +24,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
-from penstock.codegen.hls.loops import Rewrite, conjuncts, has_serial, is_serial, one_of
+from penstock.codegen.hls.loops import conjuncts, has_serial, is_serial, one_of
 from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
@@ -40,6 +40,7 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
+from penstock.codegen.loops.rewrite import placed, substituted
 from penstock.codegen.loops.walk import elements
 from penstock.codegen.lower.index import (
     Lin,
@@ -48,7 +49,6 @@ from penstock.codegen.lower.index import (
     atom,
     constant,
     floor_divide,
-    has_load,
     integer,
     maximum,
     minimum,
@@ -56,7 +56,7 @@ from penstock.codegen.lower.index import (
     subtract,
     to_expr,
 )
-from penstock.codegen.timing.dependence import Affine, affine
+from penstock.codegen.timing.dependence import Affine, affine, below
 from penstock.codegen.timing.schedule import Hardware, pipelined
 from penstock.codegen.timing.timeline import perfect
 
@@ -184,10 +184,9 @@ class _Merge:
         if first is None or second is None or len(first.loops) != len(second.loops):
             return None
         own = {b.variable: Name(a.variable) for a, b in zip(first.loops, second.loops, strict=True)}
-        rename = Rewrite({}, own)
-        if first.extents != tuple(rename.expression(each) for each in second.extents):
+        if first.extents != tuple(substituted(each, own) for each in second.extents):
             return None
-        later = rename.statement(second.body)
+        later = placed(second.body, own)
         if not self.apart(first, later):
             return None
         body = Block((*_parts(first.body), *_parts(later)))
@@ -335,18 +334,15 @@ def _ended(loop: For, ranges: Ranges) -> For:
 
 def _steps_until(test: LoopExpr, variable: str, ranges: Ranges) -> Lin | None:
     """Return the number of first steps in which a comparison holds, None if it is not that."""
-    if not isinstance(test, Op) or test.op not in ("<", "<=", ">", ">=") or has_load(test):
+    sides = below(test)
+    if sides is None:
         return None
-    left, right = (affine(each) for each in test.args)
-    if left is None or right is None:
-        return None
-    if test.op in (">", ">="):
-        left, right = right, left
+    left, right, strict = sides
     factor = left[0].get(variable, 0) - right[0].get(variable, 0)
     if factor <= 0:
         return None
     room = subtract(_without(right, variable), _without(left, variable))
-    if test.op in ("<", ">"):
+    if strict:
         room = add(room, constant(-1))
     steps = add(floor_divide(room, constant(factor), ranges), constant(1))
     return maximum(steps, constant(0), ranges)

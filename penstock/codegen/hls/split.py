@@ -29,7 +29,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from penstock.codegen.hls.direct import direct_tensors
-from penstock.codegen.hls.loops import Rewrite, conjuncts, has_serial, one_of
+from penstock.codegen.hls.loops import conjuncts, has_serial, one_of
 from penstock.codegen.hls.stages import Stages, stages_of
 from penstock.codegen.loops.nodes import (
     Alloc,
@@ -47,6 +47,7 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
+from penstock.codegen.loops.rewrite import placed
 from penstock.codegen.loops.walk import elements, names, walk_expression
 from penstock.codegen.lower.index import atom, has_load, integer, range_of
 
@@ -407,7 +408,7 @@ class _Split:
     def renamed(self, stmt: LoopStmt, lanes: tuple[For, ...]) -> LoopStmt:
         """Put a statement into unrolled loops of its own."""
         fresh = {each.variable: Name(self.fresh(each.variable)) for each in lanes}
-        body = Rewrite({}, fresh).statement(stmt)
+        body = placed(stmt, fresh)
         for each in reversed(lanes):
             body = replace(each, variable=fresh[each.variable].name, body=body)
         return body
@@ -528,7 +529,7 @@ def _needed(loop: For) -> LoopStmt:
             case Op("==", (one, Const(value, True))) if one == here:
                 rest = [each for each in tests if each is not test]
                 step = _guarded(rest, body.body)
-                return Rewrite({}, {loop.variable: integer(int(value))}).statement(step)
+                return placed(step, {loop.variable: integer(int(value))})
     return loop
 
 

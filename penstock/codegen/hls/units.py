@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from penstock.codegen.hls.loops import Rewrite
 from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
@@ -31,6 +30,7 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
+from penstock.codegen.loops.rewrite import placed
 from penstock.codegen.lower.index import integer
 
 __all__ = ["unroll_units"]
@@ -66,7 +66,7 @@ def _in_turns(loop: For, steps: int, taken: set[str]) -> For:
         name += "u"
     taken.add(name)
     here: LoopExpr = Op("+", (Op("*", (Name(loop.variable), integer(places))), Name(name)))
-    body = Rewrite({}, {loop.variable: here}).statement(loop.body)
+    body = placed(loop.body, {loop.variable: here})
     if turns * places > steps:
         body = If(Op("<", (here, integer(steps))), body)
     inner = replace(beside, variable=name, body=body, pipelined=False)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from penstock.codegen.hls.loops import Rewrite, is_serial
+from penstock.codegen.hls.loops import is_serial
 from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
@@ -33,6 +33,7 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
+from penstock.codegen.loops.rewrite import placed
 from penstock.codegen.loops.walk import names
 from penstock.codegen.lower.index import integer
 
@@ -105,7 +106,7 @@ class _Widen:
         place: LoopExpr = Name(lane)
         if lanes < extent:
             place = Op("+", (Op("*", (here, integer(lanes))), place))
-        body = Rewrite({}, {loop.variable: place}).statement(loop.body)
+        body = placed(loop.body, {loop.variable: place})
         inner = For(lane, integer(lanes), body, "pe", WORD)
         if lanes == extent:
             return replace(inner, comment=loop.comment)

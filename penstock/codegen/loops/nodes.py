@@ -30,6 +30,7 @@ __all__ = [
     "Op",
     "Program",
     "Store",
+    "inside",
     "walk_statements",
 ]
 
@@ -185,14 +186,19 @@ class Program:
     accumulator_bits: tuple[int, int] = (0, 0)
 
 
+def inside(stmt: LoopStmt) -> tuple[LoopStmt, ...]:
+    """Return the statements directly inside a statement."""
+    match stmt:
+        case Block(body):
+            return body
+        case For() | If() | Alloc():
+            return (stmt.body,)
+        case Store():
+            return ()
+
+
 def walk_statements(stmt: LoopStmt) -> Iterator[LoopStmt]:
     """Yield `stmt` and every statement below it, outermost first."""
     yield stmt
-    match stmt:
-        case Block(body):
-            for each in body:
-                yield from walk_statements(each)
-        case For() | If() | Alloc():
-            yield from walk_statements(stmt.body)
-        case Store():
-            pass
+    for each in inside(stmt):
+        yield from walk_statements(each)

@@ -20,7 +20,7 @@ from penstock.codegen.loops.nodes import (
     walk_statements,
 )
 
-__all__ = ["Element", "elements", "expressions", "names", "walk_expression"]
+__all__ = ["Element", "elements", "expressions", "loads", "names", "touched", "walk_expression"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,11 @@ def walk_expression(expr: LoopExpr) -> Iterator[LoopExpr]:
                 yield from walk_expression(part)
         case Const() | Name():
             pass
+
+
+def loads(expr: LoopExpr) -> Iterator[Load]:
+    """Yield every load in an expression, those inside indices included."""
+    return (each for each in walk_expression(expr) if isinstance(each, Load))
 
 
 def names(*exprs: LoopExpr) -> tuple[str, ...]:
@@ -71,3 +76,10 @@ def elements(body: LoopStmt) -> Iterator[Element]:
             for node in walk_expression(expr):
                 if isinstance(node, Load):
                     yield Element(node.buffer, node.indices, written=False)
+
+
+def touched(stmt: LoopStmt) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the buffers that a statement reads and those that it writes."""
+    found = list(elements(stmt))
+    read, written = ([each for each in found if each.written == which] for which in (False, True))
+    return frozenset(each.buffer for each in read), frozenset(each.buffer for each in written)

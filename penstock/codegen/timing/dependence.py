@@ -43,6 +43,17 @@ def affine(expr: LoopExpr) -> Affine | None:
             return None
 
 
+def below(test: LoopExpr) -> tuple[Affine, Affine, bool] | None:
+    """Return the small side, the large side and whether they differ; None if it is no such test."""
+    if not isinstance(test, Op) or test.op not in ("<", "<=", ">", ">="):
+        return None
+    left, right = (affine(each) for each in test.args)
+    if left is None or right is None:
+        return None
+    strict = test.op in ("<", ">")
+    return (right, left, strict) if test.op in (">", ">=") else (left, right, strict)
+
+
 def distance(
     stored: Sequence[LoopExpr],
     loaded: Sequence[LoopExpr],

@@ -36,10 +36,11 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
-from penstock.codegen.tvm.kernels import expressions, extent_of, touched
+from penstock.codegen.loops.rewrite import map_bodies, map_leaves, substituted
+from penstock.codegen.loops.walk import expressions, loads, touched
+from penstock.codegen.tvm.kernels import extent_of
 from penstock.codegen.tvm.lanes import only
-from penstock.codegen.tvm.ranges import loads, names, stride
-from penstock.codegen.tvm.rewrite import map_bodies, map_leaves, substituted
+from penstock.codegen.tvm.ranges import names, stride
 
 __all__ = ["Pointwise", "fused", "pointwise", "read_counts", "replaced", "tile_of", "used"]
 

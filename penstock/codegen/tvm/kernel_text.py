@@ -19,9 +19,10 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
+from penstock.codegen.loops.walk import expressions, loads, touched
 from penstock.codegen.tvm.expr import element_type
-from penstock.codegen.tvm.kernels import Kernel, Leaf, expressions, extent_of, leaf_of, touched
-from penstock.codegen.tvm.ranges import Ranges, loads
+from penstock.codegen.tvm.kernels import Kernel, Leaf, extent_of, leaf_of
+from penstock.codegen.tvm.ranges import Ranges
 from penstock.codegen.tvm.script import ScriptPrinter, ranges_inside
 
 __all__ = ["KernelText", "kernel_text"]

@@ -25,15 +25,15 @@ from penstock.codegen.loops.nodes import (
     Const,
     For,
     If,
-    LoopExpr,
     LoopStmt,
     Program,
     Store,
     walk_statements,
 )
-from penstock.codegen.tvm.ranges import Ranges, loads, moves, names
+from penstock.codegen.loops.walk import expressions, loads
+from penstock.codegen.tvm.ranges import Ranges, moves, names
 
-__all__ = ["Host", "Kernel", "Leaf", "Repeat", "leaf_of", "plan", "race_free", "touched"]
+__all__ = ["Host", "Kernel", "Leaf", "Repeat", "leaf_of", "plan", "race_free"]
 
 
 FILL_THREADS = 256
@@ -182,31 +182,6 @@ def extent_of(loop: For) -> int:
 def _names_in(stmt: LoopStmt) -> Iterator[str]:
     for expr in expressions(stmt):
         yield from names(expr)
-
-
-def expressions(stmt: LoopStmt) -> tuple[LoopExpr, ...]:
-    """Return the expressions of one statement, not of those inside it."""
-    match stmt:
-        case For(extent=extent):
-            return (extent,)
-        case If(condition, _):
-            return (condition,)
-        case Store(_, indices, value):
-            return (*indices, value)
-        case _:
-            return ()
-
-
-def touched(stmt: LoopStmt) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the buffers that a statement reads and those that it writes."""
-    read: set[str] = set()
-    written: set[str] = set()
-    for each in walk_statements(stmt):
-        for expr in expressions(each):
-            read |= {load.buffer for load in loads(expr)}
-        if isinstance(each, Store):
-            written.add(each.buffer)
-    return frozenset(read), frozenset(written)
 
 
 def race_free(loop: For, inner: Ranges) -> bool:

@@ -27,11 +27,12 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
+from penstock.codegen.loops.rewrite import map_bodies
+from penstock.codegen.loops.walk import expressions, loads
 from penstock.codegen.tvm.expr import safe
-from penstock.codegen.tvm.kernels import expressions, race_free
+from penstock.codegen.tvm.kernels import race_free
 from penstock.codegen.tvm.layout import LANE_KINDS
-from penstock.codegen.tvm.ranges import Ranges, loads, names
-from penstock.codegen.tvm.rewrite import map_bodies
+from penstock.codegen.tvm.ranges import Ranges, names
 from penstock.codegen.tvm.script import ranges_inside
 
 __all__ = ["FOLDS", "accumulated", "in_register", "lanes_outside", "only", "predicated"]

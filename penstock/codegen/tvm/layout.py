@@ -19,7 +19,6 @@ from typing import Literal
 
 from penstock.codegen.loops.nodes import (
     Alloc,
-    Block,
     Buffer,
     Const,
     For,
@@ -30,11 +29,13 @@ from penstock.codegen.loops.nodes import (
     Op,
     Program,
     Store,
+    inside,
     walk_statements,
 )
-from penstock.codegen.tvm.kernels import expressions, extent_of, race_free, touched
-from penstock.codegen.tvm.ranges import Ranges, interval, loads, names, stride
-from penstock.codegen.tvm.rewrite import map_bodies, map_expressions, map_leaves
+from penstock.codegen.loops.rewrite import map_bodies, map_expressions, map_indices, map_leaves
+from penstock.codegen.loops.walk import expressions, loads, touched
+from penstock.codegen.tvm.kernels import extent_of, race_free
+from penstock.codegen.tvm.ranges import Ranges, interval, names, stride
 from penstock.codegen.tvm.script import ranges_inside
 
 __all__ = ["LANE_KINDS", "packed", "relaid"]
@@ -116,37 +117,23 @@ def _accesses(
                 yield weight, lane, each.buffer, each.indices
         if isinstance(stmt, Store):
             yield weight, lane, stmt.buffer, stmt.indices
-    match stmt:
-        case Block(body):
-            for inner in body:
-                yield from _accesses(inner, lane, weight)
-        case Store():
-            pass
-        case _:
-            yield from _accesses(stmt.body, lane, weight)
+    for inner in inside(stmt):
+        yield from _accesses(inner, lane, weight)
 
 
 def _reordered(stmt: LoopStmt, orders: Mapping[str, tuple[int, ...]]) -> LoopStmt:
     def indices(name: str, given: tuple[LoopExpr, ...]) -> tuple[LoopExpr, ...]:
         return tuple(given[n] for n in orders[name]) if name in orders else given
 
-    def leaf(expr: Name | Load) -> LoopExpr:
-        if isinstance(expr, Load):
-            return Load(expr.buffer, indices(expr.buffer, expr.indices))
-        return expr
-
-    def statement(inner: LoopStmt) -> LoopStmt:
-        inner = map_bodies(inner, statement)
-        match inner:
+    def allocations(inner: LoopStmt) -> LoopStmt:
+        match map_bodies(inner, allocations):
             case Alloc(buffer, body) if buffer.name in orders:
                 shape = tuple(buffer.shape[n] for n in orders[buffer.name])
                 return Alloc(replace(buffer, shape=shape), body)
-            case Store(name, given, value):
-                return Store(name, indices(name, given), value)
-            case _:
-                return inner
+            case other:
+                return other
 
-    return statement(map_expressions(stmt, lambda expr: map_leaves(expr, leaf)))
+    return allocations(map_indices(stmt, indices))
 
 
 def packed(
@@ -225,14 +212,8 @@ def _gathers(stmt: LoopStmt, lane: str, times: int) -> Iterator[tuple[str, Load,
                 steps = [stride(index, lane) for index in each.indices]
                 if any(steps) and (any(steps[:-1]) or steps[-1] not in (0, 1)):
                     yield lane, each, times
-    match stmt:
-        case Block(body):
-            for inner in body:
-                yield from _gathers(inner, lane, times)
-        case Store():
-            pass
-        case _:
-            yield from _gathers(stmt.body, lane, times)
+    for inner in inside(stmt):
+        yield from _gathers(inner, lane, times)
 
 
 def _slab(

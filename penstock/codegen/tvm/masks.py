@@ -35,11 +35,12 @@ from penstock.codegen.loops.nodes import (
     Op,
     Store,
 )
+from penstock.codegen.loops.rewrite import map_bodies, map_leaves, substituted
+from penstock.codegen.loops.walk import loads, touched
 from penstock.codegen.tvm.fuse import tile_of
-from penstock.codegen.tvm.kernels import touched
 from penstock.codegen.tvm.layout import LANE_KINDS
-from penstock.codegen.tvm.ranges import Ranges, holds, loads, names
-from penstock.codegen.tvm.rewrite import clamped, map_bodies, map_leaves, substituted
+from penstock.codegen.tvm.ranges import Ranges, holds, names
+from penstock.codegen.tvm.rewrite import clamped
 from penstock.codegen.tvm.script import ranges_inside
 
 __all__ = ["Masks"]

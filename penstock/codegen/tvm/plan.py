@@ -41,8 +41,10 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
+from penstock.codegen.loops.rewrite import map_bodies, map_expressions, placed, substituted
+from penstock.codegen.loops.walk import expressions, loads
 from penstock.codegen.tvm.fuse import fused, read_counts, used
-from penstock.codegen.tvm.kernels import expressions, extent_of, race_free
+from penstock.codegen.tvm.kernels import extent_of, race_free
 from penstock.codegen.tvm.lanes import (
     FOLDS,
     accumulated,
@@ -53,16 +55,13 @@ from penstock.codegen.tvm.lanes import (
 )
 from penstock.codegen.tvm.layout import LANE_KINDS, packed, relaid
 from penstock.codegen.tvm.masks import Masks
-from penstock.codegen.tvm.ranges import Ranges, holds, interval, loads, names, stride
+from penstock.codegen.tvm.ranges import Ranges, holds, interval, names, stride
 from penstock.codegen.tvm.rewrite import (
     conditions,
     hoisted,
     joined,
-    map_bodies,
-    map_expressions,
     privatised,
     renamed,
-    substituted,
     without_ifs,
 )
 from penstock.codegen.tvm.script import LoopKind, all_buffers, identifiers, ranges_inside
@@ -296,7 +295,7 @@ class _Planner:
             at = Op("+", (Op("*", (Name(outer), Const(width, True))), at))
         if start:
             at = Op("+", (at, Const(start, True)))
-        body = map_expressions(copy.body, lambda each: substituted(each, {lane: at}))
+        body = placed(copy.body, {lane: at})
         own, inner = privatised(replace(copy, extent=Const(width, True), body=body), width)
         self.kinds[lane] = "vectorized"
         made: LoopStmt = inner
@@ -406,7 +405,7 @@ def _fused(loop: For, fresh: Callable[[str, LoopKind], str]) -> For:
     inner = _fused(inner, fresh)
     by, name = Const(extent_of(inner), True), fresh(f"{loop.variable}_{inner.variable}", "serial")
     values = {loop.variable: Op("//", (Name(name), by)), inner.variable: Op("%", (Name(name), by))}
-    body = map_expressions(inner.body, lambda each: substituted(each, values))
+    body = placed(inner.body, values)
     count = Const(extent_of(loop) * extent_of(inner), True)
     comment = f"{loop.comment} {inner.comment}"
     return replace(loop, variable=name, extent=count, body=body, comment=comment)

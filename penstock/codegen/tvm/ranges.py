@@ -6,11 +6,12 @@ use of the conditions around a statement; all answers are safe, not sharp.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from penstock.codegen.loops.nodes import Const, Load, LoopExpr, Name, Op
+from penstock.codegen.loops.walk import loads
 
-__all__ = ["Interval", "Ranges", "holds", "interval", "loads", "lower", "moves", "names", "stride"]
+__all__ = ["Interval", "Ranges", "holds", "interval", "lower", "moves", "names", "stride"]
 __all__ += ["upper"]
 
 NEGATED = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
@@ -30,20 +31,6 @@ def names(expr: LoopExpr) -> frozenset[str]:
             return frozenset().union(*(names(arg) for arg in args))
         case Const():
             return frozenset()
-
-
-def loads(expr: LoopExpr) -> Iterator[Load]:
-    """Yield every load in an expression, those inside indices included."""
-    match expr:
-        case Load(_, args):
-            yield expr
-            for arg in args:
-                yield from loads(arg)
-        case Op(_, args):
-            for arg in args:
-                yield from loads(arg)
-        case _:
-            pass
 
 
 def interval(expr: LoopExpr, ranges: Ranges) -> Interval | None:

@@ -1,4 +1,4 @@
-"""Small rewrites of statements that the plans for TVM are made of: substitute, rename, privatise.
+"""Small rewrites of statements that the plans for TVM are made of: rename, privatise, clamp.
 
 Each returns a new statement with the same meaning, except where its docstring says otherwise.
 Excluded on purpose: when to apply them (`tvm/plan.py`).
@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from penstock.codegen.loops.nodes import (
     Alloc,
-    Block,
     Buffer,
     Const,
     For,
@@ -26,60 +25,16 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
+from penstock.codegen.loops.rewrite import map_bodies, map_expressions, map_leaves
 from penstock.codegen.tvm.ranges import Ranges, interval
 from penstock.einsum_ir.formats import Format
 
-__all__ = ["clamped", "conditions", "hoisted", "joined", "map_bodies", "map_expressions"]
-__all__ += ["privatised", "renamed", "stored_as", "substituted", "without_ifs"]
+__all__ = ["clamped", "conditions", "hoisted", "joined", "privatised", "renamed", "stored_as"]
+__all__ += ["without_ifs"]
 
 
 STACK = 1024
 """Bytes from which on TVM allocates on the heap; elements have at most 8."""
-
-
-def map_bodies(stmt: LoopStmt, change: Callable[[LoopStmt], LoopStmt]) -> LoopStmt:
-    """Apply a function to the statements directly inside a statement."""
-    match stmt:
-        case Block(body):
-            return replace(stmt, body=tuple(change(each) for each in body))
-        case For() | If() | Alloc():
-            return replace(stmt, body=change(stmt.body))
-        case Store():
-            return stmt
-
-
-def map_expressions(stmt: LoopStmt, change: Callable[[LoopExpr], LoopExpr]) -> LoopStmt:
-    """Apply a function to every outermost expression of a statement and of those inside it."""
-    stmt = map_bodies(stmt, lambda each: map_expressions(each, change))
-    match stmt:
-        case For():
-            return replace(stmt, extent=change(stmt.extent))
-        case If(condition, body):
-            return If(change(condition), body)
-        case Store(name, indices, value):
-            return Store(name, tuple(change(each) for each in indices), change(value))
-        case _:
-            return stmt
-
-
-def map_leaves(expr: LoopExpr, change: Callable[[Name | Load], LoopExpr]) -> LoopExpr:
-    """Apply a function to every variable and, after its indices, every load."""
-    match expr:
-        case Name():
-            return change(expr)
-        case Load(name, indices):
-            return change(Load(name, tuple(map_leaves(each, change) for each in indices)))
-        case Op(op, args):
-            return Op(op, tuple(map_leaves(each, change) for each in args))
-        case Const():
-            return expr
-
-
-def substituted(expr: LoopExpr, values: Mapping[str, LoopExpr]) -> LoopExpr:
-    """Replace loop variables in an expression."""
-    return map_leaves(
-        expr, lambda each: values.get(each.name, each) if isinstance(each, Name) else each
-    )
 
 
 def joined(conditions: Sequence[LoopExpr]) -> LoopExpr | None:

@@ -33,18 +33,14 @@ from penstock.codegen.loops.nodes import (
     Op,
     Store,
 )
+from penstock.codegen.loops.rewrite import map_bodies, placed, substituted
+from penstock.codegen.loops.walk import loads
 from penstock.codegen.tvm.expr import safe
 from penstock.codegen.tvm.fuse import pointwise, replaced
 from penstock.codegen.tvm.lanes import accumulated, only
 from penstock.codegen.tvm.layout import LANE_KINDS
-from penstock.codegen.tvm.ranges import Ranges, interval, loads, names, stride
-from penstock.codegen.tvm.rewrite import (
-    clamped,
-    joined,
-    map_bodies,
-    map_expressions,
-    substituted,
-)
+from penstock.codegen.tvm.ranges import Ranges, interval, names, stride
+from penstock.codegen.tvm.rewrite import clamped, joined
 from penstock.codegen.tvm.script import LoopKind
 
 __all__ = ["Emitted", "Tile", "emitted", "filled", "find_tile", "finished", "scaled"]
@@ -410,7 +406,7 @@ class _Writer:
             stmt = If(limit, stmt)
         for each in reversed(tile.rows):
             row = self.fresh(each.variable, "unroll")
-            stmt = replace(each, variable=row, body=_with(stmt, {each.variable: Name(row)}))
+            stmt = replace(each, variable=row, body=placed(stmt, {each.variable: Name(row)}))
         return stmt
 
     def _renamed(self, stmt: LoopStmt) -> LoopStmt:
@@ -437,10 +433,6 @@ def _in_strip(
             return substituted(expr, values)
 
 
-def _with(stmt: LoopStmt, values: Mapping[str, LoopExpr]) -> LoopStmt:
-    return map_expressions(stmt, lambda each: substituted(each, values))
-
-
 def _respelled(stmt: LoopStmt, old: str, new: str) -> LoopStmt:
     def visit(inner: LoopStmt) -> LoopStmt:
         inner = map_bodies(inner, visit)
@@ -450,4 +442,4 @@ def _respelled(stmt: LoopStmt, old: str, new: str) -> LoopStmt:
             else inner
         )
 
-    return _with(visit(stmt), {old: Name(new)})
+    return placed(visit(stmt), {old: Name(new)})

@@ -43,6 +43,7 @@ __all__ = [
     "live_footprint",
     "pass_table",
     "taxonomy",
+    "telling_row",
     "worth_showing",
 ]
 
@@ -131,12 +132,9 @@ def count_passes(cascade: Cascade, tensor: str, rank: str) -> int:
 def pass_table(cascade: Cascade) -> tuple[PassRow, ...]:
     """Count the passes over every rank of every tensor that is read, inputs first."""
     facts = _Facts(cascade)
-    rows = []
-    for tensor in facts.tensors:
-        for rank in facts.ranks(tensor):
-            trace = facts.trace(tensor, rank)
-            rows.append(PassRow(tensor, rank, trace.count, trace.chain, tuple(trace.waits())))
-    return tuple(rows)
+    return tuple(
+        facts.row(tensor, rank) for tensor in facts.tensors for rank in facts.ranks(tensor)
+    )
 
 
 def worth_showing(rows: Sequence[PassRow], inputs: Sequence[str]) -> list[PassRow]:
@@ -146,14 +144,21 @@ def worth_showing(rows: Sequence[PassRow], inputs: Sequence[str]) -> list[PassRo
 
 def taxonomy(cascade: Cascade) -> str:
     """Return ``"3-pass"``, ``"1-pass"``, ...: the most passes over a reduced rank of an input."""
+    row = telling_row(cascade)
+    return f"{max(1, row.passes) if row else 1}-pass"
+
+
+def telling_row(cascade: Cascade) -> PassRow | None:
+    """Return the row that decides the taxonomy: most passes over a reduced rank of an input.
+
+    Of several, the one with the most Einsums in its chain. Where nothing is reduced, of all ranks
+    of inputs; None where there is none.
+    """
     facts = _Facts(cascade)
-    counts = [
-        facts.trace(each.tensor, rank).count
-        for each in cascade.inputs
-        for place, rank in enumerate(each.ranks)
-        if facts.reduced(each.tensor, place)
-    ]
-    return f"{max([1, *counts])}-pass"
+    places = [(each.tensor, n) for each in cascade.inputs for n in range(len(each.ranks))]
+    reduced = [place for place in places if facts.reduced(*place)]
+    rows = [facts.row(tensor, facts.names[tensor][n]) for tensor, n in reduced or places]
+    return max(rows, key=lambda row: (row.passes, sum(map(len, row.groups))), default=None)
 
 
 def live_footprint(cascade: Cascade, bound: Bound | None = None) -> tuple[Footprint, ...]:
@@ -246,6 +251,11 @@ class _Facts:
     def trace(self, tensor: str, rank: str) -> _Trace:
         """Follow a tensor through the cascade along one of its ranks."""
         return _Trace(self, tensor, rank)
+
+    def row(self, tensor: str, rank: str) -> PassRow:
+        """Return the passes over a rank of a tensor."""
+        trace = self.trace(tensor, rank)
+        return PassRow(tensor, rank, trace.count, trace.chain, tuple(trace.waits()))
 
     def lagged(self, einsum: Einsum, access: Access, thread: frozenset[str]) -> bool:
         """Whether an operand is there before a thread starts: state of the step before."""

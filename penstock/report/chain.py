@@ -13,9 +13,9 @@ import networkx as nx
 
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.nodes import Einsum, accesses
-from penstock.einsum_ir.passes import PassRow, worth_showing
+from penstock.einsum_ir.passes import PassRow
 
-__all__ = ["chain_svg", "telling_row"]
+__all__ = ["chain_svg"]
 
 WIDTH, HEIGHT, ACROSS, DOWN, TOP = 150, 46, 34, 16, 30
 LETTERS = 21
@@ -30,13 +30,6 @@ STYLE = (
     ".chain path{fill:none;stroke:var(--soft,#6a6f78);stroke-width:1.4}"
 )
 """Colours are those of the page where it has some, so that a notebook shows the drawing too."""
-
-
-def telling_row(cascade: Cascade, rows: Sequence[PassRow]) -> PassRow | None:
-    """Return the input and rank with the most passes; None where no input is read twice."""
-    inputs = [each.tensor for each in cascade.inputs]
-    shown = [row for row in worth_showing(rows, inputs) if row.tensor in inputs and row.chain]
-    return max(shown, key=lambda row: (row.passes, len(row.chain)), default=None)
 
 
 def chain_svg(cascade: Cascade, row: PassRow) -> str:

@@ -5,6 +5,7 @@ Excluded: numbers. Each function draws what it is given.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,7 @@ def bars(
             hovertemplate=f"%{{y}}, {part}: %{{x:.4s}} {unit}<extra></extra>",
         )
     figure.update_layout(barmode="stack", xaxis_title=unit, showlegend=len(parts) > 1)
+    figure.update_xaxes(exponentformat="SI")
     figure.update_yaxes(autorange="reversed", fixedrange=True)
     return _figure(figure, 110 + 30 * len(values), caption)
 
@@ -135,9 +137,20 @@ def roofline_figure(
         hovertemplate="%{x:.3g} op/B: %{y:.3s}op/s<extra>this design</extra>",
     )
     intensity_axis = "arithmetic intensity, operations per byte of DRAM"
-    figure.update_xaxes(type="log", title=intensity_axis, tickformat="~g", nticks=12)
-    figure.update_yaxes(type="log", title="operations per second", tickformat="~s", nticks=6)
+    figure.update_xaxes(**_log([low, high]), title=intensity_axis, tickformat="~g")
+    figure.update_yaxes(
+        **_log([low * bandwidth, peak, achieved]), title="operations per second", tickformat="~s"
+    )
     return _figure(figure, 330, caption)
+
+
+def _log(values: Sequence[float]) -> dict[str, Any]:
+    """Return a logarithmic axis with ticks that have room."""
+    shown = [each for each in values if each > 0]
+    decades = math.log10(max(shown) / min(shown)) if shown else 0.0
+    if decades < 1:
+        return {"type": "log"}
+    return {"type": "log", "dtick": "D2" if decades < 4 else math.ceil(decades / 8)}
 
 
 @dataclass(frozen=True)
@@ -174,8 +187,9 @@ def scatter(clouds: Sequence[Cloud], x_title: str, y_title: str, caption: str) -
             hovertemplate="%{hovertext}<extra></extra>",
             hoverlabel={"align": "left"},
         )
-    figure.update_xaxes(type="log", title=x_title)
-    figure.update_yaxes(type="log", title=y_title)
+    prefixes = {"exponentformat": "SI"}
+    figure.update_xaxes(**_log([x for each in clouds for x in each.x]), title=x_title, **prefixes)
+    figure.update_yaxes(**_log([y for each in clouds for y in each.y]), title=y_title, **prefixes)
     return _figure(figure, 420, caption)
 
 

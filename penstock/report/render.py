@@ -11,10 +11,10 @@ from importlib.resources import files
 from typing import Any
 
 from penstock import __version__
-from penstock.einsum_ir.passes import pass_table, taxonomy, worth_showing
+from penstock.einsum_ir.passes import pass_table, taxonomy, telling_row, worth_showing
 from penstock.mapper.model.roofline import roofline_point
 from penstock.metrics import Check, Metric, number, quantity
-from penstock.report.chain import chain_svg, telling_row
+from penstock.report.chain import chain_svg
 from penstock.report.data import Page, Section
 from penstock.report.figures import Colours, Figure, bars, palette, roofline_figure, waterfall
 from penstock.report.headline import Headline, headline
@@ -77,7 +77,7 @@ def text(
             parts += ["", table.title, table.note, "\t".join(table.columns)]
             parts += ["\t".join(row) for row in table.rows]
     for sweep in sweeps:
-        parts += ["", *sweep_text(sweep, number)]
+        parts += ["", *sweep_text(sweep)]
     for page in pages:
         parts += ["", f"=== {_title(page)}", "", str(page.bound.cascade), "", str(page.mapping), ""]
         parts += [_line(metric) for metric in (*page.evaluation.metrics(), *page.bounds)]
@@ -144,7 +144,7 @@ def html(
         headlines=_headlines(pages),
         pages=[_view(page) for page in pages],
         sections=[_section(each) for each in sections],
-        sweeps=[sweep_view(each, number, _table) for each in sweeps],
+        sweeps=[sweep_view(each, _table) for each in sweeps],
     )
 
 
@@ -206,8 +206,7 @@ def _view(page: Page) -> dict[str, Any]:
     cascade = page.bound.cascade
     extents = ", ".join(f"{name} = {extent:,}" for name, extent in page.bound.extents.items())
     inputs = [each.tensor for each in cascade.inputs]
-    rows = pass_table(cascade)
-    passes, telling = worth_showing(rows, inputs), telling_row(cascade, rows)
+    passes, telling = worth_showing(pass_table(cascade), inputs), telling_row(cascade)
     return {
         "anchor": _anchor(page),
         "title": escape(_title(page)),
@@ -216,7 +215,7 @@ def _view(page: Page) -> dict[str, Any]:
         "verdict": escape(_verdict(page)),
         "cascade": escape(str(cascade)),
         "mapping": escape(str(page.mapping)),
-        "chain": chain_svg(cascade, telling) if telling else "",
+        "chain": chain_svg(cascade, telling) if telling and telling.chain else "",
         "passes": f"<p>{escape(cascade.name)} is a {taxonomy(cascade)} cascade.</p>"
         + _table(
             ["tensor", "rank", "passes", "chain"],
@@ -269,7 +268,10 @@ def _verdict(page: Page) -> str:
         if bound
         else ""
     )
-    return f"{said} {page.search.summary()}" if page.search else said
+    if not page.search:
+        return said
+    found = page.search.summary()
+    return f"{said} {found[0].upper()}{found[1:]}."
 
 
 def _metrics(page: Page) -> str:
@@ -315,7 +317,8 @@ def _figures(page: Page) -> list[Figure]:
     ]
     if page.evaluation.energy:
         caption = "Energy (model): of each array by operator, of each memory by tensor."
-        drawn.insert(2, bars(energy, "pJ", parts, caption))
+        joules = {at: {part: pj * 1e-12 for part, pj in row.items()} for at, row in energy.items()}
+        drawn.insert(2, bars(joules, "J", parts, caption))
     if page.simulated:
         drawn.append(_timeline(page, tensors))
     return drawn

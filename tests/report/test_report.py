@@ -9,11 +9,11 @@ import pytest
 from penstock import zoo
 from penstock.design import page, remap, resized, sample, simulate, verify, verify_simulation
 from penstock.einsum_ir.frontend.notation import parse
-from penstock.einsum_ir.passes import pass_table
+from penstock.einsum_ir.passes import telling_row
 from penstock.errors import FileError
 from penstock.metrics import quantity
 from penstock.report import markdown, save_report
-from penstock.report.chain import chain_svg, telling_row
+from penstock.report.chain import chain_svg
 
 SHAPES = {"h": 1, "p": 8, "m": 8, "e": 4, "f": 4}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -76,7 +76,7 @@ def test_quantity(value, said):
 
 def test_the_chain_is_drawn_in_the_order_of_its_passes():
     cascade = zoo.load("attention")
-    row = telling_row(cascade, pass_table(cascade))
+    row = telling_row(cascade)
     drawn = ElementTree.fromstring(chain_svg(cascade, row))
     bands = [
         float(each.get("x")) for each in drawn.iter(f"{SVG}rect") if each.get("class") == "band"
@@ -92,9 +92,13 @@ def test_the_chain_is_drawn_in_the_order_of_its_passes():
     assert len(list(drawn.iter(f"{SVG}path"))) - 1 == 7  # the arrow head, and what reads what
 
 
-def test_an_input_that_is_read_once_has_one_band():
-    cascade = parse("cascade c(A[m]) -> B[m]\n  B[m] = A[m] * 2")
-    drawn = chain_svg(cascade, telling_row(cascade, pass_table(cascade)))
+@pytest.mark.parametrize(
+    "cascade",
+    [parse("cascade c(A[m]) -> B[m]\n  B[m] = A[m] * 2"), zoo.load("attention_1pass")],
+    ids=lambda each: each.name,
+)
+def test_what_reads_its_input_once_has_one_band(cascade):
+    drawn = chain_svg(cascade, telling_row(cascade))
     assert drawn.count('class="band"') == 1
 
 

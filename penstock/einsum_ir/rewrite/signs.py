@@ -92,12 +92,20 @@ def _binary(op: str, found: list[Sign]) -> Sign:
         return _product(*found)
     if op == "**" and found[0].up:
         return found[0]
-    if op == "max" and any(each.up for each in found):
-        return Sign.POSITIVE if Sign.POSITIVE in found else Sign.AT_LEAST_0
-    if op == "min" and all(each.up for each in found):
-        return Sign.POSITIVE if all(each.strict for each in found) else Sign.AT_LEAST_0
+    if op == "max":
+        return _largest(*found)
+    if op == "min":
+        return _FLIPPED[_largest(*(_FLIPPED[each] for each in found))]
     if op in ("where", "fill"):
         return found[-1] if found[-2] == found[-1] else Sign.ANY
+    return Sign.ANY
+
+
+def _largest(*found: Sign) -> Sign:
+    if any(each.up for each in found):
+        return Sign.POSITIVE if Sign.POSITIVE in found else Sign.AT_LEAST_0
+    if all(each.down for each in found):
+        return Sign.NEGATIVE if all(each.strict for each in found) else Sign.AT_MOST_0
     return Sign.ANY
 
 

@@ -14,6 +14,7 @@ from penstock import __version__
 from penstock.einsum_ir.passes import pass_table, taxonomy, telling_row, worth_showing
 from penstock.mapper.model.roofline import roofline_point
 from penstock.metrics import Check, Metric, number, quantity
+from penstock.report.bars import bars_svg
 from penstock.report.chain import chain_svg
 from penstock.report.data import Page, Section
 from penstock.report.figures import Colours, Figure, bars, palette, roofline_figure, waterfall
@@ -174,7 +175,20 @@ def fragment(page: Page) -> str:
     said = headline(page)
     answers = _table(Headline.COLUMNS, [said.row()], numeric=set())
     mapping = f"<pre>{escape(str(page.mapping))}</pre>"
-    return f"{answers}<p>{escape(said.problem)}</p>{mapping}{_metrics(page)}"
+    colours = _colours(page)
+    drawn = [
+        bars_svg(_busy(page), "cycles", colours, "Cycles of each array, by Einsum (model)"),
+        bars_svg(_traffic(page), "B", colours, "Bytes of each memory, by tensor (model)"),
+    ]
+    plots = "".join(f"<div>{each}</div>" for each in drawn)
+    return f"{answers}<p>{escape(said.problem)}</p>{plots}{mapping}{_metrics(page)}"
+
+
+def _colours(page: Page) -> Colours:
+    """Return a colour for each tensor."""
+    cascade = page.bound.cascade
+    inputs, defined = (each.tensor for each in cascade.inputs), (e.name for e in cascade.einsums)
+    return palette([*inputs, *defined])
 
 
 def _section(section: Section) -> dict[str, Any]:
@@ -291,9 +305,7 @@ def _figures(page: Page) -> list[Figure]:
     point = roofline_point(page.bound, page.target, page.format)
     clock = page.target.clock_hz
     seconds = page.evaluation.latency_cycles / clock
-    cascade = page.bound.cascade
-    inputs, defined = (each.tensor for each in cascade.inputs), (e.name for e in cascade.einsums)
-    tensors = palette([*inputs, *defined])
+    tensors = _colours(page)
     energy = _energy(page)
     parts = palette([*tensors, *(part for row in energy.values() for part in row)])
     drawn = [

@@ -10,7 +10,7 @@ from math import ceil, floor, prod
 
 from penstock.codegen.loops.nodes import Const, LoopExpr, Name, Op
 
-__all__ = ["Affine", "affine", "distance"]
+__all__ = ["Affine", "affine", "below", "distance"]
 
 Affine = tuple[dict[str, int], int]
 """Coefficient of each loop variable, and a constant."""
@@ -22,7 +22,7 @@ Box = dict[str, tuple[int, int]]
 def affine(expr: LoopExpr) -> Affine | None:
     """Return the coefficients of an index, None if it is no sum of multiples."""
     match expr:
-        case Const(value):
+        case Const(value, True):
             return {}, int(value)
         case Name(name):
             return {name: 1}, 0
@@ -33,7 +33,7 @@ def affine(expr: LoopExpr) -> Affine | None:
             sign = 1 if op == "+" else -1
             terms = {n: one[0].get(n, 0) + sign * two[0].get(n, 0) for n in {**one[0], **two[0]}}
             return {n: c for n, c in terms.items() if c}, one[1] + sign * two[1]
-        case Op("*", (Const(value), other)) | Op("*", (other, Const(value))):
+        case Op("*", (Const(value, True), other)) | Op("*", (other, Const(value, True))):
             inner = affine(other)
             return inner and (
                 {n: int(value) * c for n, c in inner[0].items()},

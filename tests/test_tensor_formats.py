@@ -26,6 +26,7 @@ SHAPES = {"h": 2, "p": 32, "m": 64, "e": 16, "f": 16}
 FP16 = parse_format("fp16")
 PLAIN = zoo.load("attention")
 OWN = replace(PLAIN, formats=(("K", "int8"), ("V", "int4"), ("O", "fp32")))
+WHOLE = replace(PLAIN, formats=(("K", "int8"),))
 BYTES = {"K": 1.0, "V": 0.5, "O": 4.0}
 MACHINE = TARGETS.get("fusemax")
 
@@ -109,15 +110,89 @@ def test_the_simulator_has_the_values_and_bytes_of_each_format(fmt):
     assert found.bytes_at("dram") == whole
 
 
-@pytest.mark.parametrize("backend", BACKENDS.names())
-def test_generators_refuse_formats_of_single_tensors(backend):
+EVERY = ("fp16", "bf16", "fp8_e4m3", "fp8_e5m2", "int8", "uint4", "int24", "fixed<12,5>")
+SPREAD = parse(
+    "cascade spread(X[i]) -> ("
+    + ", ".join(f"Y{n}[i]" for n in range(len(EVERY)))
+    + ")\n"
+    + "".join(f"  format Y{n} = {fmt}\n" for n, fmt in enumerate(EVERY))
+    + "".join(f"  Y{n}[i] = X[i] * 1.5\n" for n in range(len(EVERY)))
+)
+
+
+def hard_values(fmt):
+    """Return halves of steps, both zeros, infinities, and numbers of all sizes."""
+    ties = np.arange(-80, 81) / 48.0
+    sizes = np.ldexp(1 + np.arange(40) / 32.0, np.arange(40) * 7 - 140)
+    ends = np.array([np.inf, -np.inf, 0.0, -0.0, 448 / 1.5, 464 / 1.5, 57344 / 1.5, 1e300])
+    with np.errstate(over="ignore"):
+        return np.concatenate([ties, 16 * ties, sizes, -sizes, ends]).astype(
+            np.float64 if fmt == "fp64" else np.float32
+        )
+
+
+@pytest.mark.parametrize("fmt", ["fp32", "fp64"])
+@pytest.mark.parametrize("backend", ["loops", "tvm"])
+def test_generated_code_rounds_each_tensor_as_the_interpreter(backend, fmt):
+    inputs = {"X": hard_values(fmt)}
+    found = run(SPREAD, inputs, backend=backend, fmt=parse_format(fmt))
+    want = run(SPREAD, inputs, fmt=parse_format(fmt))
+    for n, name in enumerate(EVERY):
+        np.testing.assert_array_equal(found[f"Y{n}"], want[f"Y{n}"], err_msg=name)
+        assert found[f"Y{n}"].dtype == want[f"Y{n}"].dtype
+
+
+STORED = parse("""cascade stored(Q[p, e], K[m, e], V[m, f]) -> (O[p, f], GM[p], SD[p])
+  format K, GM = int8
+  format V = int4
+  format S, SN = fp8_e4m3
+  format SD = int16
+  S[p, m] = Q[p, e] * K[m, e] :: sum[e]
+  GM[p] = S[p, m] :: max[m] s.t. m < p
+  SN[p, m] = exp(S[p, m] / 8 - GM[p] / 8) s.t. m < p
+  SD[p] = SN[p, m] * 8 :: sum[m]
+  O[p, f] = SN[p, m] * V[m, f] :: sum[m]
+""")
+
+
+@pytest.mark.parametrize("fmt", ["fp32", "fp16"])
+@pytest.mark.parametrize("backend", ["loops", "tvm"])
+def test_generated_code_stores_reductions_in_their_own_formats(backend, fmt):
+    generator = np.random.default_rng(4)
+    sizes = {"Q": (19, 8), "K": (37, 8), "V": (37, 5)}
+    inputs = {
+        name: generator.integers(-9, 10, size).astype(np.float32) for name, size in sizes.items()
+    }
+    found = run(STORED, inputs, backend=backend, fmt=parse_format(fmt))
+    want = run(STORED, inputs, fmt=parse_format(fmt))
+    assert np.abs(want["GM"]).max() == 127  # what is saturated
+    for name in ("O", "GM", "SD"):
+        np.testing.assert_array_equal(found[name], want[name], err_msg=name)
+
+
+@pytest.mark.parametrize("backend", ["loops", "tvm"])
+def test_generated_code_keeps_states_in_their_own_formats(backend):
+    plain = zoo.load("causal_attention_1pass")
+    cascade = replace(plain, formats=(("RM", "bf16"), ("RNV", "fp16")))
+    shapes = {"h": 1, "p": 21, "m": 21, "m1": 3, "m0": 7, "e": 4, "f": 4}
+    inputs = random_inputs(bind(plain, shapes=shapes), parse_format("fp32"))
+    want = run(cascade, inputs, fmt=parse_format("fp32"))["O"]
+    found = run(cascade, inputs, backend=backend, fmt=parse_format("fp32"))["O"]
+    np.testing.assert_allclose(found, want, rtol=2e-3, atol=1e-5)
+    rough = run(plain, inputs, backend=backend, fmt=parse_format("fp32"))["O"]
+    assert np.abs(rough - want).max() > 10 * np.abs(found - want).max()
+
+
+def test_what_generated_code_has_not_of_single_formats():
     inputs = random_inputs(bind(OWN, shapes=SHAPES), FP16)
-    with pytest.raises(DataError) as caught:
-        run(OWN, inputs, backend=backend, fmt=parse_format("fp32"))
-    assert str(caught.value) == (
-        "generated code has one number format for all tensors, and K has its own: int8\n"
-        "fix: leave out 'format K = int8', or use penstock run, explore or simulate"
+    rows = (
+        ("hls", "fp32", "HLS code has one number format for all tensors, and K has its own: int8"),
+        ("loops", "fixed<16,6>", "generated code has no int8 beside fixed<16,6>, and K is in it"),
     )
+    for backend, fmt, said in rows:
+        with pytest.raises(DataError) as caught:
+            run(WHOLE, inputs, backend=backend, fmt=parse_format(fmt))
+        assert caught.value.what == said
 
 
 @pytest.mark.parametrize("fmt", ["fp8_e4m3", "fp8_e5m2", "int8", "int32", "uint4"])

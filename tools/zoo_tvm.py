@@ -35,13 +35,15 @@ from penstock import zoo  # noqa: E402
 from penstock.codegen.lower.program import lower  # noqa: E402
 from penstock.codegen.tvm.cpu import execute  # noqa: E402
 from penstock.design import relative_error  # noqa: E402
-from penstock.einsum_ir.formats import parse_format  # noqa: E402
+from penstock.einsum_ir.formats import parse_format, tensor_formats  # noqa: E402
 from penstock.einsum_ir.interpreter.inputs import bind_arrays  # noqa: E402
 from penstock.einsum_ir.interpreter.interp import interpret  # noqa: E402
+from penstock.einsum_ir.shapes import bind  # noqa: E402
 from penstock.errors import PenstockError  # noqa: E402
 from penstock.mapper.search.build import default_mapping  # noqa: E402
 from penstock.runtime.streaming import streamed  # noqa: E402
 from penstock.runtime.tiles import Tiles  # noqa: E402
+from penstock.samples import random_inputs  # noqa: E402
 from penstock.targets import TARGETS  # noqa: E402
 
 LIMIT = 1e-5
@@ -67,8 +69,13 @@ def prepared(name: str) -> Given:
     cascade = zoo.load(name)
     sizes = {rank: USUAL.get(rank, 6) for each in cascade.inputs for rank in each.ranks}
     random = np.random.default_rng(3)
+    counts = random_inputs(bind(cascade, shapes=sizes), FMT)
+    counts |= {each.tensor: np.full((), 5.0) for each in cascade.inputs if not each.ranks}
+    own = tensor_formats(cascade.formats)
     arrays = {
-        each.tensor: random.normal(size=[sizes[rank] for rank in each.ranks])
+        each.tensor: counts[each.tensor]
+        if each.tensor in own or not each.ranks
+        else random.normal(size=[sizes[rank] for rank in each.ranks])
         for each in cascade.inputs
     }
     return arrays, {}, {}

@@ -20,12 +20,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from penstock.codegen.base import digest
-from penstock.codegen.loops.nodes import Program
+from penstock.codegen.loops.nodes import Buffer, Program
 from penstock.codegen.tvm.env import TVM_VERSION, cores
 from penstock.codegen.tvm.library import Entry, build_library, load_library
 from penstock.einsum_ir.cascade import Cascade
@@ -159,6 +159,8 @@ class Jitted:
         kernel = self._compiled.get(key)
         if kernel is None:
             kernel = self._find(key, [(each.shape, each.dtype.name) for each in arrays])
+        if "bfloat16" in kernel.elements:
+            raise DataError("NumPy has no bfloat16", fix="give PyTorch tensors")
         made = tuple(map(np.empty, kernel.shapes, kernel.elements))
         addresses = [each.ctypes.data for each in (*arrays, *made)]
         kernel.entry(addresses, self.threads or cores())
@@ -251,21 +253,20 @@ class Jitted:
             _write(about, _description(program))
         found = json.loads(about.read_text(encoding="utf-8"))
         for (_, element), wanted, tensor in zip(arguments, found["types"], self.names, strict=True):
-            if element != wanted and not (element == "bfloat16" and wanted == "uint16"):
+            if element != wanted:
                 raise DataError(
                     f"argument {tensor} has elements of type {element}, the kernel wants {wanted}",
                     fix=f"convert {tensor} to {wanted}",
                 )
         shapes = tuple(tuple(shape) for shape in found["shapes"])
-        floats = [each for each in types if each in _FORMATS]
-        usual = floats[0] if floats else "float32"
-        elements = tuple("int32" if whole else usual for whole in found["whole"])
-        made = _Compiled(load_library(path), shapes, elements)
+        made = _Compiled(load_library(path), shapes, tuple(found["made"]))
         self._compiled[key] = made
         return made
 
     def _format(self, types: Sequence[str]) -> str:
-        floats = sorted({each for each in types if each in _FORMATS})
+        own = dict(self.cascade.formats)
+        given = zip(self.names, types, strict=True)
+        floats = sorted({each for name, each in given if each in _FORMATS and name not in own})
         if len(floats) > 1:
             raise DataError(
                 f"the arguments have elements of different types: {', '.join(floats)}",
@@ -300,12 +301,22 @@ class Jitted:
             self._operator = _operator(self)
         return self._operator
 
-    def _output_shapes(self, arrays: Sequence[Any]) -> list[tuple[int, ...]]:
+    def outputs(self, arrays: Sequence[Any]) -> list[tuple[tuple[int, ...], str]]:
+        """Return the shape and element type of each output for tensors, which are not read."""
+        from penstock.codegen.tvm.expr import element_type
+        from penstock.einsum_ir.formats import parse_format, tensor_formats
         from penstock.runtime.streaming import streamed
 
+        fmt = parse_format(self._format([str(each.dtype)[6:] for each in arrays]))
         extents = self.extents([tuple(int(n) for n in each.shape) for each in arrays])
         bound = streamed(self.cascade, extents, tiles=self.tiles)
-        return [bound.dims[each.tensor] for each in self.cascade.outputs]
+        own, found = tensor_formats(self.cascade.formats), []
+        for tensor in (each.tensor for each in self.cascade.outputs):
+            selects = self.cascade.einsum(tensor).selects
+            kind: Literal["index", "data"] = "index" if selects else "data"
+            buffer = Buffer(tensor, bound.dims[tensor], kind, own=own.get(tensor))
+            found.append((buffer.shape, element_type(buffer, fmt)))
+        return found
 
 
 def kernel_program(
@@ -350,7 +361,6 @@ def _operator(jitted: Jitted) -> Callable[..., Any]:
     outputs = len(jitted.cascade.outputs)
     returned = ", ".join("Tensor" for _ in range(outputs))
     arguments = ", ".join(f"Tensor t{n}" for n, _ in enumerate(jitted.names))
-    selected = [jitted.cascade.einsum(each.tensor).selects for each in jitted.cascade.outputs]
     schema = f"({arguments}) -> {f'({returned})' if outputs > 1 else returned}"
 
     def real(*arrays: Any) -> Any:
@@ -358,10 +368,9 @@ def _operator(jitted: Jitted) -> Callable[..., Any]:
         return made if outputs > 1 else made[0]
 
     def fake(*arrays: Any) -> Any:
-        shapes = jitted._output_shapes(arrays)
         made = tuple(
-            arrays[0].new_empty(shape, dtype=torch.int32 if whole else None)
-            for shape, whole in zip(shapes, selected, strict=True)
+            torch.empty(shape, dtype=getattr(torch, element), device=arrays[0].device)
+            for shape, element in jitted.outputs(arrays)
         )
         return made if outputs > 1 else made[0]
 
@@ -373,12 +382,14 @@ def _operator(jitted: Jitted) -> Callable[..., Any]:
 
 
 def _description(program: Program) -> str:
-    from penstock.codegen.tvm.expr import memory_type
+    from penstock.codegen.tvm.expr import element_type
 
-    kinds = [memory_type(each, program.format) for each in program.inputs]
+    types, made = (
+        [element_type(each, program.format) for each in given]
+        for given in (program.inputs, program.outputs)
+    )
     shapes = [each.shape for each in program.outputs]
-    whole = [each.kind == "index" for each in program.outputs]
-    return json.dumps({"types": kinds, "shapes": shapes, "whole": whole}) + "\n"
+    return json.dumps({"types": types, "shapes": shapes, "made": made}) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from penstock.codegen.hls.constructs import operator_constructs
 from penstock.codegen.loops.nodes import Alloc, Block, Buffer, Const, For, If, Load, Name, Op, Store
-from penstock.codegen.timing.dependence import affine, distance
+from penstock.codegen.timing.dependence import affine, below, distance
 from penstock.codegen.timing.schedule import Hardware, pipelined
 from penstock.codegen.timing.timeline import evaluate, timeline
 from penstock.errors import MappingError
@@ -60,6 +60,11 @@ TAPS = Store(
         ),
     ),
 )
+
+
+def test_a_test_of_values_is_no_test_of_coordinates():
+    assert below(Op("<", (Load("S", ()), Const(float("inf"))))) is None
+    assert below(Op("<", (Name("i"), Const(0.5)))) is None
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,12 @@ import pytest
 
 import penstock
 from penstock import parse, zoo
+from penstock.einsum_ir.formats import parse_format
+from penstock.einsum_ir.interpreter.interp import interpret
+from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError
 from penstock.runtime import jit as jitted
+from penstock.samples import random_inputs
 
 NAIVE = """cascade scaled(A[m, k], B[k, n], S[m]) -> C[m, n], D[m]
   C[m, n] = A[m, k] * B[k, n] * S[m] :: sum[k]
@@ -80,6 +84,26 @@ def test_sixteen_bits_outside_fp32_between(cache, kind, bits):
     wanted = sdpa(q.double(), k.double(), v.double())
     ulp = 2.0 ** (torch.floor(torch.log2(wanted.abs())) + 1 - bits)
     assert ((found - wanted).abs() <= 2 * ulp + 1e-5 * wanted.abs().max()).all()
+
+
+@pytest.mark.slow
+def test_a_compiled_function_decodes_with_a_cache_of_int8(cache):
+    """Formats of single tensors, and outputs of two types as `torch.compile` sees them."""
+    torch = pytest.importorskip("torch")
+    cascade = zoo.load("int8_decode")
+    bound = bind(cascade, shapes={"h": 4, "g": 2, "e": 8, "f": 8, "m": 21})
+    drawn = {**random_inputs(bound, parse_format("fp32")), "T": np.full((), 9.0, np.float32)}
+    given = {name: np.rint(each) if "8" in name else each for name, each in drawn.items()}
+    own = {"K8": np.int8, "V8": np.int8}
+    tensors = [torch.from_numpy(e.astype(own.get(name, np.float32))) for name, e in given.items()]
+    made = penstock.jit(cascade)
+    step = torch.compile(lambda *given: made(*given)[0] * 2, fullgraph=True, backend="aot_eager")
+    wanted = interpret(bound, given, parse_format("fp32"))
+    for out, (name, want) in zip(made(*tensors), wanted.items(), strict=True):
+        np.testing.assert_allclose(out.numpy(), want, rtol=1e-5, atol=1e-6, err_msg=name)
+        assert str(out.dtype)[6:] == str(want.dtype)
+    np.testing.assert_allclose(step(*tensors), 2 * wanted["O"], rtol=1e-5, atol=1e-6)
+    torch.library.opcheck(made.operator(), tensors)
 
 
 LAYOUT = (

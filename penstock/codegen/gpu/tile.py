@@ -33,7 +33,7 @@ from penstock.codegen.loops.nodes import (
     walk_statements,
 )
 from penstock.codegen.loops.rewrite import map_expressions, map_leaves, substituted
-from penstock.codegen.loops.walk import loads
+from penstock.codegen.loops.walk import all_buffers, loads
 from penstock.codegen.tvm.kernels import Kernel, extent_of
 from penstock.codegen.tvm.ranges import interval, moves, names
 
@@ -129,6 +129,8 @@ def recognise(kernel: Kernel, program: Program) -> TileKernel:
     """
     if program.format.name not in ("bf16", "fp16"):
         raise Unfit(f"tensor cores take bf16 and fp16 here, and this is {program.format}")
+    if any(each.own for each in all_buffers(program)):
+        raise Unfit("tensors have formats of their own")
     kernel = _gridded(kernel)
     if not kernel.grid:
         raise Unfit("it has no grid")

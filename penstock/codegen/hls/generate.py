@@ -44,8 +44,9 @@ from penstock.codegen.hls.split import Tasks, split, stages_in
 from penstock.codegen.hls.units import unroll_units
 from penstock.codegen.hls.words import widen
 from penstock.codegen.loops.nodes import Program
+from penstock.codegen.loops.walk import all_buffers
 from penstock.einsum_ir.formats import Format
-from penstock.errors import TargetError
+from penstock.errors import DataError, TargetError
 from penstock.targets.base import Target
 
 __all__ = ["decode", "encode", "fill", "generate", "sources"]
@@ -116,7 +117,17 @@ def shaped(program: Program) -> tuple[Program, dict[str, str]]:
     """Return the program as nests of loops that an HLS tool makes pipelines of.
 
     With it come the tiles of outputs, as `split` takes them.
+
+    Raises:
+        DataError: a tensor has its own number format, which this generator does not have.
     """
+    for each in all_buffers(program):
+        if each.own is not None:
+            raise DataError(
+                f"HLS code has one number format for all tensors, and {each.name} has its own: "
+                f"{each.own}",
+                fix=f"leave out 'format {each.name} = {each.own}', or use --backend tvm",
+            )
     program = sink_spatial(widen(unroll_units(program)))
     program, tiles = in_rows(program)
     program = widen(program)

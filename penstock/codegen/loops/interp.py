@@ -40,7 +40,7 @@ def run_program(program: Program, inputs: Mapping[str, npt.ArrayLike]) -> dict[s
         inputs: parameter → array of the parameter's shape, any real type.
 
     Returns:
-        Output → array, in the type that `quantise` returns for the program's format.
+        Output → array, in the type that `quantise` returns for its format.
 
     Raises:
         DataError: an input is missing or has another shape, or an operator has no fixed-point form.
@@ -78,11 +78,12 @@ def _elements(buffer: Buffer, inputs: Mapping[str, npt.ArrayLike], fmt: Format) 
             fix="give an array of that shape, or generate the program for the other one",
         )
     if buffer.kind == "index":
+        given = given if buffer.own is None else quantise(given, buffer.own)
         return [_coordinate(each, fmt) for each in given.ravel().tolist()]
     if fmt.exact:
         integers: list[Any] = to_fixed(given, fmt).ravel().tolist()
         return integers
-    return list(quantise(given, fmt).astype(compute_type(fmt)).ravel())
+    return list(quantise(given, buffer.own or fmt).astype(compute_type(fmt)).ravel())
 
 
 def _coordinate(value: float, fmt: Format) -> float:
@@ -97,4 +98,5 @@ def _array(elements: list[Any], buffer: Buffer, fmt: Format) -> Array:
         return np.array(elements, dtype=np.int64).reshape(buffer.shape)
     if fmt.exact:
         return from_fixed(np.array(elements, dtype=np.int64).reshape(buffer.shape), fmt)
-    return quantise(np.array(elements, dtype=compute_type(fmt)).reshape(buffer.shape), fmt)
+    computed = np.array(elements, dtype=compute_type(fmt)).reshape(buffer.shape)
+    return quantise(computed, buffer.own or fmt)

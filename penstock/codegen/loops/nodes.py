@@ -47,6 +47,8 @@ class Buffer:
             elements are whole numbers of 32 bits (inputs that only indices and predicates read).
         memory: the target's memory that holds it; the outermost one for parameters.
         copies: how many of them the mapping has, so that filling one overlaps with using another.
+        own: the format of its elements, if that is not the program's; what is stored is rounded
+            before (``as`` in `Op`).
     """
 
     name: str
@@ -54,6 +56,7 @@ class Buffer:
     kind: Literal["data", "acc", "mask", "index"] = "data"
     memory: str = ""
     copies: int = 1
+    own: Format | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """A point-wise operator: the names of `einsum_ir.ops`, or ``float`` (index → value).
+    """A point-wise operator: the names of `einsum_ir.ops`, ``float``, ``as`` and a format.
 
+    ``float`` makes a value of an index; ``as int8`` and its like round a value.
     ``where(c, a, b)`` evaluates only the chosen side; ``and`` and ``or`` may evaluate both.
     ``//`` and ``%`` floor, as in Python. An element of an ``index`` buffer is an integer, one of a
     ``mask`` a truth value. A value may stand where an integer is wanted (a computed index): a test
@@ -98,7 +102,7 @@ LoopExpr = Const | Name | Load | Op
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """``buffer[indices] = value``; rounds to the format when the buffer is ``data``."""
+    """``buffer[indices] = value``; rounds to the program's format when the buffer is ``data``."""
 
     buffer: str
     indices: tuple[LoopExpr, ...]

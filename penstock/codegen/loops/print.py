@@ -43,6 +43,7 @@ def show(program: Program) -> str:
 def _buffer(buffer: Buffer) -> str:
     shape = ", ".join(str(extent) for extent in buffer.shape)
     kind = "" if buffer.kind == "data" else f" {buffer.kind}"
+    kind = kind if buffer.own is None else f"{kind} {buffer.own}"
     where = f" in {buffer.memory}" if buffer.memory else ""
     return f"{buffer.name}[{shape}]{kind}{where}"
 

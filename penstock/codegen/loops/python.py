@@ -149,7 +149,7 @@ class _Writer:
                 return f"rounded({code.text}, {code.fraction})"
             width, whole = self.accumulator
             return f"exactly({code.text}, {code.fraction}, {width - whole})"
-        return f"rnd({code.text})" if buffer.kind == "data" else code.text
+        return f"rnd({code.text})" if buffer.kind == "data" and not buffer.own else code.text
 
     # -- places ----------------------------------------------------------------------------
 
@@ -234,6 +234,8 @@ class _Writer:
                 return Code(f"({self.truth(left)} {op} {self.truth(right)})", whole=True)
             case "not", (inner,):
                 return Code(f"(not {self.truth(inner)})", whole=True)
+            case op, (inner,) if op.startswith("as "):
+                return Code(f"rounded_to({op[3:]!r}, {self.value(inner).text})", whole=False)
             case op, args:
                 codes = [self.expr(arg) for arg in args]
                 if all(code.whole for code in codes) and op != "/":

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from penstock.codegen.loops.nodes import Program
-from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.formats import Format, parse_format
 from penstock.einsum_ir.interpreter.numerics import (
     FIXED_FUNCTIONS,
     divide_fixed,
@@ -116,6 +116,7 @@ def _float(fmt: Format) -> dict[str, Any]:
     scalar = _scalar(fmt)
     scope: dict[str, Any] = {f"f_{_identifier(n)}": f for n, f in FLOAT_FUNCTIONS.items()}
     scope |= {"real": scalar, "nan": scalar(math.nan), "inf": scalar(math.inf), "rnd": scalar}
+    scope["rounded_to"] = lambda name, x: scalar(quantise(x, parse_format(name)))
     if fmt.name == "fp16":
         scope["rnd"] = lambda x: np.float32(np.float16(x))
     elif fmt.name == "bf16":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
+    Buffer,
     Const,
     For,
     If,
@@ -16,11 +17,21 @@ from penstock.codegen.loops.nodes import (
     LoopStmt,
     Name,
     Op,
+    Program,
     Store,
     walk_statements,
 )
 
-__all__ = ["Element", "elements", "expressions", "loads", "names", "touched", "walk_expression"]
+__all__ = ["Element", "all_buffers", "elements", "expressions", "loads", "names", "touched"]
+__all__ += ["walk_expression"]
+
+
+def all_buffers(program: Program) -> Iterator[Buffer]:
+    """Yield parameters, then allocations in program order."""
+    yield from (*program.inputs, *program.outputs)
+    for each in walk_statements(program.body):
+        if isinstance(each, Alloc):
+            yield each.buffer
 
 
 @dataclass(frozen=True, slots=True)

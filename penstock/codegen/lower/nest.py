@@ -169,7 +169,7 @@ class Nester:
                 inside.append(compare(">=", offset, constant(0), self.ranges))
                 size = constant(source.region.shape[n])
                 inside.append(compare("<", offset, size, self.ranges))
-            body = [target.store(at, source.load(at))]
+            body = [target.copy(at, source.load(at))]
             held = source.holds(at)
             mark = target.mark(at, as_cond(held[0])) if held else None
             return guarded(tuple(inside), frozenset(), block([*body, mark]))
@@ -185,7 +185,7 @@ class Nester:
             indices, _ = site.translator(coordinates).indices(definition.output.indices)
             held = source.holds(indices)
             mark = target.mark(indices, as_cond(held[0])) if held else None
-            return block([target.store(indices, source.load(indices)), mark])
+            return block([target.copy(indices, source.load(indices)), mark])
 
         return self.over(variables(definition.output), env, make, f"copy {tensor} out")
 

@@ -22,7 +22,7 @@ from penstock.codegen.lower.regions import Region, contains, region_of
 from penstock.codegen.lower.tree import Env, Hold, Leaf, Part, Path, Step, Tree
 from penstock.codegen.lower.whole import whole_inputs
 from penstock.einsum_ir.affine import affine
-from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.formats import Format, tensor_formats
 from penstock.einsum_ir.nodes import (
     Access,
     Einsum,
@@ -118,6 +118,10 @@ class Plan:
             if name == tensor and role == "home":
                 return hold
         return None
+
+    def own(self, tensor: str) -> Format | None:
+        """Return the format that a tensor has for itself."""
+        return tensor_formats(self.bound.cascade.formats).get(tensor)
 
     def region(self, tensor: str, part: Hold | Step, *, written: bool = False) -> Region:
         """Return the block of a tensor that is used (or written) below a part."""

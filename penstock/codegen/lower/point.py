@@ -27,7 +27,7 @@ from penstock.codegen.lower.ranges import Range, whole
 from penstock.codegen.lower.regions import Region, region_of
 from penstock.codegen.lower.storage import Accumulator, Context, Storage
 from penstock.codegen.lower.tree import Env, Leaf, Path, Step
-from penstock.einsum_ir.nodes import Einsum, Reduce, Var, variables
+from penstock.einsum_ir.nodes import Einsum, Var, variables
 from penstock.einsum_ir.ops import REDUCTIONS
 from penstock.einsum_ir.regions.presence import Always
 from penstock.errors import MappingError
@@ -126,7 +126,7 @@ class Pointer(Nester):
         storage = context.storage[name]
         mask = storage.holds(older)
         mark = storage.mark(newer, as_cond(mask[0])) if mask else None
-        return block([storage.store(newer, storage.load(older)), mark])
+        return block([storage.copy(newer, storage.load(older)), mark])
 
     def _fold(
         self,
@@ -161,6 +161,7 @@ class Pointer(Nester):
         order_free = einsum.reduce.op in ("max", "min")
         scalar = _scalar(path, step, einsum)
         exact = self.plan.fmt.name in ("fp32", "fp64") or order_free
+        exact = exact and self.plan.own(einsum.name) is None
         if exact and not scalar and einsum.iterative is None:
             total, direct = storage, True
         else:
@@ -173,11 +174,16 @@ class Pointer(Nester):
         region = region_of(
             [(einsum.output, env)], plan.bound.dims[einsum.name], plan.bound, self.ranges
         )
-        assert einsum.reduce is not None
-        kind = _total_kind(einsum.reduce)
+        kind = self._total_kind(einsum)
         shape = () if scalar else region.shape
         name = self.fresh(f"{einsum.name}_acc")
         return Storage(Buffer(name, shape, kind, storage.buffer.memory), region)
+
+    def _total_kind(self, einsum: Einsum) -> Literal["data", "acc"]:
+        """Return what a fold needs: an extremum of rounded values is the rounded extremum."""
+        assert einsum.reduce is not None
+        rounded = einsum.reduce.op in ("max", "min") and self.plan.own(einsum.name) is None
+        return "data" if rounded else "acc"
 
     def _with_counts(self, einsum: Einsum, total: Storage, *, direct: bool) -> Accumulator:
         assert einsum.reduce is not None
@@ -313,7 +319,7 @@ class Pointer(Nester):
         indices, _ = translator.indices(init.output.indices)
         body = [storage.mark(indices, integer(0)), *self._value(init, env, coordinates, context)]
         if ahead is not None:
-            body.append(ahead.store(indices, storage.load(indices)))
+            body.append(ahead.copy(indices, storage.load(indices)))
             held = storage.holds(indices)
             body.append(ahead.mark(indices, as_cond(held[0])) if held else None)
         return block(body)
@@ -326,7 +332,7 @@ class Pointer(Nester):
         if init.reduce is None:
             return [self.point(init, coordinates, context, storage)]
         region = Region(storage.region.starts, ())
-        kind = _total_kind(init.reduce)
+        kind = self._total_kind(init)
         buffer = Buffer(self.fresh(f"{init.name}_acc"), (), kind, storage.buffer.memory)
         accumulator = self._with_counts(init, Storage(buffer, region), direct=False)
         inner = replace(context, accumulators={**context.accumulators, init.name: accumulator})
@@ -351,11 +357,6 @@ def allocated(accumulator: Accumulator, body: LoopStmt) -> LoopStmt:
         if buffer is not None:
             body = Alloc(buffer, body)
     return body
-
-
-def _total_kind(reduce: Reduce) -> Literal["data", "acc"]:
-    """Return what a fold needs: an extremum of rounded values is the rounded extremum."""
-    return "data" if reduce.op in ("max", "min") else "acc"
 
 
 def _none_of(present: Present) -> LoopExpr | None:

@@ -28,7 +28,8 @@ from penstock.codegen.lower.select import Selector
 from penstock.codegen.lower.storage import Context, Storage
 from penstock.codegen.lower.tree import Env, Hold, Leaf, Part, Step, build_tree
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.formats import Format, tensor_formats
+from penstock.einsum_ir.interpreter.rounding import check_formats
 from penstock.einsum_ir.interpreter.widths import accumulator_bits
 from penstock.einsum_ir.nodes import Einsum, variables
 from penstock.einsum_ir.shapes import Bound
@@ -47,7 +48,7 @@ def lower(bound: Bound, mapping: Mapping, target: Target, fmt: Format) -> Progra
         bound: the cascade with its extents.
         mapping: legal for it (`mapper.check`).
         target: the machine, for the kinds of its axes and its outermost memory.
-        fmt: number format of all tensors.
+        fmt: number format of the tensors that have none of their own.
 
     Returns:
         The program: inputs and outputs in the order of the cascade's declaration.
@@ -55,8 +56,8 @@ def lower(bound: Bound, mapping: Mapping, target: Target, fmt: Format) -> Progra
     Raises:
         MappingError: a leaf whose loops leave more than one coordinate, or what only the model has.
         DataError: an operator or a comparison that the format cannot decide, or what generated
-            code does not have: selections, and the formats fp8, integers, and any of a single
-            tensor.
+            code does not have: selections that are states, the formats fp8 and integers for all
+            tensors, and formats of single tensors beside fixed point or of selections.
     """
     check_lowered(mapping)
     _check_selections(bound.cascade)
@@ -64,11 +65,9 @@ def lower(bound: Bound, mapping: Mapping, target: Target, fmt: Format) -> Progra
     tree = build_tree(bound, mapping, target)
     plan = make_plan(bound, tree, fmt)
     dims, cascade, memory = bound.dims, bound.cascade, target.dram.name
-    inputs = tuple(
-        Buffer(e.tensor, dims[e.tensor], _kind(plan, e.tensor), memory) for e in cascade.inputs
-    )
-    outputs = tuple(
-        Buffer(e.tensor, dims[e.tensor], _kind(plan, e.tensor), memory) for e in cascade.outputs
+    inputs, outputs = (
+        tuple(_parameter(plan, each.tensor, dims[each.tensor], memory) for each in declared)
+        for declared in (cascade.inputs, cascade.outputs)
     )
     names = {each.name for each in (*inputs, *outputs)}
     emitter = _Emitter(plan, dict(tree.ranges), names | set(tree.ranges))
@@ -91,12 +90,21 @@ def _check_formats(cascade: Cascade, fmt: Format) -> None:
         raise DataError(
             f"generated code has no {fmt}", fix="use fp64, fp32, fp16, bf16 or a fixed<W,I>"
         )
-    for tensor, kind in cascade.formats:
-        raise DataError(
-            f"generated code has one number format for all tensors, and {tensor} has its own: "
-            f"{kind}",
-            fix=f"leave out 'format {tensor} = {kind}', or use penstock run, explore or simulate",
-        )
+    own = tensor_formats(cascade.formats)
+    check_formats(own, fmt)
+    selected = {each.name for each in cascade.einsums if each.selects}
+    for tensor in own:
+        if fmt.exact or tensor in selected:
+            where = f"beside {fmt}" if fmt.exact else "of a selection"
+            raise DataError(
+                f"generated code has no {own[tensor]} {where}, and {tensor} is in it",
+                fix=f"leave out 'format {tensor} = {own[tensor]}', or use penstock run, explore or "
+                "simulate",
+            )
+
+
+def _parameter(plan: Plan, tensor: str, shape: tuple[int, ...], memory: str) -> Buffer:
+    return Buffer(tensor, shape, _kind(plan, tensor), memory, own=plan.own(tensor))
 
 
 def _kind(plan: Plan, tensor: str) -> Literal["data", "index"]:
@@ -153,7 +161,7 @@ class _Emitter(Selector):
         position = fold.position if fold is not None else None
         shape = tuple(size for n, size in enumerate(region.shape) if n != position)
         kind = _kind(self.plan, tensor)
-        buffer = Buffer(self.fresh(name), shape, kind, memory)
+        buffer = Buffer(self.fresh(name), shape, kind, memory, own=self.plan.own(tensor))
         mask = self._mask(buffer.name, shape, memory, tensor)
         ahead = None
         if fold is not None and fold.copy_at is not None and not fold.local:
@@ -168,7 +176,8 @@ class _Emitter(Selector):
     def _ahead(self, tensor: str, region: Region, position: int | None, memory: str) -> Storage:
         """Return the buffers of the new state of a folded tensor."""
         shape = tuple(size for n, size in enumerate(region.shape) if n != position)
-        buffer = Buffer(self.fresh(f"{tensor}_next"), shape, "data", memory)
+        name, own = self.fresh(f"{tensor}_next"), self.plan.own(tensor)
+        buffer = Buffer(name, shape, "data", memory, own=own)
         mask = self._mask(buffer.name, shape, memory, tensor)
         return Storage(buffer, region, position, mask)
 
@@ -327,7 +336,7 @@ class _Emitter(Selector):
             indices, _ = self.site(context).translator(coordinates).indices(written.indices)
             held = ahead.holds(indices)
             mark = storage.mark(indices, as_cond(held[0])) if held else None
-            return block([storage.store(indices, ahead.load(indices)), mark])
+            return block([storage.copy(indices, ahead.load(indices)), mark])
 
         return self.over(variables(written), env, make, f"next {tensor}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from penstock.codegen.loops.nodes import Buffer, Load, LoopExpr, Store
+from penstock.codegen.loops.nodes import Buffer, Const, Load, LoopExpr, Op, Store
 from penstock.codegen.lower.expr import Present, Translator
 from penstock.codegen.lower.index import Cond, Lin, Ranges, constant, integer, subtract, to_expr
 from penstock.codegen.lower.plan import Plan
@@ -46,8 +46,14 @@ class Storage:
         return Load(self.buffer.name, self.place(indices))
 
     def store(self, indices: tuple[Lin, ...], value: LoopExpr) -> Store:
-        """Write the element at these coordinates."""
+        """Write the element at these coordinates, rounded if the tensor has its own format."""
+        if self.buffer.own is not None and value != Const(0.0):
+            value = Op(f"as {self.buffer.own}", (value,))
         return Store(self.buffer.name, self.place(indices), value)
+
+    def copy(self, indices: tuple[Lin, ...], source: Load) -> Store:
+        """Write the element at these coordinates as it is in another buffer of the tensor."""
+        return Store(self.buffer.name, self.place(indices), source)
 
     def mark(self, indices: tuple[Lin, ...], value: LoopExpr | None = None) -> Store | None:
         """Note that the element is present (or as `value` says), if that is stored."""

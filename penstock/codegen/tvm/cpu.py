@@ -20,7 +20,7 @@ from penstock.codegen.base import Artifact
 from penstock.codegen.loops.nodes import Buffer, Program
 from penstock.codegen.tvm.entry import entry_source as library_source
 from penstock.codegen.tvm.env import FFI_BELOW, FFI_FROM, SPINS, TVM_VERSION, cores, require_tvm
-from penstock.codegen.tvm.expr import check_format, memory_type
+from penstock.codegen.tvm.expr import check_format, element_type, memory_type
 from penstock.codegen.tvm.math import CPU_MATH, needed
 from penstock.codegen.tvm.plan import plan
 from penstock.codegen.tvm.script import from_source, script
@@ -53,7 +53,7 @@ class Kernel:
             inputs: one array for each input, of its shape; rounded to the program's format.
 
         Returns:
-            The outputs by name: float64 for fp64, float16 for fp16, else float32.
+            The outputs by name, in the type that `quantise` returns for their format.
 
         Raises:
             DataError: an input is missing or has another shape.
@@ -66,7 +66,7 @@ class Kernel:
         ]
         self.function(*given, *made)
         return {
-            each.name: _loaded(tensor.numpy()).reshape(each.shape)
+            each.name: _loaded(tensor.numpy(), each, self.program.format).reshape(each.shape)
             for each, tensor in zip(self.program.outputs, made, strict=True)
         }
 
@@ -87,30 +87,31 @@ class Kernel:
 
 def _stored(array: NDArray[Any], buffer: Buffer, fmt: Format) -> NDArray[Any]:
     """Return the array in the type that its buffer has in memory."""
+    rounded = np.ascontiguousarray(quantise(array, buffer.own or fmt))
     if buffer.kind == "index":
-        whole = np.ascontiguousarray(array).astype(np.int32)
-        if not np.array_equal(whole, array):
+        given = np.ascontiguousarray(array if buffer.own is None else rounded)
+        whole = given.astype(np.int32)
+        if not np.array_equal(whole, given):
             raise DataError(
                 f"input {buffer.name} is used as an index and has elements that are no whole "
                 "numbers of 32 bits",
                 fix="give integers",
             )
-        return whole
-    rounded = np.ascontiguousarray(quantise(array, fmt))
-    if fmt.name != "bf16":
-        return rounded
+        return whole.astype(memory_type(buffer, fmt))
+    if element_type(buffer, fmt) != "bfloat16":
+        return rounded.astype(memory_type(buffer, fmt))
     return (rounded.view(np.uint32) >> 16).astype(np.uint16)
 
 
-def _loaded(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an output as floats; a bf16 one comes as the upper halves of float32.
+def _loaded(array: NDArray[Any], buffer: Buffer, fmt: Format) -> NDArray[Any]:
+    """Return an output as the interpreter does; a bf16 one comes as the upper halves of float32.
 
     Coordinates, 32 bits in programs, are 64 as everywhere in NumPy.
     """
-    if array.dtype == np.int32:
+    if buffer.kind == "index":
         return array.astype(np.int64)
-    if array.dtype != np.uint16:
-        return array
+    if element_type(buffer, fmt) != "bfloat16":
+        return array.astype(quantise(np.zeros(()), buffer.own or fmt).dtype)
     return (array.astype(np.uint32) << 16).view(np.float32)
 
 

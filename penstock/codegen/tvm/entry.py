@@ -10,8 +10,9 @@ from penstock.codegen.tvm.expr import memory_type
 
 __all__ = ["entry_source"]
 
-_CODES = {"float64": (2, 64), "float32": (2, 32), "float16": (2, 16), "uint16": (1, 16)}
-_CODES |= {"int32": (0, 32)}
+_CODES = {"float64": (2, 64), "float32": (2, 32), "float16": (2, 16)}
+_CODES |= {f"int{bits}": (0, bits) for bits in (8, 16, 32)}
+_CODES |= {f"uint{bits}": (1, bits) for bits in (8, 16, 32)}
 
 
 def entry_source(program: Program) -> str:

@@ -20,7 +20,8 @@ from typing import Literal
 from penstock.codegen.loops.nodes import Buffer, Const, Load, LoopExpr, Name, Op
 from penstock.codegen.tvm.math import MATH_NAMES
 from penstock.codegen.tvm.ranges import Ranges, interval
-from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.formats import Format, parse_format
+from penstock.einsum_ir.interpreter.rounding import FLOAT_STEPS, limits
 from penstock.errors import DataError
 
 __all__ = ["ExprPrinter", "Typed", "check_format", "element_type", "memory_type", "safe"]
@@ -56,11 +57,20 @@ def element_type(buffer: Buffer, fmt: Format) -> str:
         case "mask":
             return "int8"
         case "index":
-            return "int32"
+            own = buffer.own is not None and buffer.own.kind == "int"
+            return _storage(buffer.own, fmt) if own and buffer.own else "int32"
         case "acc":
             return compute_type(fmt)
         case "data":
-            return _STORAGE[fmt.name]
+            return _storage(buffer.own or fmt, fmt)
+
+
+def _storage(own: Format, fmt: Format) -> str:
+    """Return the type of a format's elements: the compute type of the run, if TVM has no other."""
+    if own.kind == "int":
+        bits = next(each for each in (8, 16, 32) if each >= own.bits)
+        return f"{'' if own.signed else 'u'}int{bits}"
+    return _STORAGE.get(own.name, compute_type(fmt))
 
 
 def memory_type(buffer: Buffer, fmt: Format) -> str:
@@ -161,10 +171,21 @@ class ExprPrinter:
             return f'T.cast({self.condition(expr, ranges)}, "int8")'
         if buffer.kind == "index":
             return f'T.cast({self.index(expr, ranges)}, "int32")'
+        if isinstance(expr, Op) and expr.op == f"as {buffer.own}" and self._cast(buffer):
+            expr = expr.args[0]  # storing rounds
         text, kept = self.value(expr, ranges), self.element_type(buffer)
-        if kept == "uint16":
-            return f"p_to_bf16({text})"
+        if self._bf16(buffer):
+            single = compute_type(self.fmt) == "float32"
+            return f"p_to_bf16({text})" if single else f'p_to_bf16(T.cast({text}, "float32"))'
         return text if kept == compute_type(self.fmt) else f'T.cast({text}, "{kept}")'
+
+    def _bf16(self, buffer: Buffer) -> bool:
+        """Whether a buffer holds bf16 as uint16."""
+        return self.bits and element_type(buffer, self.fmt) == "bfloat16"
+
+    def _cast(self, buffer: Buffer) -> bool:
+        """Whether a change of type rounds to a buffer's own format once."""
+        return buffer.own is not None and _narrowed(buffer.own, compute_type(self.fmt))
 
     def typed(self, expr: LoopExpr, ranges: Ranges) -> Typed:
         """Return the text of an expression and what it is."""
@@ -193,7 +214,9 @@ class ExprPrinter:
         wanted = compute_type(self.fmt)
         kept = self.element_type(buffer)
         if kept != wanted:
-            text = f"p_from_bf16({text})" if kept == "uint16" else f'T.cast({text}, "{wanted}")'
+            bf16 = self._bf16(buffer)
+            text = f"p_from_bf16({text})" if bf16 else f'T.cast({text}, "{wanted}")'
+            text = f'T.cast({text}, "{wanted}")' if bf16 and wanted == "float64" else text
         return Typed(text, "value")
 
     def _op(self, expr: Op, ranges: Ranges) -> Typed:
@@ -214,12 +237,32 @@ class ExprPrinter:
                 return self._arithmetic(op, args)
             case op if op in _WHOLE and args[0].kind == "int":
                 return self._whole(op, args[0])
+            case op if op.startswith("as "):
+                text = self._rounded(parse_format(op[3:]), self._as_value(args[0]).text)
+                return Typed(text, "value")
             case op if op in _CALLS:
                 return Typed(f"{_CALLS[op]}({self._as_value(args[0]).text})", "value")
             case op:
                 raise DataError(
                     f"operator '{op}' has no TVM form", fix="use --backend hls or --backend loops"
                 )
+
+    def _rounded(self, own: Format, text: str) -> str:
+        """Return a value rounded to a format (`einsum_ir.interpreter.rounding.quantise`)."""
+        wanted = compute_type(self.fmt)
+        if own.kind != "float":
+            low, high = limits(own)
+            if own.kind == "int":
+                return f"p_to_int({text}, {low}, {high})"
+            return f"p_to_fixed({text}, {own.fraction_bits}, {low}, {high})"
+        if own.name == "bf16" and self.bits and wanted == "float32":
+            return f"p_from_bf16(p_to_bf16({text}))"
+        if _narrowed(own, wanted):
+            kept = _STORAGE[own.name]
+            return text if kept == wanted else f'T.cast(T.cast({text}, "{kept}"), "{wanted}")'
+        places, smallest, largest, beyond = FLOAT_STEPS[own.name]
+        most = self._literal(beyond).text
+        return f"p_to_float({text}, {places}, {smallest}, {largest}, {most})"
 
     def _logic(self, op: str, args: list[Typed]) -> Typed:
         if op == "not":
@@ -321,6 +364,11 @@ class ExprPrinter:
             return Typed(f"T.bool({float(arg.text) != 0})", "bool")
         zero = "0" if arg.kind == "int" else self._literal(0.0).text
         return Typed(f"{arg.at(5)} != {zero}", "bool", _LEVEL["!="])
+
+
+def _narrowed(own: Format, wanted: str) -> bool:
+    """Whether a change of type rounds the compute type to a format once, by one instruction."""
+    return own.name in _STORAGE and (wanted == "float32" or own.bits >= 32)
 
 
 def _number(text: str) -> bool:

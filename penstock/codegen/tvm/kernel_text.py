@@ -6,7 +6,7 @@ Excluded on purpose: the split into kernels (`tvm/kernels.py`), compiling (`tvm/
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from penstock.codegen.loops.nodes import (
     Alloc,
@@ -28,7 +28,6 @@ from penstock.codegen.tvm.script import ScriptPrinter, ranges_inside
 __all__ = ["KernelText", "kernel_text"]
 
 _ALIGN = 64
-_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int32": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,7 @@ def kernel_text(
     """
     pool = _Pool(limit, program)
     pool.place(kernel.body, 0)
-    scratch = tuple(
-        Buffer(each.name, (kernel.blocks, *each.shape), each.kind) for each in pool.scratch
-    )
+    scratch = tuple(replace(each, shape=(kernel.blocks, *each.shape)) for each in pool.scratch)
     read, written = touched(kernel.body)
     used = [each for each in given if each.name in read | written]
     printer = _KernelPrinter(program, kernel, pool)
@@ -101,7 +98,7 @@ class _Pool:
                 pass
 
     def bytes(self, buffer: Buffer) -> int:
-        count = _BYTES[element_type(buffer, self.program.format)]
+        count = _bytes(element_type(buffer, self.program.format))
         for extent in buffer.shape:
             count *= extent
         return -(-count // _ALIGN) * _ALIGN
@@ -191,7 +188,7 @@ class _KernelPrinter:
         for name, offset in self.pool.offsets.items():
             buffer = self.pool.buffers[name]
             kind = element_type(buffer, self.program.format)
-            where = f"data=p_pool.data, elem_offset={offset // _BYTES[kind]}"
+            where = f"data=p_pool.data, elem_offset={offset // _bytes(kind)}"
             shape = self.text.shape(buffer)
             yield (
                 f'{pad}{self.names[name]} = T.decl_buffer({shape}, "{kind}", {where}, '
@@ -288,6 +285,11 @@ class _KernelPrinter:
         yield from self._decode(flat, leaf.loops, "    " * depth)
         inner = {**ranges, **{each.variable: (0, extent_of(each) - 1) for each in leaf.loops}}
         yield from self.text.lines(leaf.body, depth, inner)
+
+
+def _bytes(kind: str) -> int:
+    """Return the bytes of a type, whose name ends in its bits."""
+    return int(kind.lstrip("abcdefghijklmnopqrstuvwxyz")) // 8
 
 
 def _below(extents: Sequence[int]) -> list[int]:

@@ -250,7 +250,7 @@ def _slab(
     lanes = inner[lane][1] + 1
     extents[along[0]] += (1 << (lanes - 1).bit_length()) - lanes  # a whole vector at the last one
     shape = tuple(extents[n] for n in order)
-    buffer = Buffer(f"{source.name}_packed{tag}", shape, source.kind, source.memory)
+    buffer = replace(source, name=f"{source.name}_packed{tag}", shape=shape)
     low = {n: Const(moving[n][0], True) for n in order}
     high = {n: Const(moving[n][1], True) for n in order}
     read = tuple(
@@ -281,7 +281,7 @@ def _copy(
         size *= extent
     if size > PACK_ELEMENTS:
         return None
-    buffer = Buffer(f"{load.buffer}_packed{tag}", tuple(extents), source.kind, source.memory)
+    buffer = replace(source, name=f"{load.buffer}_packed{tag}", shape=tuple(extents))
     spelled = {each: Name(f"{each}_k{tag}") for each in order}
     indices = tuple(
         _clamped(map_leaves(index, lambda e: _spelled(e, spelled)), index, inner, extent)

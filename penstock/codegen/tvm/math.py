@@ -201,10 +201,50 @@ def p_round(x):
     return _let(x, lambda x: _let(T.floor(x), lambda low: body(x, low)))
 '''
 
-CPU_MATH = _COMMON + _CPU_EXP + _DERIVED
+_ROUNDING = '''
+
+def p_to_int(x, low, high):
+    """Half to even, saturated; NaN becomes `low`."""
+
+    def body(x):
+        inside = T.Select(x <= _like(x, high), x, _like(x, high))
+        return T.nearbyint(T.Select(x >= _like(x, low), inside, _like(x, low)))
+
+    return _let(x, body)
+
+
+def p_to_fixed(x, places, low, high):
+    """Half up to a multiple of 2**-places, saturated; NaN becomes the lowest."""
+
+    def body(x):
+        inside = T.Select(x < _like(x, high), p_round(x), _like(x, high))
+        return T.Select(x >= _like(x, low), inside, _like(x, low)) * _like(x, 2.0**-places)
+
+    return _let(x * _like(x, 2.0**places), body)
+
+
+def p_to_float(x, places, smallest, largest, beyond):
+    """Half to even, to a float of so many fraction bits, least exponent, and largest number."""
+    bits, exponent = ("int64", 0x7FF << 52) if str(x.ty) == "float64" else ("int32", 0xFF << 23)
+
+    def magnitude(size):
+        power = T.reinterpret(str(x.ty), T.reinterpret(bits, size) & tirx.const(exponent, bits))
+        step = T.max(power, _like(x, 2.0**smallest)) * _like(x, 2.0**-places)
+        rounded = _let(step, lambda step: T.nearbyint(size / step) * step)
+        return _let(rounded, lambda r: T.Select(r > _like(x, largest), beyond, r))
+
+    def body(x):
+        size, most = T.abs(x), _like(x, 2 * largest)
+        made = _let(T.Select(size > most, most, size), magnitude)
+        return _let(made, lambda made: T.Select(x < _like(x, 0), -made, made))
+
+    return _let(x, body)
+'''
+
+CPU_MATH = _COMMON + _CPU_EXP + _DERIVED + _ROUNDING
 """For LLVM: expressions that vectorise."""
 
-CUDA_MATH = _COMMON + _CUDA_EXP + _DERIVED
+CUDA_MATH = _COMMON + _CUDA_EXP + _DERIVED + _ROUNDING
 """For CUDA: the accurate functions of its library."""
 
 MATH_NAMES = frozenset((

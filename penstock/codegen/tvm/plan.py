@@ -42,7 +42,7 @@ from penstock.codegen.loops.nodes import (
     walk_statements,
 )
 from penstock.codegen.loops.rewrite import map_bodies, map_expressions, placed, substituted
-from penstock.codegen.loops.walk import expressions, loads
+from penstock.codegen.loops.walk import all_buffers, expressions, loads
 from penstock.codegen.tvm.fuse import fused, read_counts, used
 from penstock.codegen.tvm.kernels import extent_of, race_free
 from penstock.codegen.tvm.lanes import (
@@ -64,7 +64,7 @@ from penstock.codegen.tvm.rewrite import (
     renamed,
     without_ifs,
 )
-from penstock.codegen.tvm.script import LoopKind, all_buffers, identifiers, ranges_inside
+from penstock.codegen.tvm.script import LoopKind, identifiers, ranges_inside
 from penstock.codegen.tvm.tiles import Tile, emitted, filled, find_tile, finished, scaled
 
 __all__ = ["plan"]

@@ -180,7 +180,7 @@ def stored_as(program: Program, fmt: Format) -> Program:
 
     def kept(stmt: LoopStmt) -> LoopStmt:
         stmt = map_bodies(stmt, kept)
-        if isinstance(stmt, Alloc) and stmt.buffer.kind == "data":
+        if isinstance(stmt, Alloc) and stmt.buffer.kind == "data" and stmt.buffer.own is None:
             return replace(stmt, buffer=replace(stmt.buffer, kind="acc"))
         return stmt
 

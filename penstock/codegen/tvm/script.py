@@ -34,12 +34,13 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
+from penstock.codegen.loops.walk import all_buffers
 from penstock.codegen.tvm.env import require_tvm
 from penstock.codegen.tvm.expr import ExprPrinter, check_format
 from penstock.codegen.tvm.math import MATH_NAMES, functions
 from penstock.codegen.tvm.ranges import Ranges, interval
 
-__all__ = ["LoopKind", "ScriptPrinter", "all_buffers", "from_source"]
+__all__ = ["LoopKind", "ScriptPrinter", "from_source"]
 __all__ += ["identifiers", "is_wide", "ranges_inside", "script"]
 
 LoopKind = Literal["serial", "parallel", "vectorized", "unroll"]
@@ -51,7 +52,8 @@ RESERVED = frozenset((
 ))  # fmt: skip
 """What an identifier of the text cannot be; nor may it be that of one of our functions."""
 
-OURS = frozenset((*(f"p_{name}" for name in MATH_NAMES), "p_from_bf16", "p_to_bf16"))
+CONVERSIONS = ("from_bf16", "to_bf16", "to_int", "to_fixed", "to_float")
+OURS = frozenset(f"p_{name}" for name in (*MATH_NAMES, *CONVERSIONS))
 
 ENDING = re.compile(r"(?:_(?:\d+|mask|[klot]))+$")
 """What the plan adds to a loop's variable to make it unique."""
@@ -82,14 +84,6 @@ def script(
     parameters = ", ".join(printer.parameter(each) for each in given)
     head = ("@I.ir_module", "class Module:", "    @T.prim_func", f"    def {name}({parameters}):")
     return "\n".join((*head, *printer.lines(program.body, 2, {}))) + "\n"
-
-
-def all_buffers(program: Program) -> Iterator[Buffer]:
-    """Yield parameters, then allocations in program order."""
-    yield from (*program.inputs, *program.outputs)
-    for each in walk_statements(program.body):
-        if isinstance(each, Alloc):
-            yield each.buffer
 
 
 def is_wide(program: Program) -> bool:

@@ -17,6 +17,7 @@ from penstock.einsum_ir.formats import Format
 from penstock.errors import DataError
 
 __all__ = [
+    "FLOAT_STEPS",
     "WORD",
     "Array",
     "as_wide",
@@ -76,16 +77,21 @@ def quantise(array: npt.ArrayLike, fmt: Format) -> Array:
     with np.errstate(all="ignore"):
         if fmt.name == "bf16":
             return _to_bf16(source)
-        if fmt.name in _FP8:
-            return _to_fp8(source, *_FP8[fmt.name])
+        if fmt.name.startswith("fp8"):
+            return _to_fp8(source, *FLOAT_STEPS[fmt.name])
         if fmt.name == "extended":
             return source.astype(np.longdouble)
         return source.astype({"fp64": np.float64, "fp32": np.float32}.get(fmt.name, np.float16))
 
 
-_FP8 = {"fp8_e4m3": (3, -6, 448.0, 448.0), "fp8_e5m2": (2, -14, 57344.0, np.inf)}
+FLOAT_STEPS = {
+    "fp8_e4m3": (3, -6, 448.0, 448.0),
+    "fp8_e5m2": (2, -14, 57344.0, np.inf),
+    "fp16": (10, -14, 65504.0, np.inf),
+    "bf16": (7, -126, float.fromhex("0x1.fep127"), np.inf),
+}
 """Fraction bits, exponent of the smallest normal number, largest number, what exceeds it becomes
-(OFP8 1.0, tables 1 and 2)."""
+(OFP8 1.0, tables 1 and 2; IEEE 754 and its upper half)."""
 
 
 def _to_fp8(source: Array, places: int, smallest: int, largest: float, beyond: float) -> Array:

@@ -2,6 +2,7 @@
 
     python tools/zoo_cuda.py [NAME ...] [--json FILE] [--jobs N]
 
+With --json it goes on where the file ends: what it says compiled or was refused is not done again.
 Each cascade, on the inputs of its tests, is brought into its streaming form, mapped to an H200
 and an A100, and generated as `penstock generate --backend cuda` does. A line says what multiplies
 (wgmma, mma.sync, or plain threads with the reason), or why there is no code. Nothing is run.
@@ -13,6 +14,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -95,6 +97,7 @@ def checked(name: str) -> list[dict[str, str]]:
     rows = []
     for machine in MACHINES:
         row = {"cascade": name, "machine": machine, "launches": "", "why": ""}
+        began = time.monotonic()
         try:
             module = generated(name, machine)
             row["launches"], row["why"] = kinds(module)
@@ -104,6 +107,7 @@ def checked(name: str) -> list[dict[str, str]]:
             failed = "nvcc" in refused.what
             row["result"] = "FAILED" if failed else "refused"
             row["why"] = refused.what[:400]
+        row["seconds"] = f"{time.monotonic() - began:.1f}"
         rows.append(row)
     return rows
 
@@ -115,13 +119,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
+    names = given.names or list(zoo.names())
     rows: list[dict[str, str]] = []
+    if given.json and given.json.exists():
+        rows = [each for each in json.loads(given.json.read_text()) if each["result"] != "FAILED"]
+    names = [name for name in names if name not in {each["cascade"] for each in rows}]
     with concurrent.futures.ProcessPoolExecutor(given.jobs) as pool:
-        for found in pool.map(checked, given.names or zoo.names()):
-            rows += found
-            for row in found:
+        for done in concurrent.futures.as_completed([pool.submit(checked, name) for name in names]):
+            rows += done.result()
+            for row in done.result():
                 said = f"{row['cascade']:24}{row['machine']:6}{row['result']:9}{row['launches']}"
-                print(said, row["why"][:100].replace("\n", " "), flush=True)
+                print(said, row["seconds"], row["why"][:100].replace("\n", " "), flush=True)
             if given.json:
                 given.json.write_text(json.dumps(rows, indent=1) + "\n")
     for machine in MACHINES:

@@ -93,6 +93,24 @@ PS_DEVICE float ps_shuffle_xor(float x, int lanes) {
            [&](Warp::Slot& s) { y = s.values[0]; });
   return y;
 }
+PS_DEVICE uint32_t ps_shuffle(uint32_t x, int lane) {
+  uint32_t y = 0;
+  together([&](Warp::Slot& s) { s.words[0] = x; s.words[1] = lane; },
+           [&](Warp::Slot* in, Warp::Slot* out) {
+             for (int t = 0; t < 32; ++t) out[t].words[0] = in[in[t].words[1]].words[0];
+           },
+           [&](Warp::Slot& s) { y = s.words[0]; });
+  return y;
+}
+PS_DEVICE float ps_half_of(uint32_t word, int half) { return element_of(word, half); }
+PS_DEVICE bool ps_block_any(bool x) {
+  static int any[2];
+  const int turn = all_threads.generation & 1;
+  if (all_threads.arrived == 0) any[turn] = 0;
+  any[turn] |= x;
+  __syncthreads();
+  return any[turn];
+}
 PS_DEVICE bool ps_quad_any(bool x) {
   uint32_t any = 0;
   together([&](Warp::Slot& s) { s.words[0] = x; },
@@ -250,6 +268,13 @@ static float described(uint64_t d, int i, int k, bool along) {
   ps_element x;
   memcpy(&x, penstock_pool + at, 2);
   return ps_float(x);
+}
+PS_DEVICE ps_element ps_swizzled(const uint8_t* start, int lines, int line, int run) {
+  uint32_t at = shared_place(start) + run / 64 * lines * 128 + line * 128 + run % 64 * 2;
+  at ^= (at >> 7 & 7) << 4;
+  ps_element x;
+  memcpy(&x, penstock_pool + at, 2);
+  return x;
 }
 struct Wgmma { float* d; const uint32_t* a; uint64_t left, right; int columns; bool along, keep; };
 struct Queue { std::deque<std::vector<Wgmma>> groups; std::vector<Wgmma> open; };

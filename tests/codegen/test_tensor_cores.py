@@ -138,6 +138,31 @@ def test_large_logits_and_rows_without_a_key(tmp_path, monkeypatch, machine):
     assert emulated(module, program, bound, tmp_path, scale=60.0) < LIMIT["fp16"]
 
 
+STRANGE = [
+    ("causal_attention", "h200", {"p": 101}),
+    ("causal_attention", "a100", {"e": 71, "f": 71}),
+    ("sliding_window", "h200", {"constants": {"W": 20.0}, "p": 101, "overlap": False}),
+    ("document_mask", "a100", {"p": 101}),
+]
+
+
+@needs_gxx
+@pytest.mark.parametrize(("cascade", "machine", "more"), STRANGE)
+def test_masked_keys_that_are_no_number_do_not_leak(tmp_path, cascade, machine, more):
+    """NaN and Inf in K and V of some keys: rows that do not see them are as they would be."""
+    bound, program, target = made(cascade, machine, **more)
+    inputs = drawn(bound, program.format, 1.0)
+    inputs["K"][..., 40, :], inputs["V"][..., 70, 3:9] = np.nan, np.nan
+    inputs["V"][..., 90, 1], inputs["V"][..., 97:, :] = np.inf, -np.inf
+    found = cuda_on_cpu.run(cuda_module(program, target), program, inputs, tmp_path)["O"]
+    exact = {name: np.asarray(each, float) for name, each in inputs.items()}
+    want = interpret(bound, exact, parse_format("fp64"))["O"]
+    finite = np.isfinite(want)
+    assert 0.1 < finite.mean() < 0.99
+    assert np.array_equal(found[~finite], want[~finite], equal_nan=True)
+    assert np.abs(found[finite] - want[finite]).max() < LIMIT["bf16"] * np.abs(want[finite]).max()
+
+
 MUTANTS = [
     ("a100", "ps_copy_wait<0>();", ""),
     ("a100", "16 * k + ps_lane / 8 % 2 * 8", "16 * k"),
@@ -174,6 +199,24 @@ def test_the_stages_of_the_mapping_decide_what_overlaps():
     )
     assert "ps_wgmma_wait<1>();" in behind
     assert "ps_wgmma_wait<1>();" not in alone
+
+
+@pytest.mark.parametrize(
+    ("scores", "result"),
+    [(":: sum[e] s.t. e <= m % 20", ""), ("", "s.t. f <= m"), ("", "s.t. (f + m) % 3 != p % 3")],
+)
+def test_conditions_on_elements_of_a_right_side_are_refused(scores, result):
+    text = f"""
+    cascade odd(Q[p, e], K[m, e], V[m, f]) -> O[p, f]
+      S[p, m] = Q[p, e] * K[m, e] / 4 {scores}
+      X[p] = S[p, m] :: max[m]
+      N[p, m] = exp(S[p, m] - X[p])
+      L[p] = N[p, m] :: sum[m]
+      O[p, f] = N[p, m] / L[p] * V[m, f] :: sum[m] {result}
+    """
+    _, program, target = made(parse(text), "a100")
+    whys = [each.why for each in cuda_module(program, target).steps]
+    assert any("has a condition on elements of" in each for each in whys)
 
 
 @pytest.mark.parametrize(

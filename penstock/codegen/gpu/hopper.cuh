@@ -73,3 +73,8 @@ PS_DEVICE uint64_t ps_descriptor(const void* start, uint32_t leading, uint32_t s
   return (uint64_t)((ps_shared(start) & 0x3ffff) >> 4) | (uint64_t)(leading >> 4) << 16 |
          (uint64_t)(stride >> 4) << 32 | (uint64_t)1 << 62;
 }
+// An element of lines of 64-element pieces that a box brought.
+PS_DEVICE ps_element ps_swizzled(const uint8_t* start, int lines, int line, int run) {
+  return *(const ps_element*)(start + (run / 64 * lines + line) * 128 +
+                              (run % 64 * 2 ^ line % 8 * 16));
+}

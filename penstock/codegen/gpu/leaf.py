@@ -368,11 +368,12 @@ class LeafPrinter:
             return self.step(step, inside=True)
         return self.finished(step) if step in scores else self.marked(step)
 
-    def packed(self, product: Product) -> list[str]:
+    def packed(self, product: Product, *, careful: bool) -> list[str]:
         """Return the lines that pack the left side of a product from fragments.
 
         Args:
             product: its left side is no tile.
+            careful: whether what is absent is told from 0 where ``ps_careful`` says so.
         """
         self.inside = True
         rows, reds = product.rows, product.reds
@@ -390,7 +391,10 @@ class LeafPrinter:
                 raise Unfit(f"{product.result.buffer} has a factor for each of its columns")
             left = Op("*", (left, product.scale))
         red, value = reds.variable, self.speller.value(left)
-        chosen = f"{' && '.join(tests)} ? {value} : 0.0f" if tests else value
+        absent = "0.0f"
+        if careful:
+            value, absent = f"ps_careful ? {value} + 0.0f : {value}", "ps_careful ? -0.0f : 0.0f"
+        chosen = f"{' && '.join(tests)} ? ({value}) : ({absent})" if tests else value
         eights, row = self.layout.eights(self.made.classes[red]), rows.variable
         place = f"[r_{row} >> 1][j_{red} >> 1][(r_{row} & 1) + 2 * (j_{red} & 1)]"
         inner = [

@@ -9,7 +9,10 @@ once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import ClassVar
 
+from penstock.codegen.gpu.careful import needs_care, shown_at_end, strange_line, terms_lines
 from penstock.codegen.gpu.fragment import Layout, layout_of, padded
 from penstock.codegen.gpu.leaf import LeafPrinter, block_lines
 from penstock.codegen.gpu.order import Parts, Sum, parts_of
@@ -24,6 +27,9 @@ __all__ = ["MmaKernel", "TensorMap"]
 
 _PAD = 8
 """Elements of 2 bytes after each line in shared memory."""
+
+FLAGS = "constexpr bool ps_full = decltype(ps_tag)::full, ps_careful = decltype(ps_tag)::careful;"
+"""What the code of a step is printed for: whole tiles, and products term by term."""
 
 _KEPT = 32
 """Registers that a left side may take to stay in for the whole loop."""
@@ -58,6 +64,9 @@ class MmaKernel:
     parameters: tuple[Buffer, ...]
     warp_rows: int = 16
 
+    zeroed: ClassVar[bool] = True
+    """Whether lines that no row needs are brought as zeros."""
+
     def __post_init__(self) -> None:
         self.layout: Layout = layout_of(self.made, self.warp_rows, 1)
         self.parts: Parts = parts_of(self.made, self.layout)
@@ -70,6 +79,11 @@ class MmaKernel:
             each.result.buffer: source_of(each, self.layout, self.made, given[each.right.buffer])
             for each in products
         }
+        for each in products:
+            source, score = self.sources[each.result.buffer], each in self.parts.scores
+            buffer, loop = given[source.tensor], self.made.loop.variable
+            source.check(buffer, loop, score=score, lines=self.zeroed)
+        self.careful = needs_care(self.parts, self.sources, given, zeroed=self.zeroed)
         self.stages = max(2, *(each.buffers for each in self.made.copies), 2)
         self.speller = Speller(self.printer.buffers, frozenset(given), lambda load: None, {})
 
@@ -87,16 +101,21 @@ class MmaKernel:
 
     def _places(self) -> tuple[dict[str, int], int]:
         """Return where each tile starts, in bytes, and where the last ends."""
-        places: dict[str, int] = {}
-        top = 0
+        sizes = {f"left_{name}": self._left_bytes(each) for name, each in self.staged.items()}
+        sizes |= {
+            f"right_{name}": self.stages * self._bytes(each) for name, each in self.sources.items()
+        }
+        starts = accumulate(sizes.values(), initial=0)
+        places = dict(zip((*sizes, "end"), starts, strict=True))
+        return places, places["end"]
+
+    def _left_bytes(self, staged: Staged) -> int:
         covered = self.layout.warps * self.layout.blocks * 16
-        for name, staged in self.staged.items():
-            places[f"left_{name}"] = top
-            top += covered * (staged.width + _PAD) * 2
-        for name, source in self.sources.items():
-            places[f"right_{name}"] = top
-            top += self.stages * source.lines * (source.width + _PAD) * 2
-        return places, top
+        return covered * (staged.width + _PAD) * 2
+
+    def _bytes(self, source: Source) -> int:
+        """Return the bytes of a tile of a right side."""
+        return source.lines * (source.width + _PAD) * 2
 
     def maps(self) -> tuple[TensorMap, ...]:
         """Return the TMA descriptors that the kernel takes: none."""
@@ -106,9 +125,14 @@ class MmaKernel:
 
     def lines(self) -> list[str]:
         """Return the function."""
-        body = [*self._start(), *self._tiles(), *self._fragments()]
-        steps = self._step_lambda()
-        body += [*self._before(), *self._loads(), *steps, *self._loop(), *self._after()]
+        body = [*self._start(), *self._tiles(), *self._fragments(), *self._staging()]
+        body += [*self._loads(), *self._step_lambda()]
+        body += next_lines(self.made, self.speller)
+        body += [*self._initial(), *self._loop()]
+        if self.careful:
+            again = [*self._initial(), *self._careful_loop()]
+            body += ["if (ps_block_any(ps_strange)) {", *block_lines(again), "}"]
+        body += self._after()
         listed = ", ".join(self.parameter(each) for each in self.parameters)
         name = f"{self.made.kernel.name}_kernel"
         head = (
@@ -135,19 +159,40 @@ class MmaKernel:
         places, _ = self._places()
         lines = []
         for name, staged in self.staged.items():
-            pitch = staged.width + _PAD
+            start = places[f"left_{name}"]
             lines += [
-                tile_line(f"left_{name}", places[f"left_{name}"]),
+                f"ps_element* const left_{name} = (ps_element*)(ps_shared_memory + {start});",
                 f"auto ps_at_{name} = [&](int row, int red) {{",
-                f"  return left_{name} + row * {pitch} + red;",
+                *block_lines(self._left_at(name, staged)),
                 "};",
             ]
         for name, source in self.sources.items():
             lines.append(
-                f"ps_element* const right_{name} = (ps_element*)(ps_shared_memory + "
-                f"{places[f'right_{name}']});  // {self.stages} of {source.lines} x {source.width}"
+                f"uint8_t* const right_{name} = ps_shared_memory + {places[f'right_{name}']};"
+                f"  // {self.stages} of {source.lines} x {source.width}"
             )
         return lines
+
+    def _left_at(self, name: str, staged: Staged) -> list[str]:
+        return [f"return left_{name} + row * {staged.width + _PAD} + red;"]
+
+    def _right_at(self, source: Source, stage: str) -> str:
+        """Return the start of a stage of a right side."""
+        name = source.product.result.buffer
+        return f"(ps_element*)(right_{name} + {stage} * {self._bytes(source)})"
+
+    def _term(self, source: Source, stage: str) -> str:
+        """Return the element of a right side at depth ``ps_red``, column ``ps_col``."""
+        line, run = ("ps_col", "ps_red") if source.deep else ("ps_red", "ps_col")
+        return f"({self._right_at(source, stage)})[{line} * {source.width + _PAD} + {run}]"
+
+    def _terms(self, added: Sum, stage: str) -> list[str]:
+        return terms_lines(added, self._term(self.sources[added.product.result.buffer], stage))
+
+    def _strange(self, *, at_end: bool) -> list[str]:
+        """Return the lines that look for sums that are no finite number."""
+        found = [each for each in self.parts.sums if shown_at_end(each, self.made) == at_end]
+        return [strange_line(each) for each in found] if self.careful else []
 
     def _fragments(self) -> list[str]:
         lines = fragment_lines(self.made, self.layout)
@@ -156,6 +201,8 @@ class MmaKernel:
             lines.append(
                 f"uint32_t a_{each.product.result.buffer}[{self.layout.blocks}][{depth}][4];"
             )
+        if self.careful:
+            lines.append("bool ps_strange = false;")
         for name, staged in self.staged.items():
             if self._kept(staged):
                 lines.append(f"uint32_t q_{name}[{self.layout.blocks}][{staged.width // 16}][4];")
@@ -164,22 +211,22 @@ class MmaKernel:
     def _kept(self, staged: Staged) -> bool:
         return self.layout.blocks * staged.width // 4 <= _KEPT
 
-    def _before(self) -> list[str]:
-        lines: list[str] = []
-        staged = set(self._staged_buffers())
-        for each in self.made.before:
-            if not staged & written(each):
-                lines += self.printer.step(each, inside=False)
-        for staged_tile in self.staged.values():
-            lines += staged_tile.lines(self.printer, self.given, self.threads)
-        lines.append("__syncthreads();")
-        for name, staged_tile in self.staged.items():
-            if self._kept(staged_tile):
-                lines += self._left_lines(name, f"q_{name}[b][k]", staged_tile.width // 16)
-        return lines
+    def _initial(self) -> list[str]:
+        """Return what is done in front of the loop, but for tiles."""
+        staged = {name for name, shape in self.layout.shapes.items() if shape.kind == "tile"}
+        steps = [each for each in self.made.before if not staged & written(each)]
+        return [line for each in steps for line in self.printer.step(each, inside=False)]
 
-    def _staged_buffers(self) -> list[str]:
-        return [name for name, shape in self.layout.shapes.items() if shape.kind == "tile"]
+    def _staging(self) -> list[str]:
+        """Return the lines that fill the tiles of left sides."""
+        lines: list[str] = []
+        for staged in self.staged.values():
+            lines += staged.lines(self.printer, self.given, self.threads)
+        lines.append("__syncthreads();")
+        for name, staged in self.staged.items():
+            if self._kept(staged):
+                lines += self._left_lines(name, f"q_{name}[b][k]", staged.width // 16)
+        return lines
 
     def _left_lines(self, name: str, to: str, steps: int) -> list[str]:
         row = f"ps_warp * {16 * self.layout.blocks} + 16 * b + ps_lane % 16"
@@ -208,12 +255,12 @@ class MmaKernel:
         extent = source.run.extent
         assert isinstance(extent, Const)
         eights = source.width // 8
-        to = f"(ps_stage * {source.lines} + {line}) * {pitch} + ps_run"
+        to = f"{line} * {pitch} + ps_run"
         start = flat(buffer, [*indices, "ps_run"])
         inner = [
             f"const int {line} = ps_i / {eights}, ps_run = ps_i % {eights} * 8;",
             f"const bool ps_there = {test};",
-            f"ps_element* const ps_to = right_{name} + {to};",
+            f"ps_element* const ps_to = {self._right_at(source, 'ps_stage')} + {to};",
             f"const ps_element* const ps_from = x_{source.tensor} + {start};",
         ]
         if source.whole:
@@ -243,14 +290,20 @@ class MmaKernel:
         for step in (*self.parts.early, *self.parts.late):
             lines += self.printer.between(step, self.parts.scores)
         for added in self.parts.sums:
-            lines += self.printer.packed(added.product)
-            lines += self._sum(added)
+            lines += self.printer.packed(added.product, careful=self.careful)
+            sums = self._sum(added)
+            if self.careful:
+                terms = self._terms(added, "ps_stage")
+                sums = ["if constexpr (ps_careful) {", *block_lines(terms), "} else {"]
+                sums += [*block_lines(self._sum(added)), "}"]
+            lines += sums
+        lines += self._strange(at_end=False)
         for step in self.parts.post:
             lines += self.printer.step(step, inside=True)
         head = f"auto ps_step = [&](int {loop}, int ps_stage, auto ps_tag) {{"
         return [
             head,
-            "  constexpr bool ps_full = decltype(ps_tag)::value;",
+            f"  {FLAGS}",
             *block_lines(lines),
             "};",
         ]
@@ -272,7 +325,7 @@ class MmaKernel:
                 f"for (int b = 0; b < {blocks}; ++b)",
                 f"  ps_ldmatrix(ps_a[b], ps_at_{name}({row}, 16 * k + ps_lane / 16 * 8));",
             ]
-        inner += self._right(name, source, left, f"x_{name}")
+        inner += self._right(source, left, f"x_{name}")
         return [
             *lines,
             "#pragma unroll",
@@ -286,15 +339,15 @@ class MmaKernel:
         source = self.sources[name]
         steps = padded(self.layout.columns[self.made.classes[product.reds.variable]]) // 16
         lines = zero_lines(f"x_{each.target}", self.layout.count(each.target)) if each.fresh else []
-        inner = self._right(name, source, f"a_{name}[b][k]", f"x_{each.target}")
+        inner = self._right(source, f"a_{name}[b][k]", f"x_{each.target}")
         head = ["#pragma unroll", f"for (int k = 0; k < {steps}; ++k) {{"]
         return [f"// {each.target} += {name}", *lines, *head, *block_lines(inner), "}"]
 
-    def _right(self, name: str, source: Source, left: str, to: str) -> list[str]:
+    def _right(self, source: Source, left: str, to: str) -> list[str]:
         """Return the products of step k with 16 columns at a time."""
         pitch = source.width + _PAD
         columns = source.lines if source.deep else source.width
-        start = f"right_{name} + ps_stage * {source.lines * pitch}"
+        start = self._right_at(source, "ps_stage")
         if source.deep:
             row = "16 * n + ps_lane % 8 + ps_lane / 16 * 8"
             at = f"({row}) * {pitch} + 16 * k + ps_lane / 8 % 2 * 8"
@@ -324,7 +377,6 @@ class MmaKernel:
         following = "ps_ahead = ps_next(ps_ahead + 1)"
         behind = f"(ps_n + {ahead}) % {self.stages}"
         return [
-            *next_lines(self.made, self.speller),
             f"int {loop} = ps_next(0), ps_ahead = {loop};",
             f"for (int ps_n = 0; ps_n < {ahead}; ++ps_n) {{",
             "  if (ps_ahead < ps_end) ps_load(ps_ahead, ps_n), ps_ahead = ps_next(ps_ahead + 1);",
@@ -339,6 +391,21 @@ class MmaKernel:
             f"  if ({full}) ps_step({loop}, ps_stage, PsFlag<true>());",
             f"  else ps_step({loop}, ps_stage, PsFlag<false>());",
             "}",
+            *self._strange(at_end=True),
+        ]
+
+    def _careful_loop(self) -> list[str]:
+        """Return the loop once more: a tile at a time, without absent terms."""
+        loop = variable(self.made.loop.variable)
+        return [
+            f"for ({loop} = ps_next(0); {loop} < ps_end; {loop} = ps_next({loop} + 1)) {{",
+            f"  ps_load({loop}, 0);",
+            "  ps_copy_commit();",
+            "  ps_copy_wait<0>();",
+            "  __syncthreads();",
+            f"  ps_step({loop}, 0, PsFlag<false, true>());",
+            "  __syncthreads();",
+            "}",
         ]
 
     def _after(self) -> list[str]:
@@ -346,11 +413,6 @@ class MmaKernel:
         for each in self.made.after:
             lines += self.printer.step(each, inside=False)
         return lines
-
-
-def tile_line(name: str, place: int) -> str:
-    """Return the declaration of a tile in shared memory."""
-    return f"ps_element* const {name} = (ps_element*)(ps_shared_memory + {place});"
 
 
 # -- shared with the Hopper kernels --------------------------------------------------------------

@@ -1,6 +1,6 @@
 // Functions of numbers. Exponentials are ex2.approx (2 ulp), so that they cost one multiply-add more.
 #define PS_LOG2E 1.4426950408889634f
-template <bool B> struct PsFlag { static constexpr bool value = B; };
+template <bool B, bool C = false> struct PsFlag { static constexpr bool full = B, careful = C; };
 // The same number, of which the compiler does not know it: tests of it are made again where they are
 // needed, not kept in a register for each element.
 PS_DEVICE int ps_opaque(int x) {
@@ -63,4 +63,40 @@ PS_DEVICE float ps_quad_max(float x) {
 PS_DEVICE float ps_quad_min(float x) {
   x = fminf(x, ps_shuffle_xor(x, 1));
   return fminf(x, ps_shuffle_xor(x, 2));
+}
+template <int N> PS_DEVICE void ps_clear(float (&x)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) x[i] = 0.0f;
+}
+template <int N> PS_DEVICE bool ps_not_finite(const float (&x)[N]) {
+  bool any = false;
+#pragma unroll
+  for (int i = 0; i < N; ++i) any |= !(fabsf(x[i]) < PS_INF);
+  return any;
+}
+// x += a right, term by term: fragments of 16 B rows, of 16 K weights, of which -0 is an absent one.
+// It runs for tiles with Inf or NaN alone, so that arrays in local memory do.
+template <int B, int K, int N, typename Right>
+PS_DEVICE void ps_add_terms(float (&x)[N], const uint32_t (&a)[B][K][4], int lane, Right right) {
+  uint32_t words[4 * B * K];
+  float sums[N];
+#pragma unroll
+  for (int i = 0; i < 4 * B * K; ++i) words[i] = a[i / (4 * K)][i / 4 % K][i % 4];
+#pragma unroll
+  for (int i = 0; i < N; ++i) sums[i] = x[i];
+#pragma unroll 1
+  for (int m = 0; m < 16 * K; ++m)
+#pragma unroll 1
+    for (int r = 0; r < 2 * B; ++r) {
+      uint32_t word = words[(r / 2 * K + m / 16) * 4 + r % 2 + m / 8 % 2 * 2];
+      word = ps_shuffle(word, lane / 4 * 4 + m % 8 / 2);
+      if (((m % 2 ? word >> 16 : word) & 0xffff) == 0x8000) continue;
+      const float weight = ps_half_of(word, m % 2);
+#pragma unroll 1
+      for (int n = 0; n < N / (2 * B); ++n)
+        sums[r / 2 * (N / B) + n / 2 * 4 + r % 2 * 2 + n % 2] +=
+            weight * right(m, n / 2 * 8 + lane % 4 * 2 + n % 2);
+    }
+#pragma unroll
+  for (int i = 0; i < N; ++i) x[i] = sums[i];
 }

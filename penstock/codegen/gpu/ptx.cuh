@@ -75,6 +75,14 @@ PS_DEVICE void ps_mma(float* c, const uint32_t* a, uint32_t b0, uint32_t b1) {
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 PS_DEVICE float ps_shuffle_xor(float x, int lanes) { return __shfl_xor_sync(~0u, x, lanes); }
+PS_DEVICE uint32_t ps_shuffle(uint32_t x, int lane) { return __shfl_sync(~0u, x, lane); }
+PS_DEVICE float ps_half_of(uint32_t word, int half) {
+  return ps_float(((const ps_element*)&word)[half]);
+}
+PS_DEVICE bool ps_block_any(bool x) {
+  __syncwarp();
+  return __syncthreads_or(x);
+}
 PS_DEVICE bool ps_quad_any(bool x) {
   return (__ballot_sync(~0u, x) >> (threadIdx.x & 28)) & 15;
 }

@@ -65,6 +65,38 @@ class Source:
         other = {self.product.rows.variable, self.run.variable}
         return tuple(each for each in self.product.guards if not other & names(each))
 
+    def zeros(self, buffer: Buffer, *, lines: bool) -> frozenset[LoopExpr]:
+        """Return the conditions outside of which the tile has zeros.
+
+        Args:
+            buffer: the tensor.
+            lines: whether conditions on a line are looked at when it is brought.
+        """
+        inside = {
+            Op("<", (index, Const(extent, True)))
+            for index, extent in zip(self.product.right.indices, buffer.shape, strict=True)
+        }
+        return frozenset(inside.union(self.tests() if lines else ()))
+
+    def check(self, buffer: Buffer, loop: str, *, score: bool, lines: bool) -> None:
+        """Check that every condition of the product is looked at somewhere.
+
+        Args:
+            buffer: the tensor.
+            loop: the variable of the loop over tiles.
+            score: whether the left side is a tile (else conditions on it are in its fragment).
+            lines: see `zeros`.
+
+        Raises:
+            Unfit: one is on single elements of the right side, or on columns of the result.
+        """
+        product = self.product
+        cols, red = product.cols.variable, product.reds.variable
+        for each in set(product.guards) - self.zeros(buffer, lines=lines):
+            used = names(each)
+            if (red in used and used & {cols, loop}) if score else cols in used:
+                raise Unfit(f"{product.result.buffer} has a condition on elements of {self.tensor}")
+
 
 def source_of(product: Product, layout: Layout, made: TileKernel, buffer: Buffer) -> Source:
     """Return where the right side of a product comes from.

@@ -10,21 +10,22 @@ modulo schedule of the mapping. Without such stages, everything of a tile comes 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from penstock.codegen.gpu.fragment import layout_of, padded
 from penstock.codegen.gpu.leaf import block_lines
 from penstock.codegen.gpu.mma import (
+    FLAGS,
     MmaKernel,
     TensorMap,
     fragment_lines,
     next_lines,
-    tile_line,
     written,
 )
 from penstock.codegen.gpu.order import Sum
 from penstock.codegen.gpu.spell import variable
 from penstock.codegen.gpu.tile import Step, Unfit
-from penstock.codegen.gpu.tiles import Source
+from penstock.codegen.gpu.tiles import Source, Staged
 from penstock.codegen.loops.nodes import Const
 from penstock.codegen.loops.rewrite import substituted
 from penstock.codegen.loops.walk import loads, touched
@@ -42,6 +43,8 @@ class WgmmaKernel(MmaKernel):
 
     groups: int = 0
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    zeroed: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,17 +91,13 @@ class WgmmaKernel(MmaKernel):
     def _chunks(self, width: int) -> int:
         return -(-width // _CHUNK)
 
-    def _places(self) -> tuple[dict[str, int], int]:
-        places: dict[str, int] = {}
-        top = 0
-        for name, staged in self.staged.items():
-            places[f"left_{name}"] = top
-            top += self.groups * 64 * self._chunks(staged.width) * 128
-        for name, source in self.sources.items():
-            places[f"right_{name}"] = top
-            top += self.stages * self._bytes(source)
-        places["barriers"] = top
-        return places, top + 2 * len(self.sources) * self.stages * 8
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of shared memory: tiles, then a pair of barriers for each stage of each ring."""
+        return self._places()[1] + 2 * len(self.sources) * self.stages * 8
+
+    def _left_bytes(self, staged: Staged) -> int:
+        return self.groups * 64 * self._chunks(staged.width) * 128
 
     def _bytes(self, source: Source) -> int:
         return source.lines * self._chunks(source.width) * 128
@@ -136,30 +135,20 @@ class WgmmaKernel(MmaKernel):
         helpers = [line for each in sorted(self.shapes) for line in wgmma_lines(*_parsed(each))]
         return [*helpers, head, *block_lines(body), "}"]
 
-    def _tiles(self) -> list[str]:
-        places, _ = self._places()
-        rows = self.groups * 64
-        lines = []
-        for name in self.staged:
-            lines += [
-                tile_line(f"left_{name}", places[f"left_{name}"]),
-                f"auto ps_at_{name} = [&](int row, int red) {{  // 128-byte swizzle",
-                "  const int ps_eight = red / 8 % 8 ^ row % 8;",
-                f"  return left_{name} + red / 64 * {rows * 64} + row * 64 + ps_eight * 8;",
-                "};",
-            ]
-        for name, source in self.sources.items():
-            lines.append(
-                f"uint8_t* const right_{name} = ps_shared_memory + {places[f'right_{name}']};"
-                f"  // {self.stages} of {source.lines} x {source.width}"
-            )
-        return lines
+    def _left_at(self, name: str, staged: Staged) -> list[str]:
+        return [
+            "const int ps_eight = red / 8 % 8 ^ row % 8;  // 128-byte swizzle",
+            f"return left_{name} + red / 64 * {self.groups * 4096} + row * 64 + ps_eight * 8;",
+        ]
+
+    def _term(self, source: Source, stage: str) -> str:
+        line, run = ("ps_col", "ps_red") if source.deep else ("ps_red", "ps_col")
+        start = f"right_{source.product.result.buffer} + {stage} * {self._bytes(source)}"
+        return f"ps_swizzled({start}, {source.lines}, {line}, {run})"
 
     def _barriers(self) -> list[str]:
-        places, _ = self._places()
-        lines = [
-            f"uint64_t* const ps_barriers = (uint64_t*)(ps_shared_memory + {places['barriers']});"
-        ]
+        _, end = self._places()
+        lines = [f"uint64_t* const ps_barriers = (uint64_t*)(ps_shared_memory + {end});"]
         for number, name in enumerate(self.sources):
             at = 2 * number * self.stages
             lines += [
@@ -200,15 +189,19 @@ class WgmmaKernel(MmaKernel):
                 to = f"right_{name} + ps_stage * {self._bytes(source)}"
                 to += f" + {chunk * source.lines * 128}" if chunk else ""
                 inner.append(f"ps_box({to}, map_{name}, full_{name} + ps_stage, {listed});")
-        return [
-            *lines,
+        step = f"for (; {loop} < ps_end; {loop} = ps_next({loop} + 1), ++ps_n) {{"
+        bring = [
             f"if (ps_tid == {self.groups * 128}) {{",
             f"  int {loop} = ps_next(0);",
-            f"  for (int ps_n = 0; {loop} < ps_end; {loop} = ps_next({loop} + 1), ++ps_n) {{",
-            *block_lines(inner, "    "),
-            "  }",
+            *block_lines([step, *block_lines(inner), "}"]),
             "}",
         ]
+        lines += ["int ps_n = 0;", *bring]
+        return (
+            [*lines, "if (ps_block_any(false)) {", *block_lines(bring), "}"]
+            if self.careful
+            else lines
+        )
 
     # -- the warpgroups that compute -----------------------------------------------------------
 
@@ -216,23 +209,21 @@ class WgmmaKernel(MmaKernel):
         registers = self._registers()
         lines = [f"ps_more_registers<{registers[1]}>();"] if registers else []
         lines += ["const int ps_group = ps_warp / 4;", *self._fragments()]
-        lines += self._before()
-        bodies = self._lambdas()
-        return [*lines, *bodies, *self._loop(), *self._after()]
+        lines += [*self._staging(), *self._lambdas(), *self._initial(), *self._loop()]
+        if self.careful:
+            again = [*self._initial(), *self._careful_loop()]
+            lines += ["if (ps_block_any(ps_strange)) {", *block_lines(again), "}"]
+        return [*lines, *self._after()]
 
     def _fragments(self) -> list[str]:
         lines = fragment_lines(self.made, self.layout)
         for each in self.parts.sums:
             depth = padded(self.layout.columns[self.made.classes[each.product.reds.variable]]) // 16
             lines.append(f"uint32_t a_{each.product.result.buffer}[1][{depth}][4];")
-        return lines
+        return [*lines, "bool ps_strange = false;"] if self.careful else lines
 
-    def _before(self) -> list[str]:
+    def _staging(self) -> list[str]:
         lines: list[str] = []
-        staged = set(self._staged_buffers())
-        for each in self.made.before:
-            if not staged & written(each):
-                lines += self.printer.step(each, inside=False)
         for tile in self.staged.values():
             lines += tile.lines(self.printer, self.given, self.groups * 128)
         return [*lines, "ps_stores_visible();", f"ps_meet(1, {self.groups * 128});"]
@@ -248,10 +239,9 @@ class WgmmaKernel(MmaKernel):
                 body += self.printer.between(step, self.parts.scores)
             if name == "late":
                 for each in self.parts.sums:
-                    body += self.printer.packed(each.product)
+                    body += self.printer.packed(each.product, careful=self.careful)
             head = f"auto ps_{name} = [&](int {loop}, auto ps_tag) {{"
-            flag = "constexpr bool ps_full = decltype(ps_tag)::value;"
-            lines += [head, *block_lines([flag, *body]), "};"]
+            lines += [head, *block_lines([FLAGS, *body]), "};"]
         full = " && ".join(self.printer.full) or "true"
         return [*lines, f"auto ps_whole = [&](int {loop}) {{ return {full}; }};"]
 
@@ -279,7 +269,7 @@ class WgmmaKernel(MmaKernel):
             at = f"k / 4 * {rows * 64} + ps_group * 4096 + k % 4 * 16"
             left = f"ps_descriptor(left_{name} + {at}, 0, 1024)"
             lines.append(
-                f"  {call}(x_{name}, {left}, {self._right_at(name, source, stage)}, k > 0);"
+                f"  {call}(x_{name}, {left}, {self._described(name, source, stage)}, k > 0);"
             )
             lines.append("ps_wgmma_commit();")
         return lines
@@ -294,7 +284,7 @@ class WgmmaKernel(MmaKernel):
             columns = source.lines if source.deep else source.width
             call = self._function("rs", columns, source)
             kept = "k > 0" if each.fresh else "true"
-            right = self._right_at(name, source, stage)
+            right = self._described(name, source, stage)
             lines += [
                 f"ps_wait(full_{name} + {stage}, ({number}) / {self.stages} % 2);",
                 "ps_wgmma_fence();",
@@ -305,7 +295,7 @@ class WgmmaKernel(MmaKernel):
             ]
         return lines
 
-    def _right_at(self, name: str, source: Source, stage: str) -> str:
+    def _described(self, name: str, source: Source, stage: str) -> str:
         start = f"right_{name} + {stage} * {self._bytes(source)}"
         if source.deep:
             return f"ps_descriptor({start} + k / 4 * {source.lines * 128} + k % 4 * 32, 0, 1024)"
@@ -348,10 +338,10 @@ class WgmmaKernel(MmaKernel):
                 *self._call("early"), *self._call("late"),
                 *self._sums("ps_n"), "ps_wgmma_wait<0>();", *self._settled(sums=True),
                 *self._release(sums, "ps_n"),
-                *self._call("post"),
+                *self._strange(at_end=False), *self._call("post"),
             ]  # fmt: skip
             step = f"for (; {loop} < ps_end; {loop} = ps_next({loop} + 1), ++ps_n) {{"
-            return [*head, step, *block_lines(body), "}"]
+            return [*head, step, *block_lines(body), "}", *self._strange(at_end=True)]
         first = [
             *self._scores("0"), "ps_wgmma_wait<0>();", *self._settled(),
             *self._release(scores, "0"), *self._call("early"), *self._call("late"),
@@ -362,9 +352,12 @@ class WgmmaKernel(MmaKernel):
             *self._call("early"),
             *self._release(scores, "ps_n", self._last_row()),
             "ps_wgmma_wait<0>();", *self._settled(sums=True),
-            *self._release(sums, "ps_n - 1"),
+            *self._release(sums, "ps_n - 1"), *self._strange(at_end=False),
             *self._call("late"),
         ]  # fmt: skip
+        last = [*self._sums("ps_n - 1"), "ps_wgmma_wait<0>();", *self._settled(sums=True)]
+        if self.careful:
+            last += [*self._release(sums, "ps_n - 1"), *self._strange(at_end=False)]
         return [
             *head,
             f"if ({loop} < ps_end) {{",
@@ -373,11 +366,32 @@ class WgmmaKernel(MmaKernel):
             f"  for (ps_n = 1; {loop} < ps_end; {loop} = ps_next({loop} + 1), ++ps_n) {{",
             *block_lines(body, "    "),
             "  }",
-            *block_lines(
-                [*self._sums("ps_n - 1"), "ps_wgmma_wait<0>();", *self._settled(sums=True)]
-            ),
+            *block_lines(last),
             "}",
+            *self._strange(at_end=True),
         ]
+
+    def _careful_loop(self) -> list[str]:
+        loop = variable(self.made.loop.variable)
+        scores = [each.result.buffer for each in self.parts.scores]
+        sums = [each.product.result.buffer for each in self.parts.sums]
+        ready = [
+            f"ps_wait(full_{name} + ps_n % {self.stages}, ps_n / {self.stages} % 2);"
+            for name in sums
+        ]
+        terms = [
+            line for each in self.parts.sums for line in self._terms(each, f"ps_n % {self.stages}")
+        ]
+        tag = f"({loop}, PsFlag<false, true>());"
+        body = [
+            *self._scores("ps_n"), "ps_wgmma_wait<0>();", *self._settled(),
+            *self._release(scores, "ps_n"), f"ps_early{tag}", f"ps_late{tag}",
+            *ready, *terms, *self._release(sums, "ps_n"), f"ps_post{tag}",
+        ]  # fmt: skip
+        step = (
+            f"for ({loop} = ps_next(0); {loop} < ps_end; {loop} = ps_next({loop} + 1), ++ps_n) {{"
+        )
+        return [step, *block_lines(body), "}"]
 
     def _settled(self, *, sums: bool = False) -> list[str]:
         names_of = (

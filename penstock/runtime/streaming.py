@@ -14,7 +14,9 @@ from penstock.einsum_ir.rewrite.plan import Refusal
 from penstock.einsum_ir.rewrite.ranks import slow_ranks
 from penstock.einsum_ir.rewrite.reduce import reduce_passes
 from penstock.einsum_ir.rewrite.settle import settled
+from penstock.einsum_ir.rewrite.views import inlined
 from penstock.einsum_ir.shapes import Bound, bind
+from penstock.errors import MappingError
 from penstock.mapper.fusion import Flow
 from penstock.mapper.nodes import Mapping as LoopForest
 from penstock.mapper.search.build import build
@@ -22,7 +24,7 @@ from penstock.mapper.search.plan import Recipe
 from penstock.runtime.tiles import Tiles
 from penstock.targets.base import Target
 
-__all__ = ["blocked_mapping", "streamed", "tile_of"]
+__all__ = ["blocked_mapping", "parted", "streamed", "tile_of"]
 
 
 def tile_of(extent: int, tiles: Tiles) -> int:
@@ -38,6 +40,8 @@ def streamed(
     shapes: Mapping[str, int],
     constants: Mapping[str, float] | None = None,
     tiles: Tiles | None = None,
+    *,
+    always: bool = False,
 ) -> Bound:
     """Return the form with the fewest passes, if a rank with more than one is worth tiles.
 
@@ -46,6 +50,7 @@ def streamed(
         shapes: rank variable → extent.
         constants: upper-case name → value.
         tiles: sizes of tiles.
+        always: also with one pass, over the longest rank that is reduced: its sums go over tiles.
 
     Raises:
         CascadeError: a shape is missing or no rank's.
@@ -55,16 +60,57 @@ def streamed(
     bound = bind(cascade, shapes=shapes)
     if any(each.iterative for each in cascade.einsums):
         return settled(bound)
-    for rank in slow_ranks(cascade):
+    ranks = slow_ranks(cascade)
+    if always and not ranks:
+        ranks = _longest(bound)
+    for rank in ranks:
         extent = bound.extents[rank]
         if extent < 2 * sizes.usual:
             continue
-        plan = reduce_passes(cascade, rank, size=tile_of(extent, sizes))
-        if isinstance(plan, Refusal) or plan.after >= plan.before:
+        plan = reduce_passes(cascade, rank, size=tile_of(extent, sizes), always=always)
+        if isinstance(plan, Refusal) or plan.after >= plan.before > 1:
             continue
         kept = {name: size for name, size in shapes.items() if name in _ranks(plan.cascade)}
-        return settled(bind(plan.cascade, shapes=kept))
+        return inlined(settled(bind(plan.cascade, shapes=kept)))
     return bound
+
+
+def parted(
+    cascade: Cascade,
+    shapes: Mapping[str, int],
+    constants: Mapping[str, float] | None = None,
+    tiles: Tiles | None = None,
+    *,
+    part: int,
+) -> Bound:
+    """Return the form with parts side by side, each streamed over, and a merge (split-K).
+
+    Args:
+        cascade: any cascade.
+        shapes: rank variable → extent.
+        constants: upper-case name → value.
+        tiles: sizes of tiles.
+        part: coordinates of a part.
+
+    Raises:
+        CascadeError: see `streamed`.
+        MappingError: no rank has parts that can be merged.
+    """
+    cascade = cascade.with_constants(**constants) if constants else cascade
+    for rank in slow_ranks(cascade):
+        plan = reduce_passes(cascade, rank, size=part)
+        if not isinstance(plan, Refusal) and plan.tree is not None:
+            return streamed(plan.tree, {**shapes, plan.split: part}, tiles=tiles)
+    raise MappingError(
+        f"{cascade.name} has no rank whose parts can be merged",
+        fix="see `penstock rewrite`, which says why",
+    )
+
+
+def _longest(bound: Bound) -> tuple[str, ...]:
+    """Return the longest rank that is reduced."""
+    reduced = [name for e in bound.cascade.einsums if e.reduce for name in e.reduce.over]
+    return tuple(sorted(dict.fromkeys(reduced), key=lambda name: -bound.extents[name])[:1])
 
 
 def blocked_mapping(bound: Bound, target: Target, fmt: Format, block: int) -> LoopForest:

@@ -19,9 +19,10 @@ from penstock.einsum_ir.interpreter.numerics import quantise
 from penstock.einsum_ir.shapes import bind
 from penstock.mapper.fusion import Flow
 from penstock.mapper.nodes import Compute, Keep, Nest
+from penstock.mapper.notation import parse_mapping
 from penstock.mapper.search.build import build, default_mapping
 from penstock.mapper.search.plan import Recipe
-from penstock.runtime.streaming import streamed
+from penstock.runtime.streaming import parted, streamed
 from penstock.runtime.tiles import Tiles
 from penstock.samples import random_inputs
 from penstock.targets import TARGETS
@@ -68,7 +69,7 @@ def made(cascade, machine, fmt="bf16", tile=32, constants=None, buffers=1, overl
     used |= {rank for each in written.inputs for rank in each.ranks}
     sizes = {name: size for name, size in {**TOY, **shapes}.items() if name in used}
     constants = constants or {}
-    bound = streamed(written, sizes, constants, Tiles(tile, tile, tile))
+    bound = streamed(written, sizes, constants, Tiles(tile, tile, tile), always=True)
     mapping, _ = build(bound, target, form, Flow(bound.cascade), Recipe())
     mapping = plain(replace(mapping, body=staged(mapping.body, buffers, overlap)), bound, target)
     exact = bind(written.with_constants(**constants) if constants else written, shapes=sizes)
@@ -113,6 +114,8 @@ CASES = [
     ("soft_cap", "h200", {"fmt": "fp16", "e": 96, "f": 96, "tile": 48}),
     ("attention_sink", "h200", {"e": 71, "f": 71}),
     ("document_mask", "h200", {"p": 101}),
+    ("sigmoid_attention", "h200", {}),
+    ("sigmoid_attention", "a100", {"fmt": "fp16"}),
     (UNSEEN, "h200", {}),
     (UNSEEN, "a100", {"p": 37}),
 ]
@@ -126,6 +129,53 @@ def test_emulated_kernels_agree_with_fp64(tmp_path, cascade, machine, more):
     odd = more.get("e", 16) % 8  # lines that no TMA box covers
     assert kinds(module) == ["wgmma" if machine == "h200" and not odd else "mma.sync"]
     assert emulated(module, program, bound, tmp_path) < LIMIT[program.format.name]
+
+
+SPLIT = """
+mapping decode for gqa_causal on {machine}
+QS on sm: e@blocks, h@threads
+for m1@blocks
+  for h by {rows}@blocks
+    for m01
+      keep QK_T_T, GM_T_T, SN_T_T, SD_T_T, GM_C2, SD_T_P, O_T_T, O_T_P in smem
+      keep K, V in smem x2
+      QK_T_T on sm: h, m00, e
+      GM_T_T on sm: h, m00
+      GM_T_R on sm: h
+      SN_T_T on sm: h, m00
+      SD_T_T on sm: h, m00
+      GM_C2 on sm: h
+      SD_T_P on sm: h
+      SD_T_R on sm: h
+      O_T_T on sm stage 2: h, f, m00
+      O_T_P on sm: h, f
+      O_T_R on sm: h, f
+for h by {rows}@blocks
+  keep GM_R, GM_C, SD_R, O_R in smem
+  GM_R on sm: h@threads, m1
+  GM_C on sm: h, m1@threads
+  SD_R on sm: h@threads, m1
+  O_R on sm: h, f@threads, m1
+  O on sm: h, f@threads
+"""
+"""What `explore` finds for the parted form at larger sizes."""
+
+
+@needs_gxx
+@pytest.mark.parametrize(("machine", "rows", "keys"), [("h200", 8, 230), ("a100", 3, 96)])
+def test_decode_packs_heads_that_share_keys_and_splits_them(tmp_path, machine, rows, keys):
+    """One query of 2 * rows heads: a group is the rows of a tile, parts of 64 keys are merged."""
+    target, form = TARGETS.get(machine), parse_format("bf16")
+    written = zoo.load("gqa_causal")
+    sizes = {"h": 2 * rows, "g": 2, "p": 1, "m": keys, "e": 16, "f": 24}
+    bound = parted(written, sizes, tiles=Tiles(32, 32, 32), part=64)
+    mapping = parse_mapping(SPLIT.format(machine=machine, rows=rows))
+    program = lower(bound, plain(mapping, bound, target), target, form)
+    module = cuda_module(program, target)
+    assert kinds(module) == [{"h200": "wgmma", "a100": "mma.sync"}[machine]]
+    assert {each.type for each in module.workspace if each.name.endswith("_R")} == {"float32"}
+    error = emulated(module, program, bind(written, shapes=sizes), tmp_path)
+    assert error < LIMIT["bf16"]
 
 
 @needs_gxx

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from penstock.codegen.gpu.tile import Product, TileKernel, Unfit
+from penstock.codegen.gpu.tile import Product, TileKernel
+from penstock.codegen.gpu.unfit import Unfit
 from penstock.codegen.loops.nodes import Buffer, Const, For, If, Load, Name, Store, walk_statements
 from penstock.codegen.loops.walk import loads
 from penstock.codegen.tvm.ranges import names

@@ -8,12 +8,13 @@ to hold (``ps_full`` says where it is).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from penstock.codegen.gpu.fragment import Layout, named, padded
 from penstock.codegen.gpu.spell import Speller, flat, variable
-from penstock.codegen.gpu.tile import Product, Step, TileKernel, Unfit
+from penstock.codegen.gpu.tile import Product, Step, TileKernel
+from penstock.codegen.gpu.unfit import Unfit
 from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
@@ -29,7 +30,7 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
-from penstock.codegen.loops.walk import loads
+from penstock.codegen.loops.walk import expressions, loads
 from penstock.codegen.tvm.ranges import holds, names
 
 __all__ = ["LeafPrinter", "block_lines"]
@@ -201,6 +202,11 @@ class LeafPrinter:
         if self._pairs(loop):
             yield from self._paired(loop, guards)
             return
+        parts = self._marks_apart(loop)
+        if len(parts) > 1:
+            for part in parts:
+                yield from self._loop(part, guards, loops)
+            return
         opened, defined, closed = self._head(loop)
         own = self.extent_guard(loop)
         inner = (*guards, own) if own else guards
@@ -230,6 +236,35 @@ class LeafPrinter:
                     yield f"{text} = ps_quad_{_FOLDS[op][0]}({text});"
                 case _:
                     raise Unfit(f"{stmt.buffer} is written in each step over {loop.variable}")
+
+    def _marks_apart(self, loop: For) -> tuple[For, ...]:
+        """Return a loop over columns as two, if it reads and writes a mask that a row has once.
+
+        All columns read what was there before the loop, or all what it writes.
+
+        Raises:
+            Unfit: some read the one and some the other.
+        """
+        if not self.made.classes.get(loop.variable):
+            return (loop,)
+        stores = [each for each in walk_statements(loop.body) if isinstance(each, Store)]
+        marks = {
+            each.buffer
+            for each in stores
+            if self.buffers_of(each.buffer).kind == "mask"
+            and self._same_everywhere(each.buffer, loop)
+        }
+        values = [place for place, each in enumerate(stores) if each.buffer not in marks]
+        if not marks & set(_read(loop.body)) or not values:
+            return (loop,)
+        writes = [place for place, each in enumerate(stores) if each.buffer in marks]
+        others = replace(loop, body=_only(loop.body, lambda each: each.buffer not in marks))
+        own = replace(loop, body=_only(loop.body, lambda each: each.buffer in marks))
+        if max(values) < min(writes):
+            return others, own
+        if max(writes) < min(values):
+            return own, others
+        raise Unfit(f"{min(marks)} is read before and after it is written")
 
     def buffers_of(self, name: str) -> Buffer:
         """Return a buffer, local scalars included."""
@@ -441,6 +476,24 @@ def _written_once(made: TileKernel) -> Iterator[str]:
             continue
         if name in inner and stores.count(name) == 1:
             yield name
+
+
+def _read(stmt: LoopStmt) -> Iterator[str]:
+    for each in walk_statements(stmt):
+        yield from (load.buffer for expr in expressions(each) for load in loads(expr))
+
+
+def _only(stmt: LoopStmt, wanted: Callable[[Store], bool]) -> LoopStmt:
+    """Return a statement with some of its stores, and all around them."""
+    match stmt:
+        case Store():
+            return stmt if wanted(stmt) else Block(())
+        case Block(body):
+            kept = (_only(each, wanted) for each in body)
+            return replace(stmt, body=tuple(each for each in kept if each != Block(())))
+        case _:
+            inner = _only(stmt.body, wanted)
+            return Block(()) if inner == Block(()) else replace(stmt, body=inner)
 
 
 def _names_of(indices: tuple[LoopExpr, ...]) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from importlib import resources
 
 from penstock.codegen.gpu.mma import MmaKernel, TensorMap
-from penstock.codegen.gpu.tile import TileKernel, Unfit, recognise
+from penstock.codegen.gpu.tile import TileKernel, recognise
+from penstock.codegen.gpu.unfit import Unfit
 from penstock.codegen.gpu.wgmma import WgmmaKernel
 from penstock.codegen.loops.nodes import Buffer, Program
 from penstock.codegen.loops.walk import touched

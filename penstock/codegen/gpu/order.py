@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from penstock.codegen.gpu.fragment import Layout
-from penstock.codegen.gpu.tile import Product, Step, TileKernel, Unfit
+from penstock.codegen.gpu.tile import Product, Step, TileKernel
+from penstock.codegen.gpu.unfit import Unfit
 from penstock.codegen.loops.nodes import (
     Block,
     Const,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from penstock.codegen.gpu.tile import Unfit
+from penstock.codegen.gpu.unfit import Unfit
 from penstock.codegen.loops.nodes import Buffer, Const, Load, LoopExpr, Name, Op
 
 __all__ = ["Speller", "Text", "flat", "variable"]

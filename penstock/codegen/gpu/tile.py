@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from penstock.codegen.gpu.private import with_private
+from penstock.codegen.gpu.unfit import Unfit
 from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
@@ -37,11 +39,7 @@ from penstock.codegen.loops.walk import all_buffers, loads
 from penstock.codegen.tvm.kernels import Kernel, extent_of
 from penstock.codegen.tvm.ranges import interval, moves, names
 
-__all__ = ["Copy", "Product", "Step", "TileKernel", "Unfit", "recognise"]
-
-
-class Unfit(Exception):  # noqa: N818 - not an error: another kernel is made
-    """Why a launch cannot be a tensor-core kernel; its text is a sentence without a full stop."""
+__all__ = ["Copy", "Product", "Step", "TileKernel", "recognise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +132,7 @@ def recognise(kernel: Kernel, program: Program) -> TileKernel:
     kernel = _gridded(kernel)
     if not kernel.grid:
         raise Unfit("it has no grid")
+    kernel = with_private(kernel, program)
     local = {
         each.buffer.name: each.buffer
         for each in walk_statements(kernel.body)

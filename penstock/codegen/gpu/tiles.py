@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from penstock.codegen.gpu.fragment import Layout, padded
 from penstock.codegen.gpu.leaf import LeafPrinter, block_lines
 from penstock.codegen.gpu.spell import Speller, flat, variable
-from penstock.codegen.gpu.tile import Product, Step, TileKernel, Unfit
+from penstock.codegen.gpu.tile import Product, Step, TileKernel
+from penstock.codegen.gpu.unfit import Unfit
 from penstock.codegen.loops.nodes import (
     Block,
     Buffer,

@@ -24,8 +24,9 @@ from penstock.codegen.gpu.mma import (
 )
 from penstock.codegen.gpu.order import Sum
 from penstock.codegen.gpu.spell import variable
-from penstock.codegen.gpu.tile import Step, Unfit
+from penstock.codegen.gpu.tile import Step
 from penstock.codegen.gpu.tiles import Source, Staged
+from penstock.codegen.gpu.unfit import Unfit
 from penstock.codegen.loops.nodes import Const
 from penstock.codegen.loops.rewrite import substituted
 from penstock.codegen.loops.walk import loads, touched

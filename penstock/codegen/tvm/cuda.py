@@ -19,8 +19,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from penstock.codegen.backends import Provenance
 from penstock.codegen.base import Artifact
 from penstock.codegen.gpu.mma import TensorMap
 from penstock.codegen.gpu.module import TensorKernel, prelude, tensor_kernel
-from penstock.codegen.gpu.tile import Unfit
+from penstock.codegen.gpu.unfit import Unfit
 from penstock.codegen.loops.nodes import Buffer, Program
+from penstock.codegen.loops.walk import touched
 from penstock.codegen.tvm.env import require_tvm
 from penstock.codegen.tvm.expr import check_format, element_type
 from penstock.codegen.tvm.kernel_text import KernelText, kernel_text
@@ -187,19 +188,18 @@ def cuda_module(program: Program, target: Target, why: str = "") -> CudaModule:
     """
     check_format(program.format)
     steps, workspace = plan(program)
-    given = (*program.inputs, *program.outputs, *workspace)
     limit = shared_limit(target.part)
+    kernels = tuple(_kernels(steps))
+    given = (*program.inputs, *program.outputs, *workspace)
+    tensor, reasons = _tensor_kernels(kernels, program, given, target.part, why)
+    workspace = _unrounded(workspace, [each for each in kernels if each.name in tensor])
+    given = (*program.inputs, *program.outputs, *workspace)
+    if tensor:
+        tensor, reasons = _tensor_kernels(kernels, program, given, target.part, why)
     texts: dict[str, KernelText] = {}
-    tensor: dict[str, TensorKernel] = {}
-    reasons: dict[str, str] = {}
-    for kernel in _kernels(steps):
-        try:
-            if why:
-                raise Unfit(why)
-            tensor[kernel.name] = tensor_kernel(kernel, program, given, target.part, limit)
-        except Unfit as unfit:
+    for kernel in kernels:
+        if kernel.name in reasons:
             _check_limits(kernel, target)
-            reasons[kernel.name] = str(unfit)
             texts[kernel.name] = kernel_text(program, kernel, given, limit, _grid(kernel))
     source, orders = _plain_source(texts, reasons, program, target)
     if tensor:
@@ -213,6 +213,31 @@ def cuda_module(program: Program, target: Target, why: str = "") -> CudaModule:
         tuple(_array(each, program) for each in (*program.inputs, *program.outputs)),
         tuple(_array(each, program) for each in (*workspace, *scratch)),
         made,
+    )
+
+
+def _tensor_kernels(
+    kernels: Sequence[Kernel], program: Program, given: Sequence[Buffer], arch: str, why: str
+) -> tuple[dict[str, TensorKernel], dict[str, str]]:
+    """Return the launches on tensor cores, and for the others why they are none."""
+    made: dict[str, TensorKernel] = {}
+    reasons: dict[str, str] = {}
+    for kernel in kernels:
+        try:
+            if why:
+                raise Unfit(why)
+            made[kernel.name] = tensor_kernel(kernel, program, given, arch, shared_limit(arch))
+        except Unfit as unfit:
+            reasons[kernel.name] = str(unfit)
+    return made, reasons
+
+
+def _unrounded(workspace: Sequence[Buffer], kernels: Sequence[Kernel]) -> tuple[Buffer, ...]:
+    """Return workspace in which what tensor-core kernels leave for others keeps its fp32."""
+    written = {name for each in kernels for name in touched(each.body)[1]}
+    return tuple(
+        replace(each, kind="acc") if each.kind == "data" and each.name in written else each
+        for each in workspace
     )
 
 

@@ -71,6 +71,7 @@ class Derivation:
         threshold: how far a reference may stay behind what it follows; 0: not at all.
         lacking: references that are absent at points of a reduction that reads them.
         kept: elements that are computed once, before the passes, as several need the same numbers.
+        always: whether links that share no pass are computed by accumulators as well.
     """
 
     chain: Chain
@@ -88,6 +89,7 @@ class Derivation:
     threshold: float = 0.0
     lacking: frozenset[str] = frozenset()
     kept: frozenset[str] = frozenset()
+    always: bool = False
 
 
 class Emitter:
@@ -175,7 +177,7 @@ class Emitter:
     def is_fused(self, link: Link) -> bool:
         """Whether a link shares the pass of what it reads."""
         form = self.d.fused.get(link.name)
-        return form is not None and bool(form.tracked or form.deferred)
+        return form is not None and bool(form.tracked or form.deferred or self.d.always)
 
     def in_loop(self, name: str) -> bool:
         """Whether a link is computed by accumulators."""

@@ -69,6 +69,7 @@ def reduce_passes(
     threshold: float = 0.0,
     positive: frozenset[str] = frozenset(),
     negative: frozenset[str] = frozenset(),
+    always: bool = False,
 ) -> PassPlan | Refusal:
     """Derive the form of a cascade with the fewest passes over a rank.
 
@@ -84,6 +85,7 @@ def reduce_passes(
             rescaling, as in FlashAttention-4); 0: always.
         positive: inputs that have only numbers above 0.
         negative: inputs that have only numbers below 0.
+        always: also where there is one pass: its reductions become sums over tiles.
 
     Returns:
         A plan, or a refusal that says why no pass can be saved.
@@ -103,9 +105,12 @@ def reduce_passes(
     for blocked in ("", *reversed(first.fused)):
         found = _passes(chain, workshop, {blocked: _why(tried)}) if blocked else first
         again = blocked and found.pass_of == first.pass_of
-        if again or found.after >= chain.before or not found.fused:
+        single = always and chain.before == 1 and bool(found.forms)
+        if not single and (again or found.after >= chain.before or not found.fused):
             continue
-        forms = candidates(chain, workshop, found.forms, found.pass_of, names, size, threshold)
+        forms = candidates(
+            chain, workshop, found.forms, found.pass_of, names, size, threshold, always=single
+        )
         if gated:
             asked = by_order(cascade, found.forms)
             question = Question(asked, rank, names[1], target, *signs, _watched(chain, cascade))

@@ -44,6 +44,8 @@ def candidates(
     names: tuple[str, str],
     size: int,
     threshold: float = 0.0,
+    *,
+    always: bool = False,
 ) -> Iterator[Candidate]:
     """Yield derived cascades, the cheapest first."""
     links = [name for name in chain.links if name in forms]
@@ -70,6 +72,7 @@ def candidates(
                 lacking=_lacking(chain, workshop, named),
                 threshold=threshold if _may_lag(chain, workshop, named) else 0.0,
                 divisors=divisors,
+                always=always,
             )
             name = f"v{number}" if guarded == likely else f"v{number} guarded"
             yield _emitted(name, named, _costs(choice), derivation)

@@ -76,19 +76,17 @@ def reduce_passes(
     Args:
         cascade: any cascade.
         rank: a rank variable that is reduced.
-        tile: the rank variable within a tile; ``""`` takes the rank with a 0, as ``m0``.
+        tile: the rank variable within a tile; ``""``: the rank with a 0, as ``m0``.
         size: coordinates of a tile, a default that shapes override.
         fmt: the target's number format, in which the numerical gate tries variants; None: fp32.
         gated: try variants in numbers. Without, the first in the order of cost is taken.
         most: how many variants to look for.
-        threshold: how far a running maximum may grow before accumulators are rescaled (lazy
-            rescaling, as in FlashAttention-4); 0: always.
+        threshold: how far a maximum may grow before rescaling (lazy, as in FlashAttention-4).
         positive: inputs that have only numbers above 0.
         negative: inputs that have only numbers below 0.
-        always: also where there is one pass: its reductions become sums over tiles.
+        always: also with one pass: its reductions become sums over tiles.
 
-    Returns:
-        A plan, or a refusal that says why no pass can be saved.
+    Returns: a plan, or a refusal that says why no pass can be saved.
 
     Raises:
         UnknownNameError: no Einsum has the rank.
@@ -98,19 +96,17 @@ def reduce_passes(
     except ChainError as error:
         return Refusal(cascade, rank, passes_over(cascade, rank), str(error))
     workshop = Workshop(chain, _counted(chain), positive, negative)
-    names = _tile_names(cascade, rank, tile)
+    names, single = _tile_names(cascade, rank, tile), always and chain.before == 1
+    asked_for = (names, size, threshold, single)
     found = first = _passes(chain, workshop, {})
     tried: list[Tried] = []
     target, signs = fmt or parse_format("fp32"), (positive, negative)
     for blocked in ("", *reversed(first.fused)):
         found = _passes(chain, workshop, {blocked: _why(tried)}) if blocked else first
         again = blocked and found.pass_of == first.pass_of
-        single = always and chain.before == 1 and bool(found.forms)
-        if not single and (again or found.after >= chain.before or not found.fused):
+        if (again or found.after >= chain.before or not found.fused) and not single:
             continue
-        forms = candidates(
-            chain, workshop, found.forms, found.pass_of, names, size, threshold, always=single
-        )
+        forms = candidates(chain, workshop, found.forms, found.pass_of, *asked_for)
         if gated:
             asked = by_order(cascade, found.forms)
             question = Question(asked, rank, names[1], target, *signs, _watched(chain, cascade))

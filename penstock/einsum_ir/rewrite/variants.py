@@ -44,7 +44,6 @@ def candidates(
     names: tuple[str, str],
     size: int,
     threshold: float = 0.0,
-    *,
     always: bool = False,
 ) -> Iterator[Candidate]:
     """Yield derived cascades, the cheapest first."""

@@ -20,7 +20,7 @@ shapes = {"h": 12, "p": 1024, "m": 1024, "e": 64, "f": 64}
 design, search = penstock.explore(cascade, "fusemax", shapes=shapes)
 print(design.mapping)
 for metric in design.evaluate().metrics():
-    print(f"{metric.name:24} {metric.value:>14.6g} {metric.unit:10} ({metric.evidence})")
+    print(metric)
 
 #: passes over the keys: 3
 #: mapping explored for attention on fusemax
@@ -37,16 +37,16 @@ for metric in design.evaluate().metrics():
 #:     SD on pe2d: p by 256, p@cols, m by 256, m@rows
 #:     A on pe1d stage 1: p by 256, m, p@lanes
 #:     O on pe2d stage 2: p by 256, f, p@cols, m by 256, m@rows
-#: latency                           49152 cycles     (model)
-#: latency_s                   5.22894e-05 s          (model)
-#: dram_bytes                  6.29146e+06 bytes      (model)
-#: energy                      8.64593e+10 pJ         (model)
-#: utilisation_pe2d               0.785156 of PEs     (model)
-#: utilisation_pe1d                      1 of PEs     (model)
-#: busy_pe2d                      0.785156 of cycles  (model)
-#: busy_pe1d                             1 of cycles  (model)
-#: initiation_interval                2048 cycles     (model)
-#: occupancy_dram              6.29146e+06 bytes      (model)
-#: occupancy_gb                4.84966e+06 bytes      (model)
-#: occupancy_rf2d                       20 bytes      (model)
-#: occupancy_rf1d                        8 bytes      (model)
+#: latency 49,152 cycles (model)
+#: latency_s 52.29 µs (model)
+#: dram_bytes 6.291 MB (model)
+#: energy 86.46 mJ (model)
+#: utilisation_pe2d 78.5 % of PEs (model)
+#: utilisation_pe1d 100.0 % of PEs (model)
+#: busy_pe2d 78.5 % of cycles (model)
+#: busy_pe1d 100.0 % of cycles (model)
+#: initiation_interval 2,048 cycles (model)
+#: occupancy_dram 6.291 MB (model)
+#: occupancy_gb 4.85 MB (model)
+#: occupancy_rf2d 20 B (model)
+#: occupancy_rf1d 8 B (model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 __all__ = ["Check", "Evidence", "Metric", "number", "quantity"]
@@ -11,6 +12,8 @@ __all__ = ["Check", "Evidence", "Metric", "number", "quantity"]
 Evidence = Literal["bound", "model", "simulation", "synthesis", "measurement", "published"]
 
 _PREFIXES = {12: "T", 9: "G", 6: "M", 3: "k", 0: "", -3: "m", -6: "µ", -9: "n", -12: "p"}
+_SCALES = {"s": (1.0, "s"), "pJ": (1e-12, "J"), "bytes": (1.0, "B")}
+"""Units that get SI prefixes: by what a value is multiplied, and the unit then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,18 @@ class Metric:
     value: float
     unit: str
     evidence: Evidence
+
+    def __str__(self) -> str:
+        return f"{self.name} {' '.join(self.parts()).rstrip()} ({self.evidence})"
+
+    def parts(self) -> tuple[str, str]:
+        """Return number and unit for people: ``("52.29 µs", "")``, ``("27.1 %", "of PEs")``."""
+        if self.unit.startswith("of "):
+            return f"{100 * self.value:.1f} %", self.unit
+        if self.unit in _SCALES:
+            scale, unit = _SCALES[self.unit]
+            return quantity(self.value * scale, unit), ""
+        return number(self.value), self.unit
 
     def to_json(self) -> dict[str, str | float]:
         """Return the metric as a JSON object."""
@@ -85,11 +100,13 @@ class Check:
 
 def number(value: float) -> str:
     """Return a number for people: thousands apart, four digits, powers of ten when far out."""
+    if isinstance(value, int) and abs(value) >= 10**15:
+        return f"{Decimal(value):.3e}"  # there are more mappings than floats
     if not math.isfinite(value):
         return str(value)
-    if float(value).is_integer() and abs(value) < 1e15:
-        return f"{int(value):,}"
-    return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
+    if (float(value).is_integer() and abs(value) < 1e15) or 1e4 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
 
 
 def quantity(value: float, unit: str) -> str:

@@ -12,7 +12,7 @@ from penstock.metrics import number, quantity
 
 __all__ = ["bars_svg"]
 
-LABEL, WIDTH, TOTAL, HEIGHT, GAP = 90, 520, 110, 18, 8
+LABEL, WIDTH, TOTAL, HEIGHT, GAP = 90, 520, 150, 18, 8
 LETTER, SWATCH = 7.5, 10
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from penstock import __version__
 from penstock.einsum_ir.passes import pass_table, taxonomy, telling_row, worth_showing
 from penstock.mapper.model.roofline import roofline_point
-from penstock.metrics import Check, Metric, number, quantity
+from penstock.metrics import Check, Metric, number
 from penstock.report.bars import bars_svg
 from penstock.report.chain import chain_svg
 from penstock.report.data import Page, Section
@@ -256,18 +256,8 @@ def _tiles(page: Page) -> list[dict[str, str]]:
     return [_tile(metric) for metric in first]
 
 
-_SCALES = {"s": (1.0, "s"), "pJ": (1e-12, "J"), "bytes": (1.0, "B")}
-
-
 def _tile(metric: Metric) -> dict[str, str]:
-    note = metric.unit
-    if metric.unit.startswith("of "):
-        value = f"{100 * metric.value:.1f} %"
-    elif metric.unit in _SCALES:
-        scale, unit = _SCALES[metric.unit]
-        value, note = quantity(metric.value * scale, unit), ""
-    else:
-        value = number(metric.value)
+    value, note = metric.parts()
     name = metric.name.replace("_", " ").removesuffix(" s").removesuffix(" bytes")
     return {"name": name, "value": value, "evidence": metric.evidence, "note": escape(note)}
 

@@ -194,7 +194,7 @@ def test_ctrl_c_keeps_the_best_mapping(folder):
     assert "mapping explored for attention_2pass on fusemax" in out
     assert "interrupted; the best of those evaluated" in out
     assert main(["show", "d.json"]) == 0
-    assert "interrupted; the best of those evaluated" in (folder / "r.html").read_text()
+    assert "Interrupted; the best of those evaluated" in (folder / "r.html").read_text()
 
 
 @pytest.mark.parametrize("objective", ["latency", "front"])

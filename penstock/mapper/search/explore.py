@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock import metrics
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
 from penstock.einsum_ir.work import effective_points
@@ -137,8 +138,8 @@ class SearchResult(Coverage):
         of = f" of {self.variants} cascades" if self.variants > 1 else ""
         early = "interrupted; " if self.interrupted else ""
         return (
-            f"{early}{claim}: {self.points:,} mappings{of}, {self.evaluated:,} evaluated, "
-            f"{self.ruled_out:,} {rest}"
+            f"{early}{claim}: {metrics.number(self.points)} mappings{of}, "
+            f"{self.evaluated:,} evaluated, {metrics.number(self.ruled_out)} {rest}"
         )
 
     def to_json(self) -> dict[str, Any]:

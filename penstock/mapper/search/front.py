@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock import metrics
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.shapes import Bound
 from penstock.errors import MappingError
@@ -71,8 +72,8 @@ class Front(Coverage):
         rest = "ruled out by bounds or capacity" if self.optimal else "not"
         early = "interrupted; " if self.interrupted else ""
         return (
-            f"{early}{claim}, {len(self.members)} of {self.points:,} mappings: {self.evaluated:,} "
-            f"evaluated, {self.ruled_out:,} {rest}"
+            f"{early}{claim}, {len(self.members)} of {metrics.number(self.points)} mappings: "
+            f"{self.evaluated:,} evaluated, {metrics.number(self.ruled_out)} {rest}"
         )
 
     def to_json(self) -> dict[str, Any]:

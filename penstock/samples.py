@@ -12,15 +12,15 @@ with itself (numbers of documents) a few numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import isfinite
+from math import inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.einsum_ir.formats import Format, parse_format
-from penstock.einsum_ir.interpreter.evaluate import coordinate_inputs
-from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Sym, Var, accesses, walk
-from penstock.einsum_ir.ops import OPERATORS
+from penstock.einsum_ir.interpreter.evaluate import compared_inputs, coordinate_inputs
+from penstock.einsum_ir.intervals import UNKNOWN, Interval, bounds_of
+from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Sym, Var, accesses
 from penstock.einsum_ir.shapes import Bound
 
 __all__ = ["random_inputs"]
@@ -79,14 +79,13 @@ def _coordinates(bound: Bound) -> dict[str, int]:
 
 def _largest(index: Expr, tensor: str, extent: int, bound: Bound) -> int | None:
     """Return the largest value of a tensor with which an index stays below an extent, if any."""
-    least = _range(index, tensor, 0, bound)
-    if least is not None and least[1] >= extent:
+    if extent <= _range(index, tensor, 0, bound)[1] < inf:
         return None
     low, high = 0, max(extent, *bound.extents.values())
     while low < high:
         middle = (low + high + 1) // 2
-        ends = _range(index, tensor, middle, bound)
-        fits = ends[1] < extent if ends is not None else middle < extent
+        most = _range(index, tensor, middle, bound)[1]
+        fits = (most if most < inf else middle) < extent
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
 
@@ -95,32 +94,15 @@ def _compared(
     predicate: Expr, candidates: frozenset[str], bound: Bound
 ) -> Iterator[tuple[str, int]]:
     """Yield inputs that a predicate compares with coordinates or each other, and a limit."""
-    for node in walk(predicate):
-        if not isinstance(node, Apply) or OPERATORS[node.op].kind != "comparison":
-            continue
-        outer = [each for each in _outer(node) if isinstance(each, Access | Var)]
-        tensors = [each.tensor for each in outer if isinstance(each, Access)]
-        sides = [_range(each, "", 0, bound) for each in node.args]
-        ends = [int(each[1]) + 1 for each in sides if each and isfinite(each[1])]
-        if candidates.issuperset(tensors) and len(outer) > 1:
-            for tensor in tensors:
-                yield tensor, max(ends, default=DOCUMENTS - 1)
-
-
-def _outer(expr: Expr) -> list[Expr]:
-    """Return the nodes of an expression, without what stands in indices."""
-    match expr:
-        case Apply(_, args):
-            return [node for arg in args for node in _outer(arg)]
-        case _:
-            return [expr]
-
-
-Interval = tuple[float, float] | None
+    for node, tensors in compared_inputs(predicate, candidates):
+        ends = [_range(each, "", 0, bound)[1] for each in node.args]
+        limit = max((int(each) + 1 for each in ends if isfinite(each)), default=DOCUMENTS - 1)
+        for tensor in tensors:
+            yield tensor, limit
 
 
 def _range(expr: Expr, tensor: str, value: int, bound: Bound) -> Interval:
-    """Return the least and the largest value of an index with a tensor in 0 .. value."""
+    """Return the least and the greatest value of an index with a tensor in 0 .. value."""
     match expr:
         case Num(number):
             return float(number), float(number)
@@ -128,33 +110,8 @@ def _range(expr: Expr, tensor: str, value: int, bound: Bound) -> Interval:
             return 0.0, bound.extents[name] - 1.0
         case Sym(name):
             known: Mapping[str, float] = bound.symbols
-            return (known[name], known[name]) if name in known else None
+            return (known[name], known[name]) if name in known else UNKNOWN
         case Access():
-            return (0.0, float(value)) if expr.tensor == tensor else None
+            return (0.0, float(value)) if expr.tensor == tensor else UNKNOWN
         case Apply(op, args):
-            inner = [_range(arg, tensor, value, bound) for arg in args]
-            ends = [each for each in inner if each is not None]
-            return _applied(op, ends) if len(ends) == len(inner) else None
-
-
-def _applied(op: str, args: list[tuple[float, float]]) -> Interval:
-    match op, args:
-        case "+", [(a, b), (c, d)]:
-            return a + c, b + d
-        case "-", [(a, b), (c, d)]:
-            return a - d, b - c
-        case "*", [(a, b), (c, d)]:
-            ends = (a * c, a * d, b * c, b * d)
-            return min(ends), max(ends)
-        case "//", [(a, b), (c, d)] if c == d > 0:
-            return a // c, b // c
-        case "%", [_, (c, d)] if c == d > 0:
-            return 0.0, c - 1
-        case "min", [(a, b), (c, d)]:
-            return min(a, c), min(b, d)
-        case "max", [(a, b), (c, d)]:
-            return max(a, c), max(b, d)
-        case "clamp", [(a, b), (c, _), (_, f)]:
-            return max(a, c), min(b, f)
-        case _:
-            return None
+            return bounds_of(op, [_range(arg, tensor, value, bound) for arg in args])

@@ -34,6 +34,7 @@ __all__ = [
     "Var",
     "accesses",
     "check_depth",
+    "leaves",
     "next_variable",
     "rebuilt",
     "resolve_scalars",
@@ -195,6 +196,14 @@ def variables(*exprs: Expr) -> tuple[str, ...]:
 def accesses(*exprs: Expr) -> tuple[Access, ...]:
     """Return every access in the expressions (nested ones too), in order of appearance."""
     return tuple(node for expr in exprs for node in walk(expr) if isinstance(node, Access))
+
+
+def leaves(*exprs: Expr) -> tuple[Expr, ...]:
+    """Return what expressions are made of, in order of appearance: no operators, no indices."""
+    found: list[Expr] = []
+    for expr in exprs:
+        found += leaves(*expr.args) if isinstance(expr, Apply) else [expr]
+    return tuple(found)
 
 
 def rebuilt(expr: Expr, part: Callable[[Expr], Expr]) -> Expr:

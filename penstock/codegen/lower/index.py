@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from penstock.codegen.loops.nodes import Const, Load, LoopExpr, Name, Op
+from penstock.einsum_ir.intervals import UNKNOWN, bounds_of
 
 __all__ = [
     "Cond",
@@ -120,38 +121,9 @@ def _range(expr: LoopExpr, ranges: Ranges) -> tuple[float, float]:
             low, high = ranges[name]
             return low, high
         case Op(op, args):
-            return _range_of_op(op, [_range(arg, ranges) for arg in args])
+            return bounds_of(op, [_range(arg, ranges) for arg in args])
         case _:
-            return -math.inf, math.inf
-
-
-def _range_of_op(op: str, args: list[tuple[float, float]]) -> tuple[float, float]:
-    match op, args:
-        case "+", [(a, b), (c, d)]:
-            return a + c, b + d
-        case "-", [(a, b), (c, d)]:
-            return a - d, b - c
-        case "neg", [(a, b)]:
-            return -b, -a
-        case "*", [(a, b), (c, d)] if all(map(math.isfinite, (a, b, c, d))):
-            corners = (a * c, a * d, b * c, b * d)
-            return min(corners), max(corners)
-        case "max", [(a, b), (c, d)]:
-            return max(a, c), max(b, d)
-        case "min", [(a, b), (c, d)]:
-            return min(a, c), min(b, d)
-        case "abs", [(a, b)]:
-            return (0 if a <= 0 <= b else min(abs(a), abs(b))), max(abs(a), abs(b))
-        case "//", [(a, b), (c, d)] if c == d and c > 0:
-            return _floor(a / c), _floor(b / c)
-        case "%", [_, (c, d)] if c == d and c > 0:
-            return 0, c - 1
-        case _:
-            return -math.inf, math.inf
-
-
-def _floor(value: float) -> float:
-    return math.floor(value) if math.isfinite(value) else value
+            return UNKNOWN
 
 
 def floor_divide(left: Lin, right: Lin, ranges: Ranges) -> Lin:

@@ -9,12 +9,9 @@ another such input (segment numbers, lengths). One that is compared with values 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.interpreter.evaluate import coordinate_inputs
-from penstock.einsum_ir.nodes import Access, Apply, Expr, Var, accesses, walk
-from penstock.einsum_ir.ops import OPERATORS
+from penstock.einsum_ir.interpreter.evaluate import compared_inputs, coordinate_inputs
+from penstock.einsum_ir.nodes import accesses
 
 __all__ = ["whole_inputs"]
 
@@ -27,31 +24,5 @@ def whole_inputs(cascade: Cascade) -> frozenset[str]:
         for access in einsum.operands:
             found |= {each.tensor for index in access.indices for each in accesses(index)}
         if einsum.where is not None:
-            found |= _compared(einsum.where, candidates)
+            found |= {n for _, names in compared_inputs(einsum.where, candidates) for n in names}
     return candidates & found
-
-
-def _compared(predicate: Expr, candidates: frozenset[str]) -> set[str]:
-    """Return the candidates that a predicate compares with coordinates or with each other."""
-    found: set[str] = set()
-    for comparison in _comparisons(predicate):
-        read = [node for node in _outer(comparison) if isinstance(node, Access | Var)]
-        tensors = {node.tensor for node in read if isinstance(node, Access)}
-        if tensors <= candidates and len(read) > 1:
-            found |= tensors
-    return found
-
-
-def _comparisons(expr: Expr) -> Iterator[Apply]:
-    for node in walk(expr):
-        if isinstance(node, Apply) and OPERATORS[node.op].kind == "comparison":
-            yield node
-
-
-def _outer(expr: Expr) -> list[Expr]:
-    """Return the nodes of an expression, without what stands in indices."""
-    match expr:
-        case Apply(_, args):
-            return [node for arg in args for node in _outer(arg)]
-        case _:
-            return [expr]

@@ -7,9 +7,11 @@ use of the conditions around a statement; all answers are safe, not sharp.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 
 from penstock.codegen.loops.nodes import Const, Load, LoopExpr, Name, Op
 from penstock.codegen.loops.walk import loads
+from penstock.einsum_ir.intervals import UNKNOWN, bounds_of
 
 __all__ = ["Interval", "Ranges", "holds", "interval", "lower", "moves", "names", "stride"]
 __all__ += ["upper"]
@@ -41,34 +43,8 @@ def interval(expr: LoopExpr, ranges: Ranges) -> Interval | None:
         case Name(name):
             return ranges.get(name)
         case Op(op, args):
-            bounds = [interval(arg, ranges) for arg in args]
-            known = [each for each in bounds if each is not None]
-            return _combine(op, known) if len(known) == len(bounds) else None
-        case _:
-            return None
-
-
-def _combine(op: str, args: list[Interval]) -> Interval | None:
-    match op, args:
-        case "neg", [(low, high)]:
-            return -high, -low
-        case "+", [(a, b), (c, d)]:
-            return a + c, b + d
-        case "-", [(a, b), (c, d)]:
-            return a - d, b - c
-        case "*", [(a, b), (c, d)]:
-            corners = (a * c, a * d, b * c, b * d)
-            return min(corners), max(corners)
-        case "max", [(a, b), (c, d)]:
-            return max(a, c), max(b, d)
-        case "min", [(a, b), (c, d)]:
-            return min(a, c), min(b, d)
-        case "clamp", [(a, b), (c, d), (e, f)]:
-            return min(max(a, c), e), min(max(b, d), f)
-        case (("//" | "%"), [(a, b), (c, d)]) if c == d and c > 0:
-            if op == "//":
-                return a // c, b // c
-            return (a % c, b % c) if a // c == b // c else (0, c - 1)
+            low, high = bounds_of(op, [interval(arg, ranges) or UNKNOWN for arg in args])
+            return (int(low), int(high)) if isfinite(low) and isfinite(high) else None
         case _:
             return None
 
@@ -160,9 +136,9 @@ def _rebuilt(op: str, *args: LoopExpr | None) -> LoopExpr | None:
         return None
     constants = [int(arg.value) for arg in given if isinstance(arg, Const) and arg.integer]
     if len(constants) == len(given):
-        folded = _combine(op, [(each, each) for each in constants])
-        if folded is not None:
-            return Const(folded[0], True)
+        folded = bounds_of(op, [(each, each) for each in constants])
+        if isfinite(folded[0]):
+            return Const(int(folded[0]), True)
     if op == "+" and Const(0, True) in given:
         return given[given[0] == Const(0, True)]
     return Op(op, given)

@@ -22,7 +22,8 @@ does not depend on the variable.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,6 +51,7 @@ from penstock.einsum_ir.nodes import (
     Sym,
     Var,
     accesses,
+    leaves,
     walk,
 )
 from penstock.einsum_ir.ops import OPERATORS
@@ -61,6 +63,7 @@ __all__ = [
     "Tensor",
     "Value",
     "both",
+    "compared_inputs",
     "coordinate_inputs",
     "reads",
     "whole",
@@ -124,19 +127,20 @@ def coordinate_inputs(cascade: Cascade) -> frozenset[str]:
     valued: set[str] = set()
     for einsum in cascade.einsums:
         read |= {each.tensor for each in einsum.operands}
-        valued |= _read_as_values(einsum.body)
+        valued |= {each.tensor for each in leaves(einsum.body) if isinstance(each, Access)}
     return frozenset((names & read) - valued)
 
 
-def _read_as_values(expr: Expr) -> set[str]:
-    """Return the tensors that an expression reads outside indices."""
-    match expr:
-        case Access(tensor):
-            return {tensor}
-        case Apply(_, args):
-            return set().union(*(_read_as_values(arg) for arg in args))
-        case Num() | Var() | Sym():
-            return set()
+def compared_inputs(
+    predicate: Expr, candidates: AbstractSet[str]
+) -> Iterator[tuple[Apply, set[str]]]:
+    """Yield comparisons of candidates with coordinates or each other, and the tensors in each."""
+    for node in walk(predicate):
+        if isinstance(node, Apply) and OPERATORS[node.op].kind == "comparison":
+            read = [each for each in leaves(node) if isinstance(each, Access | Var)]
+            tensors = {each.tensor for each in read if isinstance(each, Access)}
+            if tensors <= candidates and len(read) > 1:
+                yield node, tensors
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.einsum_ir.nodes import Access, Expr, Sym, Var, walk
+from penstock.einsum_ir.nodes import Expr, Num, Sym, leaves
 from penstock.einsum_ir.rewrite.separate import NotSeparableError, Separator, Term, old
 from penstock.einsum_ir.rewrite.signs import Signs
 from penstock.einsum_ir.rewrite.terms import ZERO, evaluate, key, replaced
 
-__all__ = ["MOST", "Closed", "close", "identity_holds", "leaves", "number"]
+__all__ = ["MOST", "Closed", "close", "identity_holds", "number", "quantities"]
 
 MOST = 8
 """Accumulators of one reduction; more than the fifth moment needs."""
@@ -107,7 +107,7 @@ def identity_holds(body: Expr, found: Closed, separator: Separator) -> bool:
     generator = random.Random(7)
     moved: dict[Expr, Expr] = {Sym(name): old(name) for name in separator.tracked}
     earlier = [replaced(each, moved) for each in found.basis]
-    read = sorted(leaves(body, *found.basis), key=str)
+    read = quantities(body, *found.basis)
     bounded = {fact.bound for fact in separator.facts}
     checked = 0
     for _ in range(10 * _TRIALS):
@@ -147,30 +147,9 @@ def _both_sides(
     return pairs
 
 
-def leaves(*exprs: Expr) -> set[Expr]:
-    """Return accesses, scalars and coordinates outside of indices."""
-    found: set[Expr] = set()
-    for expr in exprs:
-        inside = {
-            inner
-            for node in walk(expr)
-            if isinstance(node, Access)
-            for index in node.indices
-            for inner in walk(index)
-        }
-        found |= {n for n in walk(expr) if isinstance(n, Access) and n not in inside}
-        found |= {n for n in _values(expr) if isinstance(n, Sym | Var)}
-    return found
-
-
-def _values(expr: Expr) -> list[Expr]:
-    if isinstance(expr, Sym | Var):
-        return [expr]
-    return (
-        []
-        if isinstance(expr, Access)
-        else [n for a in getattr(expr, "args", ()) for n in _values(a)]
-    )
+def quantities(*exprs: Expr) -> list[Expr]:
+    """Return accesses, scalars and coordinates outside of indices, each once, in a fixed order."""
+    return sorted({each for each in leaves(*exprs) if not isinstance(each, Num)}, key=str)
 
 
 def _drawn(

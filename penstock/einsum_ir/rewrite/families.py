@@ -31,6 +31,7 @@ from penstock.einsum_ir.nodes import (
     Sym,
     Var,
     accesses,
+    leaves,
     variables,
     walk,
 )
@@ -130,9 +131,9 @@ def sizes(cascade: Cascade, rank: str) -> dict[str, int]:
                 if reach and access.tensor in declared:
                     name = declared[access.tensor][place]
                     found[name] = max(found[name], 2 * (reach + 3))
-                if rank in _compared(index):
+                if rank in _deciding(index):
                     compared.append(index)
-        names = set().union(*(_compared(each) for each in compared if rank in _compared(each)))
+        names = _deciding(*(each for each in compared if rank in _deciding(each)))
         extent = LENGTH + 3 if len(names) <= 2 else 3
         found |= {name: max(extent, found[name]) for name in names if name in found}
     found |= {name: extent for name, extent in kept.items() if name in found}
@@ -152,7 +153,7 @@ def _kept(cascade: Cascade) -> dict[str, int]:
     blocks = [each for each in places if isinstance(each, Apply) and each.op in ("*", "//", "%")]
     counting = _symbols(cascade, blocks)
     wheres = [each.where for each in cascade.einsums if each.where is not None]
-    meeting = set().union(*(_compared(each) for each in [*computed, *wheres]))
+    meeting = _deciding(*computed, *wheres)
     return {
         name: extent
         for name, extent in cascade.shapes
@@ -241,15 +242,9 @@ def _reached(cascade: Cascade, rank: str, symbols: Mapping[str, float]) -> dict[
     return found
 
 
-def _compared(expr: Expr) -> set[str]:
+def _deciding(*exprs: Expr) -> set[str]:
     """Return the variables whose coordinates decide, not those that choose an element."""
-    match expr:
-        case Var(name):
-            return {name}
-        case Apply(_, args):
-            return set().union(*(_compared(each) for each in args))
-        case Num() | Sym() | Access():
-            return set()
+    return {each.name for each in leaves(*exprs) if isinstance(each, Var)}
 
 
 def families(

@@ -16,7 +16,7 @@ from typing import Any
 
 from penstock.einsum_ir.nodes import Access, Expr, Sym
 from penstock.einsum_ir.rewrite.chain import Chain
-from penstock.einsum_ir.rewrite.closure import leaves, number
+from penstock.einsum_ir.rewrite.closure import number, quantities
 from penstock.einsum_ir.rewrite.fuse import Workshop
 from penstock.einsum_ir.rewrite.plan import Costs, Fused, accumulated
 from penstock.einsum_ir.rewrite.terms import ZERO, evaluate, replaced, uses
@@ -86,7 +86,7 @@ class _Sample:
         return bool(size > 0 and abs(sum(parts)) < size * self.context.mpf(10) ** -_DIGITS)
 
     def _value(self, expr: Expr, row: dict[Expr, Any]) -> Any:
-        values = {leaf: self._leaf(leaf, row) for leaf in leaves(expr)}
+        values = {leaf: self._leaf(leaf, row) for leaf in quantities(expr)}
         return evaluate(expr, values, self.context)
 
     def _leaf(self, leaf: Expr, row: dict[Expr, Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock.einsum_ir.nodes import Expr, Sym, walk
 from penstock.einsum_ir.rewrite.chain import Link
-from penstock.einsum_ir.rewrite.closure import MOST, leaves, number
+from penstock.einsum_ir.rewrite.closure import MOST, number, quantities
 from penstock.einsum_ir.rewrite.fuse import Workshop
 from penstock.einsum_ir.rewrite.terms import evaluate, uses
 
@@ -44,7 +44,7 @@ def _rank(body: Expr, workshop: Workshop, names: frozenset[str], spread: int) ->
     context = MPContext()
     context.dps = _DIGITS
     generator = random.Random(spread)
-    found = sorted(leaves(body), key=str)
+    found = quantities(body)
     whole = [each for each in found if isinstance(each, Sym) and each.name in names]
     element = [each for each in found if each not in whole and _varies(each, workshop)]
     fixed: dict[Expr, Any] = {

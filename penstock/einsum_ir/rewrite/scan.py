@@ -16,7 +16,7 @@ import random
 from collections.abc import Sequence
 
 from penstock.einsum_ir.nodes import Access, Expr, Sym
-from penstock.einsum_ir.rewrite.closure import leaves, number
+from penstock.einsum_ir.rewrite.closure import number, quantities
 from penstock.einsum_ir.rewrite.fuse import Workshop
 from penstock.einsum_ir.rewrite.plan import Accumulator, Fused
 from penstock.einsum_ir.rewrite.separate import old
@@ -55,7 +55,7 @@ def _invariant(workshop: Workshop, each: Accumulator, totals: frozenset[str]) ->
     shift = context.mpf("0.318")
     moving: set[Expr] = {make(name) for name in totals for make in (Sym, old)}
     for expr in (each.body, *(c for _, c in each.carry)):
-        read = sorted(leaves(expr), key=str)
+        read = quantities(expr)
         values = {n: number(context, generator, n, workshop.sign) for n in read}
         later = {
             n: value + shift

@@ -10,58 +10,79 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import rivals
+
 from penstock import zoo
 from penstock.codegen.backends import Provenance
-from penstock.codegen.base import digest
+from penstock.codegen.base import Artifact, digest
 from penstock.codegen.gpu.plain import plain
 from penstock.codegen.gpu.standalone import __file__ as loader
 from penstock.codegen.lower.program import lower
 from penstock.codegen.tvm.cuda import artifact
 from penstock.einsum_ir.formats import parse_format
+from penstock.einsum_ir.shapes import Bound
 from penstock.mapper.nodes import Keep, Mapping, Nest, Node
 from penstock.mapper.search.explore import explore
-from penstock.runtime.streaming import streamed
+from penstock.runtime.streaming import parted, streamed
 from penstock.runtime.tiles import Tiles
 from penstock.targets import TARGETS
 
 HERE = Path(__file__).resolve().parent
 
-CASES = {
-    "dense": "attention",
-    "causal": "causal_attention",
-    "gqa_causal": "gqa_causal",
-    "sliding_window": "sliding_window",
-    "soft_cap": "soft_cap",
-    "alibi": "alibi",
-    "attention_sink": "attention_sink",
-    "document_mask": "document_mask",
-}
-"""Case → stock cascade."""
 
-CONSTANTS = {"sliding_window": {"W": 256.0}}
+@dataclass(frozen=True)
+class Case:
+    """What is measured: a stock cascade, at which widths and numbers of keys; one query or all."""
+
+    cascade: str
+    widths: tuple[int, ...] = (64, 128)
+    lengths: tuple[int, ...] = (8192,)
+    constants: tuple[tuple[str, float], ...] = ()
+    decode: bool = False
+
+
+CASES = {
+    "causal": Case("causal_attention", lengths=(4096, 16384)),
+    "dense": Case("attention", lengths=(4096, 16384)),
+    "sliding_window": Case("sliding_window", constants=(("W", 256.0),)),
+    "decode": Case("gqa_causal", (128,), (65536,), decode=True),
+    "gqa_causal": Case("gqa_causal", (128,)),
+    "soft_cap": Case("soft_cap"),
+    "alibi": Case("alibi"),
+    "attention_sink": Case("attention_sink"),
+    "document_mask": Case("document_mask"),
+    "sigmoid": Case("sigmoid_attention"),
+}
+"""In the order of measuring: what is left when the time is up comes last."""
+
+HEADS, GROUPS = 16, 4
 TILES = {
     64: ((128, 128, 2), (192, 128, 2), (128, 128, 3), (192, 96, 3)),
     128: ((128, 128, 2), (128, 176, 2), (128, 96, 2), (192, 80, 2)),
 }
 """Width → (rows of a block, keys of a tile, buffers) to measure."""
 
+PARTS = ((2048, 64, 2), (1024, 64, 3), (4096, 128, 2))
+"""For decoding: (keys of a part, keys of a tile, buffers)."""
 
-def tiled(body: tuple[Node, ...], rows: int, buffers: int) -> tuple[Node, ...]:
-    """Return a mapping's body with another block tile and other numbers of buffers."""
+
+def tiled(body: tuple[Node, ...], along: str, rows: int, buffers: int) -> tuple[Node, ...]:
+    """Return a mapping's body with another block tile of a rank, and other numbers of buffers."""
     found: list[Node] = []
     for node in body:
         if isinstance(node, Nest):
             loop = node.loop
-            if loop.variable == "p" and loop.axis:
+            if loop.variable == along and loop.axis:
                 loop = replace(loop, tile=rows)
-            found.append(replace(node, loop=loop, body=tiled(node.body, rows, buffers)))
+            found.append(replace(node, loop=loop, body=tiled(node.body, along, rows, buffers)))
         elif isinstance(node, Keep) and {"K", "V"} & set(node.tensors):
             found.append(replace(node, buffers=buffers))
         else:
@@ -70,35 +91,43 @@ def tiled(body: tuple[Node, ...], rows: int, buffers: int) -> tuple[Node, ...]:
 
 
 def made(
-    cascade: str, case: str, width: int, length: int, tile: tuple[int, int, int], machine: str
-) -> Any:
-    """Return a variant: (artifact, launch data, mapping)."""
+    case: Case, width: int, length: int, tile: tuple[int, int, int], machine: str
+) -> tuple[Artifact, Bound, dict[str, int]]:
+    """Return a variant, its cascade with extents, and those of the cascade as written."""
     target, fmt = TARGETS.get(machine), parse_format("bf16")
-    heads = 16
-    sizes = {"h": heads, "g": 4, "p": length, "m": length, "e": width, "f": width}
-    whole = zoo.load(cascade)
+    whole = zoo.load(case.cascade)
     used = {v for each in whole.einsums for v in each.variables}
     used |= {rank for each in whole.inputs for rank in each.ranks}
+    sizes = {"h": HEADS, "g": GROUPS, "p": length, "m": length, "e": width, "f": width}
+    if case.decode:
+        sizes["p"] = 1
     sizes = {name: size for name, size in sizes.items() if name in used}
     rows, keys, buffers = tile
-    bound = streamed(whole, sizes, CONSTANTS.get(case, {}), Tiles(keys, keys, keys))
+    tiles, constants = Tiles(keys, keys, keys), dict(case.constants)
+    if case.decode:
+        bound = parted(whole, sizes, constants, tiles, part=rows)
+        along, rows = "h", HEADS // GROUPS
+    else:
+        along = "p"
+        bound = streamed(whole, sizes, constants, tiles, always=True)
     mapping: Mapping = explore(bound, target, fmt).mapping
-    mapping = replace(mapping, body=tiled(mapping.body, rows, buffers))
+    mapping = replace(mapping, body=tiled(mapping.body, along, rows, buffers))
     mapping = plain(mapping, bound, target) or mapping
     program = lower(bound, mapping, target, fmt)
-    name, digits = whole.name, digest(str(bound.cascade), str(mapping))
     command = "python benchmarks/gpu/bundle.py"
-    source = Provenance(name, digits, command, plain=lambda: program)
-    return artifact(program, target, source), bound, sizes, mapping
+    digits = digest(str(bound.cascade), str(mapping))
+    source = Provenance(whole.name, digits, command, plain=lambda: program)
+    return artifact(program, target, source), bound, sizes
 
 
 def points(case: str, length: int) -> float:
     """Return the pairs of row and key that are present in a head."""
-    rows = range(length)
     if case == "dense":
         return float(length) ** 2
+    if case == "decode":
+        return float(length)
     if case == "sliding_window":
-        return float(sum(min(p + 1, 256) for p in rows))
+        return float(sum(min(p + 1, 256) for p in range(length)))
     return float(length * (length + 1) // 2)
 
 
@@ -107,18 +136,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--target", default="h200")
-    parser.add_argument("--lengths", default="4096,16384")
-    parser.add_argument("--widths", default="64,128")
+    parser.add_argument("--lengths", default="", help="only these")
+    parser.add_argument("--widths", default="", help="only these")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--measure", action="store_true")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    widths, lengths = ([int(n) for n in each.split(",")] for each in (given.widths, given.lengths))
+    widths, lengths = (
+        {int(n) for n in each.split(",") if n} for each in (given.widths, given.lengths)
+    )
     told = [
-        written(given.folder, case, width, length, given.target)
-        for case in given.cases.split(",")
-        for width in widths
-        for length in lengths
+        written(given.folder, name, width, length, given.target)
+        for name in given.cases.split(",")
+        for width in CASES[name].widths
+        for length in CASES[name].lengths
+        if width in (widths or {width}) and length in (lengths or {length})
     ]
     (given.folder / "cases.json").write_text(json.dumps(told, indent=1) + "\n")
     for name in ("measure.py", "rivals.py", "triton_attention.py"):
@@ -129,36 +161,37 @@ def main() -> None:
         raise SystemExit(subprocess.run(command, check=False).returncode)
 
 
-def written(folder: Path, case: str, width: int, length: int, machine: str) -> dict[str, Any]:
+def written(folder: Path, name: str, width: int, length: int, machine: str) -> dict[str, Any]:
     """Write the variants of a case; return what `measure.py` needs to know."""
-    variants, shape, inputs = [], {}, {}
-    for tile in TILES[width]:
-        artifact_, bound, shape, _ = made(CASES[case], case, width, length, tile, machine)
-        name = "x".join(str(each) for each in tile)
-        place = f"{case}_{width}_{length}_{name}"
-        artifact_.save(folder / place)
-        launch = json.loads(str(artifact_.files["launch.json"]))
+    case, variants = CASES[name], []
+    shape: dict[str, int] = {}
+    inputs: dict[str, list[int]] = {}
+    moved = 0
+    for tile in PARTS if case.decode else TILES[width]:
+        files, bound, shape = made(case, width, length, tile, machine)
+        said = "x".join(str(each) for each in tile)
+        place = f"{name}_{width}_{length}_{said}"
+        files.save(folder / place)
+        launch = json.loads(str(files.files["launch.json"]))
         kinds = sorted({each.get("kind", "loop") for each in launch["steps"]} - {"plain"})
-        label = f"{name} {'+'.join(kinds) or 'plain'}"
-        print(
-            place,
-            label,
-            *[each["why"] for each in launch["steps"] if each.get("why") and not kinds],
-        )
+        label = f"{said} {'+'.join(kinds) or 'plain'}"
+        whys = [each["why"] for each in launch["steps"] if each.get("why") and not kinds]
+        print(place, label, *whys, flush=True)
         variants.append({"name": label, "folder": place})
-        inputs = {
-            each["name"]: each["shape"]
-            for each in launch["parameters"][: len(bound.cascade.inputs)]
-        }
+        given = launch["parameters"][: len(bound.cascade.inputs)]
+        inputs = {each["name"]: each["shape"] for each in given}
+        moved = sum(2 * math.prod(each["shape"]) for each in launch["parameters"])
     return {
-        "case": case,
-        "label": f"{case} d={width} n={length}",
+        "case": name,
+        "label": f"{name} d={width} n={length}",
         "format": "bf16",
         "shape": shape,
-        "constants": CONSTANTS.get(case, {}),
+        "constants": dict(case.constants),
         "inputs": inputs,
         "variants": variants,
-        "flops": 4.0 * shape["h"] * width * points(case, length),
+        "rivals": rivals.names(name),
+        "flops": 4.0 * shape["h"] * width * points(name, length),
+        "bytes": moved,
     }
 
 

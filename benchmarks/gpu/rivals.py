@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Make = Callable[[], Callable[[], Any]]
+Call = Callable[[], Any]
+Make = Callable[[], Call]
+
+DEVICE = "cuda"
+"""Where tensors are; `measure.py --cpu` sets another."""
+
+DECODE = ("decode",)
+ONE_PASS = ("sigmoid",)
 
 
 def inputs(torch: Any, case: dict[str, Any]) -> dict[str, Any]:
@@ -19,9 +27,9 @@ def inputs(torch: Any, case: dict[str, Any]) -> dict[str, Any]:
         if name == "D":  # documents of uneven lengths
             ends = torch.sort(torch.randperm(shape[0] - 1)[:7] + 1).values
             place = torch.arange(shape[0])
-            found[name] = (place[:, None] >= ends).sum(1).to(torch.int32).cuda()
+            found[name] = (place[:, None] >= ends).sum(1).to(torch.int32).to(DEVICE)
         else:
-            found[name] = torch.randn(shape, device="cuda", dtype=torch.float32).to(kind)
+            found[name] = torch.randn(shape, device=DEVICE, dtype=torch.float32).to(kind)
     return found
 
 
@@ -29,13 +37,13 @@ def _scores(
     torch: Any, case: dict[str, Any], given: dict[str, Any], scores: Any, h: Any, rows: Any
 ) -> Any:
     """Return scores of a head's rows as the case changes them, absent ones -inf."""
-    keys = torch.arange(case["shape"]["m"], device="cuda")
-    p, m = rows[:, None], keys[None, :]
-    kind = case["case"]
+    shape, kind = case["shape"], case["case"]
+    keys = torch.arange(shape["m"], device=DEVICE)
+    p, m = rows[:, None] + shape["m"] - shape["p"], keys[None, :]
     if kind == "soft_cap":
         scores = 50 * torch.tanh(scores / 50)
     if kind == "alibi":
-        scores = scores - 2.0 ** (-8 * (h + 1) / case["shape"]["h"]) * (p - m)
+        scores = scores - 2.0 ** (-8 * (h + 1) / shape["h"]) * (p - m)
     there = torch.ones_like(scores, dtype=torch.bool)
     if kind != "dense":
         there = m <= p
@@ -49,8 +57,8 @@ def _scores(
 def exact_rows(torch: Any, case: dict[str, Any], given: dict[str, Any]) -> tuple[Any, Any]:
     """Return float64 results of some rows of some heads, and which."""
     shape = case["shape"]
-    heads = [0, shape["h"] - 1]
-    rows = torch.randperm(shape["p"])[:96].sort().values.cuda()
+    heads = sorted({0, shape["h"] // 2, shape["h"] - 1})
+    rows = torch.randperm(shape["p"])[:96].sort().values.to(DEVICE)
     rows[0], rows[-1] = 0, shape["p"] - 1
     outs = []
     for h in heads:
@@ -61,6 +69,8 @@ def exact_rows(torch: Any, case: dict[str, Any], given: dict[str, Any]) -> tuple
         if case["case"] == "attention_sink":
             sink = given["S"][h].double().expand(len(rows), 1)
             weights = torch.softmax(torch.cat([scores, sink], 1), -1)[:, :-1]
+        elif case["case"] in ONE_PASS:
+            weights = torch.sigmoid(scores - math.log(shape["m"]))
         else:
             weights = torch.softmax(scores, -1)
         outs.append(weights @ v)
@@ -73,50 +83,84 @@ def rows_of(out: Any, rows: tuple[list[int], Any]) -> Any:
     return out.reshape(-1, *out.shape[-2:])[heads][:, places]
 
 
-def ours(torch: Any, folder: Path, given: dict[str, Any]) -> Make:
-    """Return what loads a generated kernel."""
+def ours(torch: Any, folder: Path, given: dict[str, Any]) -> Call:
+    """Return a generated kernel."""
+    from launch import Kernels
 
-    def make() -> Callable[[], Any]:
-        from launch import Kernels
+    kernels = Kernels(folder)
+    told = kernels.told["parameters"]
+    listed = [given[each["name"]] for each in told[: len(given)]]
+    out = tuple(
+        torch.full(each["shape"], float("nan"), dtype=getattr(torch, each["type"]), device=DEVICE)
+        for each in told[len(given) :]
+    )
 
-        kernels = Kernels(folder)
-        listed = [given[each["name"]] for each in kernels.told["parameters"][: len(given)]]
-        told = kernels.told["parameters"][len(given)]
-        out = torch.full(
-            told["shape"], float("nan"), dtype=getattr(torch, told["type"]), device="cuda"
-        )
-        return lambda: kernels(*listed, out=(out,))
+    def call() -> Any:
+        kernels(*listed, out=out)
+        return out[0]
 
-    return make
+    return call
+
+
+def names(case: str) -> tuple[str, ...]:
+    """Return the rivals that can compute a case, quick ones first."""
+    if case in ONE_PASS:
+        return ("torch compiled",)
+    if case in DECODE:
+        return ("sdpa flash", "sdpa cudnn", "flex")
+    if case == "gqa_causal":
+        return ("sdpa flash", "sdpa cudnn", "flex")
+    if case in ("dense", "causal"):
+        return ("sdpa flash", "sdpa cudnn", "triton", "flex")
+    return ("flex",)
 
 
 def rivals(torch: Any, case: dict[str, Any], given: dict[str, Any]) -> dict[str, Make]:
-    """Return the rivals that can compute a case."""
+    """Return the rivals by name; each is made when it is called."""
     q, k, v = (given[name][None] for name in "QKV")
-    found: dict[str, Make] = {}
-    if case["case"] in ("dense", "causal", "gqa_causal"):
-        from torch.nn.attention import SDPBackend, sdpa_kernel
+    plain = functools.partial(_sdpa, torch, q, k, v, case["case"] in ("causal", "gqa_causal"))
+    made: dict[str, Make] = {
+        "sdpa flash": functools.partial(plain, "FLASH_ATTENTION"),
+        "sdpa cudnn": functools.partial(plain, "CUDNN_ATTENTION"),
+        "sdpa math": functools.partial(plain, "MATH"),
+        "triton": functools.partial(_triton, torch, q, k, v, case["case"] == "causal"),
+        "torch compiled": functools.partial(_one_pass, torch, case, q, k, v),
+        "flex": functools.partial(_flex, torch, case, given, q, k, v),
+    }
+    if case["case"] == "attention_sink":
+        made["flex"] = functools.partial(_flex_sink, torch, given, q, k, v)
+    return made
 
-        causal, grouped = case["case"] != "dense", k.shape[1] != q.shape[1]
 
-        def sdpa(backend: Any) -> Callable[[], Any]:
-            def run() -> Any:
-                with sdpa_kernel(backend):
-                    return torch.nn.functional.scaled_dot_product_attention(
-                        q, k, v, is_causal=causal, enable_gqa=grouped
-                    )
+def _sdpa(torch: Any, q: Any, k: Any, v: Any, causal: bool, backend: str) -> Call:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
-            return run
+    grouped = k.shape[1] != q.shape[1]
+    chosen = getattr(SDPBackend, backend)
 
-        found["sdpa flash"] = functools.partial(sdpa, SDPBackend.FLASH_ATTENTION)
-        found["sdpa cudnn"] = functools.partial(sdpa, SDPBackend.CUDNN_ATTENTION)
-        if not grouped:
-            found["triton"] = functools.partial(_triton, torch, q, k, v, causal)
-    if case["case"] != "attention_sink":
-        found["flex"] = functools.partial(_flex, torch, case, given, q, k, v)
-    else:
-        found["flex"] = functools.partial(_flex_sink, torch, given, q, k, v)
-    return found
+    def run() -> Any:
+        with sdpa_kernel(chosen):
+            return torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=causal, enable_gqa=grouped
+            )
+
+    return run
+
+
+def _compiled(torch: Any, function: Any) -> Any:
+    return torch.compile(function, dynamic=False) if DEVICE == "cuda" else function
+
+
+def _one_pass(torch: Any, case: dict[str, Any], q: Any, k: Any, v: Any) -> Call:
+    shape = case["shape"]
+    rows, keys = (torch.arange(shape[name], device=DEVICE) for name in "pm")
+    there = keys[None, :] <= rows[:, None] + shape["m"] - shape["p"]
+
+    def whole() -> Any:
+        scores = q @ k.transpose(-1, -2) / shape["e"] ** 0.5
+        return torch.where(there, torch.sigmoid(scores - math.log(shape["m"])), 0).to(v.dtype) @ v
+
+    return _compiled(torch, whole)
 
 
 def _mods(torch: Any, case: dict[str, Any], given: dict[str, Any]) -> tuple[Any, Any]:
@@ -136,36 +180,38 @@ def _mods(torch: Any, case: dict[str, Any], given: dict[str, Any]) -> tuple[Any,
             return 50 * torch.tanh(s / 50)
         return s - torch.exp2(-8.0 * (h + 1) / heads) * (p - m)
 
-    return (mask if kind != "dense" else None), (score if kind in ("soft_cap", "alibi") else None)
+    masked = kind not in ("dense", *DECODE)
+    return (mask if masked else None), (score if kind in ("soft_cap", "alibi") else None)
 
 
-def _flex(torch: Any, case: dict[str, Any], given: dict[str, Any], q: Any, k: Any, v: Any) -> Any:
+def _flex(torch: Any, case: dict[str, Any], given: dict[str, Any], q: Any, k: Any, v: Any) -> Call:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     mask, score = _mods(torch, case, given)
     shape = case["shape"]
-    blocks = mask and create_block_mask(mask, None, None, shape["p"], shape["m"], device="cuda")
-    call = torch.compile(flex_attention, dynamic=False)
+    blocks = mask and create_block_mask(mask, None, None, shape["p"], shape["m"], device=DEVICE)
+    call = _compiled(torch, flex_attention)
     grouped = k.shape[1] != q.shape[1]
     return lambda: call(q, k, v, score_mod=score, block_mask=blocks, enable_gqa=grouped)
 
 
-def _flex_sink(torch: Any, given: dict[str, Any], q: Any, k: Any, v: Any) -> Any:
+def _flex_sink(torch: Any, given: dict[str, Any], q: Any, k: Any, v: Any) -> Call:
     """Sinks with flex_attention: its log-sum-exp rescales the result afterwards."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
     length = q.shape[-2]
-    blocks = create_block_mask(lambda b, h, p, m: p >= m, None, None, length, length, device="cuda")
+    blocks = create_block_mask(lambda b, h, p, m: p >= m, None, None, length, length, device=DEVICE)
     sinks = given["S"].float()[None, :, None]
 
     def whole() -> Any:
-        out, lse = flex_attention(q, k, v, block_mask=blocks, enable_gqa=True, return_lse=True)
-        return (out * torch.sigmoid(lse - sinks)[..., None]).to(out.dtype)
+        wanted = AuxRequest(lse=True)
+        out, aux = flex_attention(q, k, v, block_mask=blocks, enable_gqa=True, return_aux=wanted)
+        return (out * torch.sigmoid(aux.lse - sinks)[..., None]).to(out.dtype)
 
-    return torch.compile(whole, dynamic=False)
+    return _compiled(torch, whole)
 
 
-def _triton(torch: Any, q: Any, k: Any, v: Any, causal: bool) -> Any:
+def _triton(torch: Any, q: Any, k: Any, v: Any, causal: bool) -> Call:
     from triton_attention import attend
 
     out = torch.empty_like(q)

@@ -44,6 +44,8 @@ from penstock.mapper.search.front import explore_front as search_front
 from penstock.mapper.search.variants import bind_variants, derived
 from penstock.metrics import Check, Metric
 from penstock.report.data import Page, Simulated
+from penstock.runtime.streaming import parted, streamed
+from penstock.runtime.tiles import Tiles
 from penstock.samples import random_inputs
 from penstock.sim.simulate import Simulation
 from penstock.sim.simulate import simulate as run_simulation
@@ -210,6 +212,8 @@ def explore(
     objective: Objective = "latency",
     progress: Callable[..., None] | None = None,
     variants: Sequence[Cascade] | None = None,
+    tile: int = 0,
+    part: int = 0,
 ) -> tuple[Design, SearchResult]:
     """Find the best mapping of a cascade to a machine.
 
@@ -224,6 +228,9 @@ def explore(
         variants: cascades that compute the same: the design is that of the best; with ``()`` those
             that the rewrites derive (fewer passes, trees of parts). With either, tiles whose
             extent `shapes` leaves out (``m0``) are searched as well.
+        tile: stream over tiles of that many coordinates of the rank with the most passes, or of the
+            longest one that is reduced if all have one pass; 0: the cascade as it is.
+        part: with `tile`, parts of that many coordinates side by side, merged at the end (split-K).
 
     Returns:
         The design, and how the search came to it.
@@ -234,13 +241,30 @@ def explore(
     machine = as_target(target)
     chosen = run_format(fmt or parse_format(machine.format))
     if variants is None:
-        bound = bind(_with_constants(cascade, constants), shapes=shapes)
+        if tile:
+            bound = _tiled(cascade, shapes or {}, constants, tile, part)
+        else:
+            bound = bind(_with_constants(cascade, constants), shapes=shapes)
         found = search(bound, machine, chosen, objective=objective, progress=progress)
     else:
         others = tuple(variants) or derived(cascade, chosen)
         bounds = bind_variants((cascade, *others), machine, shapes=shapes, constants=constants)
         found = explore_variants(bounds, machine, chosen, objective=objective, progress=progress)
     return Design(found.bound.cascade, found.mapping, found.target, chosen), found
+
+
+def _tiled(
+    cascade: Cascade,
+    shapes: MappingABC[str, int],
+    constants: MappingABC[str, float] | None,
+    tile: int,
+    part: int,
+) -> Bound:
+    """Return the form of a cascade that streams over tiles, of parts side by side if wanted."""
+    tiles = Tiles(tile, tile, tile)
+    if part:
+        return parted(cascade, shapes, constants, tiles, part=part)
+    return streamed(cascade, shapes, constants, tiles, always=True)
 
 
 def explore_front(

@@ -31,7 +31,7 @@ ALLOWED = {
     "runtime": MAPPER | {"codegen", "samples"},
     "studies": MAPPER
     | {"sim", "machine", "codegen", "report", "samples", "sweep", "pipelines", "design"},
-    "design": MAPPER | {"sim", "codegen", "report", "samples", "zoo", "pipelines"},
+    "design": MAPPER | {"sim", "codegen", "report", "samples", "zoo", "pipelines", "runtime"},
 }
 
 

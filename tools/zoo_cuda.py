@@ -51,7 +51,7 @@ def generated(name: str, machine: str) -> CudaModule:
     target, cascade = TARGETS.get(machine), zoo.load(name)
     bound = bind_arrays(cascade, arrays, shapes=shapes, constants=constants)
     kept = enlarged(cascade, constants, bound)
-    bound = streamed(cascade, kept, constants, Tiles(16, 16, 16))
+    bound = streamed(cascade, kept, constants, Tiles(16, 16, 16), always=True)
     mapping = mapped(bound, target)
     leaves = plain(mapping, bound, target)
     program = lower(bound, mapping, target, FMT)
@@ -61,9 +61,10 @@ def generated(name: str, machine: str) -> CudaModule:
 
 
 def enlarged(cascade: Cascade, constants: dict[str, float], bound: Bound) -> dict[str, int]:
-    """Return the extents of a test, with at least `KEYS` of what is passed over more than once."""
+    """Return the extents of a test, with at least `KEYS` of what is passed over most."""
     kept = {rank: n for rank, n in bound.extents.items() if rank in ranks_of(cascade)}
-    for rank in slow_ranks(cascade):
+    reduced = tuple(name for e in cascade.einsums if e.reduce for name in e.reduce.over)
+    for rank in slow_ranks(cascade) or reduced:
         larger = {**kept, rank: max(KEYS, kept.get(rank, 0))}
         with contextlib.suppress(PenstockError):  # where extents depend on each other
             bind(cascade.with_constants(**constants), shapes=larger)

@@ -266,6 +266,20 @@ def _explore(subparsers: Subparsers) -> None:
         help="cascades that compute the same: the best of all wins; without a name, those that "
         "the rewrites derive; tiles (m0) without --shape are searched",
     )
+    parser.add_argument(
+        "--tile",
+        metavar="N",
+        type=int,
+        default=0,
+        help="stream over tiles of N coordinates of the rank with the most passes",
+    )
+    parser.add_argument(
+        "--part",
+        metavar="N",
+        type=int,
+        default=0,
+        help="with --tile: parts of N coordinates side by side, merged at the end (split-K)",
+    )
     parser.add_argument("-o", "--out", metavar="JSON", help="write the design, or the sweep, here")
     _sweep(parser)
 

@@ -139,9 +139,7 @@ def explore(options: argparse.Namespace) -> None:
         several = explore_formats if options.formats else explore_front
         several(options)
         return
-    for name in ("sweep", "mapping"):
-        if options.variants is not None and getattr(options, name):
-            raise PenstockError(f"--variants does not go with --{name}", fix="leave one out")
+    _check_forms(options)
     if options.sweep:
         from penstock.cli.sweep import run_sweep
 
@@ -176,6 +174,20 @@ def explore(options: argparse.Namespace) -> None:
         raise KeyboardInterrupt
 
 
+def _check_forms(options: argparse.Namespace) -> None:
+    """Check that what says which cascades are mapped goes together."""
+    for name, others in (
+        ("variants", ("sweep", "mapping", "tile")),
+        ("tile", ("sweep", "mapping")),
+    ):
+        given = getattr(options, name) not in (None, 0)
+        for other in others:
+            if given and getattr(options, other):
+                raise PenstockError(f"--{name} does not go with --{other}", fix="leave one out")
+    if options.part and not options.tile:
+        raise PenstockError("--part is for what is streamed over", fix="add --tile N")
+
+
 def _explored(options: argparse.Namespace) -> tuple[Design, SearchResult | None]:
     """Return the best design, and how it was found; without a search if a mapping is given."""
     from penstock import design
@@ -204,6 +216,8 @@ def _explored(options: argparse.Namespace) -> tuple[Design, SearchResult | None]
             objective=options.objective,
             progress=update,
             variants=variants_of(options),
+            tile=options.tile,
+            part=options.part,
         )
 
 

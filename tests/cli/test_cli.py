@@ -135,6 +135,21 @@ def test_the_best_of_several_cascades(folder, capsys):
     assert sizes["shapes"]["m0"] in {2, 4, 8}
     assert main(["explore", "attention", *small, "--variants", "--sweep", "array=4"]) == 1
     assert "--variants does not go with --sweep" in capsys.readouterr().err
+    assert main(["explore", "attention", *small, "--tile", "4", "--mapping", "x"]) == 1
+    assert "--tile does not go with --mapping" in capsys.readouterr().err
+    assert main(["explore", "attention", *small, "--part", "4"]) == 1
+    assert "--part is for what is streamed over\nfix: add --tile N" in capsys.readouterr().err
+
+
+def test_tiles_and_parts_are_asked_for(capsys, tmp_path):
+    """Decoding on a GPU: heads that share keys in a block, keys split; one-pass sums over tiles."""
+    sizes = ["--shape", "h=8", "g=2", "p=1", "m=4096", "e=64", "f=64", "--format", "bf16"]
+    where = ["gqa_causal", "--target", "h200", *sizes]
+    said = read(capsys, "explore", *where, "--tile", "64", "--part", "512")
+    assert "for m1@blocks" in said["mapping"]
+    assert "for h by 4@blocks" in said["mapping"]
+    small = ["--target", "mesh4x4", "--shape", "m=4", "n=4", "k=32"]
+    assert "for k1" in read(capsys, "explore", "matmul", *small, "--tile", "8")["mapping"]
 
 
 def test_the_front_of_latency_and_energy(folder, capsys):

@@ -4,6 +4,7 @@ Words must agree exactly, numbers nearly: searches and models get better, but wh
 stay true. ``...`` stands for what varies.
 """
 
+import os
 import re
 
 import pytest
@@ -27,3 +28,16 @@ def differences(expected, printed):
     assert len(expected) == len(printed), "\n".join(printed)
     pairs = zip(expected, printed, strict=True)
     return [(one, other) for one, other in pairs if not same(one.strip(), other.strip())]
+
+
+def shown_on(terminal: int) -> str:
+    """Return what comes to a terminal until its other end is closed, and close it."""
+    shown = b""
+    try:
+        while piece := os.read(terminal, 4096):
+            shown += piece
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    finally:
+        os.close(terminal)
+    return shown.decode()

@@ -12,6 +12,7 @@ import termios
 import pytest
 
 from penstock.cli import main
+from tests.printed import shown_on
 
 COMMAND = [sys.executable, "-m", "penstock"]
 
@@ -65,16 +66,9 @@ def test_a_terminal_of_60_columns():
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     process = subprocess.Popen([*COMMAND, "passes", "attention"], stdout=slave, env=environment)
     os.close(slave)
-    shown = b""
-    try:
-        while piece := os.read(terminal, 4096):
-            shown += piece
-    except OSError:  # how Linux says that the other end is closed
-        pass
-    finally:
-        os.close(terminal)
+    shown = shown_on(terminal)
     assert process.wait() == 0
-    lines = re.sub(r"\x1b\[[\d;]*m", "", shown.decode()).splitlines()  # without colours
+    lines = re.sub(r"\x1b\[[\d;]*m", "", shown).splitlines()  # without colours
     assert max(map(len, lines)) <= 60
     assert any("QK -> GM | SN -> SD" in line for line in lines)
 

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from penstock.cli import main
+from tests.printed import shown_on
 
 SMALL = ["explore", "matmul", "--target", "mesh4x4", "--shape", "m=8", "n=8"]
 FEW = [*SMALL, "--sweep", "array=2..4", "gb=1KB,64KB", "k=4..8", "--jobs", "1"]
@@ -248,16 +249,8 @@ def test_the_bar_shows_rate_time_left_and_best(folder):
     command = [*SMALL, "--sweep", "bandwidth=1MB/s..80MB/s", "step", "1MB/s", "k=4", "--jobs", "1"]
     process = started(*command, stdout=subprocess.DEVNULL, stderr=slave)
     os.close(slave)
-    shown = b""
-    try:
-        while piece := os.read(terminal, 4096):
-            shown += piece
-    except OSError:  # how Linux says that the other end is closed
-        pass
-    finally:
-        os.close(terminal)
+    text = shown_on(terminal)
     assert process.wait() == 0
-    text = shown.decode()
     assert "80 points" in text
     assert "/s" in text
     assert "best " in text

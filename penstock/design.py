@@ -520,15 +520,29 @@ def page(
 
 
 def relative_error(got: MappingABC[str, Any], want: MappingABC[str, Any]) -> float:
-    """Return the worst tensor's largest difference over largest value; NaN counts as infinite."""
+    """Return the worst tensor's largest difference over largest finite value.
+
+    Infinities must be the same; a NaN where a number is wanted counts as an infinite error. Where
+    a NaN is wanted, nothing is (`not_compared` counts these).
+    """
     worst = 0.0
     for tensor, expected in want.items():
         reference = np.asarray(expected, dtype=np.float64)
-        difference = np.abs(np.asarray(got[tensor], dtype=np.float64) - reference)
-        scale = float(np.max(np.abs(reference), initial=0.0)) or 1.0
+        value = np.asarray(got[tensor], dtype=np.float64)
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(value - reference)
+        difference[(value == reference) | np.isnan(reference)] = 0.0
+        finite = np.abs(reference[np.isfinite(reference)])
+        scale = float(np.max(finite, initial=0.0)) or 1.0
         error = float(np.max(difference, initial=0.0)) / scale
         worst = max(worst, math.inf if math.isnan(error) else error)
     return worst
+
+
+def not_compared(want: MappingABC[str, Any]) -> tuple[int, int]:
+    """Return how many values are NaN, as the cascade itself overflows, and of how many."""
+    arrays = [np.asarray(each, dtype=np.float64) for each in want.values()]
+    return sum(int(np.isnan(each).sum()) for each in arrays), sum(each.size for each in arrays)
 
 
 def verify(design: Design, backend: str, seed: int = 0) -> Check:
@@ -557,7 +571,16 @@ def verify(design: Design, backend: str, seed: int = 0) -> Check:
         return replace(row, ran=False, detail=error.what)
     seconds = time.perf_counter() - started
     detail = f"{design.format}, {shape}, {seconds:.1f} s with compiling"
-    return replace(row, error=relative_error(got, want), detail=detail)
+    return _judged(replace(row, detail=detail), got, want)
+
+
+def _judged(row: Check, got: MappingABC[str, Any], want: MappingABC[str, Any]) -> Check:
+    """Return the row with its error; a row that says so where the cascade itself overflows."""
+    undefined, values = not_compared(want)
+    if undefined:
+        said = f"{undefined:,} of {values:,} values are NaN in the interpreter: not compared"
+        row = replace(row, detail=f"{row.detail}; {said}", ran=undefined < values)
+    return replace(row, error=relative_error(got, want)) if row.ran else row
 
 
 LIMITS = {"fp64": 1e-12, "fp32": 1e-5, "fp16": 2e-2, "bf16": 2e-2}
@@ -568,7 +591,7 @@ def verify_simulation(design: Design, simulation: Simulation, inputs: Arrays) ->
     """Compare the values of a simulation with the interpreter's."""
     want = interpret(design.bound, inputs, design.format)
     limit = LIMITS.get(design.format.name, 0.0)
-    error = relative_error(simulation.outputs, want)
     shape = " ".join(f"{name}={extent}" for name, extent in design.bound.cascade.shapes)
     detail = f"{design.format}, {shape}, {simulation.cycles:,.0f} cycles"
-    return Check("simulated values", "interpreter", error, limit, "simulation", detail)
+    row = Check("simulated values", "interpreter", math.nan, limit, "simulation", detail)
+    return _judged(row, simulation.outputs, want)

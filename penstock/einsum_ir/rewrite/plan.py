@@ -339,5 +339,6 @@ class Refusal:
 
     def __str__(self) -> str:
         name = self.original.name
-        lines = [f"{name} over {self.rank} stays at {self.before} passes: {self.reason}"]
+        passes = "1 pass" if self.before == 1 else f"{self.before} passes"
+        lines = [f"{name} over {self.rank} stays at {passes}: {self.reason}"]
         return "\n".join([*lines, *(f"  {each}" for each in self.barriers)])

@@ -170,7 +170,7 @@ def _refusal(
         own = (Barrier(n, chain.links[n].reads, refused) for n in found.fused[-1:])
         barriers = (*barriers, *own)
     certificate = max((each.certificate for each in barriers), default=0)
-    reason = refused or (barriers[0].reason if barriers else "it has only one")
+    reason = refused or (barriers[0].reason if barriers else "there is none to save")
     references = tuple(workshop.references.values())
     return Refusal(
         cascade, chain.rank, chain.before, reason, barriers, certificate, tried, references

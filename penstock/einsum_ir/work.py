@@ -30,6 +30,7 @@ from penstock.einsum_ir.nodes import (
     walk,
 )
 from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS
+from penstock.einsum_ir.powers import multiplications
 from penstock.einsum_ir.regions.conditions import (
     FALSE,
     TRUE,
@@ -104,6 +105,8 @@ def output_ops(einsum: Einsum) -> dict[str, int]:
 
 def _operators(expr: Expr) -> list[str]:
     match expr:
+        case Apply("**", (base, _)) if multiplications(expr) and not _free(expr):
+            return ["*"] * multiplications(expr) + _operators(base)
         case Apply(op, args) if not _free(expr):
             inner = [name for arg in args for name in _operators(arg)]
             return inner if op == "fill" else [op, *inner]

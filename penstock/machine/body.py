@@ -18,6 +18,7 @@ from penstock.einsum_ir.interpreter.rounding import stripped, to_fixed
 from penstock.einsum_ir.interpreter.widths import value_width
 from penstock.einsum_ir.nodes import Access, Apply, Einsum, Expr, Num, Sym, Var, accesses
 from penstock.einsum_ir.ops import OPERATORS, REDUCTIONS
+from penstock.einsum_ir.powers import as_products
 from penstock.einsum_ir.shapes import Bound
 from penstock.errors import MappingError
 from penstock.machine.hardware import Core, Hardware
@@ -164,6 +165,7 @@ class _Writer:
 
     def value(self, expr: Expr) -> _Value:
         """Write what computes an expression; return where its value is."""
+        expr = as_products(expr) or expr
         form = None if accesses(expr) else affine(expr, self.bound.symbols)
         if form is not None and form.coefficients:
             return self._index(form)

@@ -43,6 +43,7 @@ from penstock.einsum_ir.affine import affine
 from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.nodes import Access, Apply, Expr, Num, Sym, Var, accesses
 from penstock.einsum_ir.ops import OPERATORS
+from penstock.einsum_ir.powers import as_products
 from penstock.errors import DataError
 
 __all__ = ["Present", "Reader", "Translator", "Val", "as_cond", "both", "joined"]
@@ -206,6 +207,8 @@ class Translator:
                 return self._where(self.value(condition), self.value(then), self.value(otherwise))
             case Apply("fill", (inner, instead)):
                 return self._fill(self.value(inner), self.value(instead))
+            case Apply() if (products := as_products(expr)) is not None:
+                return self.value(products)
             case Apply(op, args):
                 return self._apply(expr, op, [self.value(arg) for arg in args])
 

@@ -12,7 +12,7 @@ from penstock.einsum_ir.shapes import bind
 from penstock.samples import random_inputs
 
 FP64 = parse_format("fp64")
-SIZES = {"h": 2, "p": 11, "m": 13, "e": 3, "f": 4}
+SIZES = {"h": 2, "g": 2, "p": 11, "m": 13, "e": 3, "f": 4}
 
 AHEAD = """cascade ahead(Q[p, e], K[m, e], V[m, f]) -> O[p, f]
   QK[p, m] = Q[p, e] * K[m, e]          :: sum[e] s.t. m > p + 2
@@ -34,7 +34,9 @@ def derived(cascade, size=4):
     return bind(cascade, shapes={name: n for name, n in SIZES.items() if name in used})
 
 
-@pytest.mark.parametrize("name", ["sliding_window", "causal_attention", "alibi", "attention"])
+@pytest.mark.parametrize(
+    "name", ["sliding_window", "causal_attention", "alibi", "attention", "attention_sink"]
+)
 @pytest.mark.parametrize("scale", [1.0, 300.0])
 def test_a_settled_cascade_computes_the_same(name, scale):
     bound = derived(zoo.load(name))
@@ -45,6 +47,24 @@ def test_a_settled_cascade_computes_the_same(name, scale):
         np.testing.assert_allclose(found[tensor], each, rtol=1e-12, atol=1e-300)
     assert not any(isinstance(each, Stored) for each in presence(made).values())
     assert all(each.name in made.cascade.iterative for each in made.cascade.einsums if each.init)
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+@pytest.mark.parametrize("sink", [0.0, 40.0, -np.inf])
+@pytest.mark.parametrize(("op", "settles"), [("max", True), ("min", False)])
+def test_what_follows_a_maximum_begins_at_what_stands_still(op, settles, sink, scale):
+    """A sink per row, of which row 10 has no key: the larger of both begins at the sink."""
+    text = AHEAD.replace("V[m, f])", "V[m, f], S[p])", 1).replace("- GM[p]", "- SM[p]")
+    text = text.replace("  SN[p, m]", f"  SM[p]    = {op}(GM[p], S[p])\n  SN[p, m]", 1)
+    bound = derived(parse(text))
+    made = settled(bound)
+    assert (made.cascade != bound.cascade) == settles
+    inputs = {n: a * scale for n, a in random_inputs(bound, FP64).items()}
+    inputs["S"] = np.full(11, sink)
+    with np.errstate(all="ignore"):
+        want, found = (interpret(each, inputs, FP64)["O"] for each in (bound, made))
+    np.testing.assert_allclose(found, want, rtol=1e-12)
+    assert not np.any(found[10])
 
 
 def test_rows_without_a_point_stay_absent():

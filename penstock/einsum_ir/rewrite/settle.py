@@ -17,7 +17,8 @@ depends on what came before: generated code keeps no masks for them, and can ski
 mask leaves a final value absent, its readers say so with the condition on the coordinates.
 
 It changes nothing if all running values of a loop are absent at the same steps, their correction
-is ``exp`` of how far a maximum moved, and nothing else reads them where they were absent. If that
+is ``exp`` of how far a maximum moved (or the larger of it and what stands still, as a sink, that
+begins at the latter), and nothing else reads them where they were absent. If that
 is not certain, the cascade stays as it is.
 """
 
@@ -60,6 +61,15 @@ class _State:
     carried: Access | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Follower:
+    """The larger (smaller) of a running maximum and what does not run: it begins at the latter."""
+
+    step: Einsum
+    state: str
+    begin: Access
+
+
 def settled(bound: Bound) -> Bound:
     """Return the cascade with running values that begin at their identity, or unchanged.
 
@@ -94,9 +104,12 @@ def _group(group: Group, bound: Bound) -> tuple[list[Einsum], Group, Limits] | N
         return [], group, {}
     found = [_state(each) for each in stepped]
     states = {each.step.name: each for each in found if each is not None}
-    if len(states) < len(stepped) or not _corrected(group, states):
+    rest = [_follower(each, group, states) for each in stepped if each.name not in states]
+    followers = {each.step.name: each for each in rest if each is not None}
+    if len(followers) < len(rest) or not _corrected(group, states, followers):
         return None
-    inits = [_beginning(each, group.variable) for each in states.values()]
+    inits = [_beginning(each.step, Num(each.begin), group.variable) for each in states.values()]
+    inits += [_beginning(each.step, each.begin, group.variable) for each in followers.values()]
     einsums = tuple(
         states[e.name].step if e.name in states and not e.init else e for e in group.einsums
     )
@@ -107,7 +120,7 @@ def _group(group: Group, bound: Bound) -> tuple[list[Einsum], Group, Limits] | N
     analysis = PresenceAnalysis(
         bind(replace(bound.cascade, statements=trial), shapes=bound.extents)
     )
-    if not _alike(group, states, analysis):
+    if not _alike(group, states, followers, analysis):
         return None
     limits: Limits = {}
     for name, state in states.items():
@@ -118,6 +131,9 @@ def _group(group: Group, bound: Bound) -> tuple[list[Einsum], Group, Limits] | N
         if condition is not None:
             kept = tuple(variables(*state.tile.indices))
             limits[name] = tuple(n for n in kept if n != group.variable), condition
+    for each in followers.values():
+        if each.state in limits:
+            limits[each.step.name] = limits[each.state]
     return inits, new, limits
 
 
@@ -139,6 +155,24 @@ def _state(einsum: Einsum) -> _State | None:
     return None
 
 
+def _follower(einsum: Einsum, group: Group, states: dict[str, _State]) -> _Follower | None:
+    """Read a step as that of what follows a state."""
+    if einsum.reduce or einsum.where:
+        return None
+    match einsum.body:
+        case Apply("max" | "min" as op, (Access() as one, Access() as other)):
+            new, fixed = (one, other) if one.tensor in states else (other, one)
+            state = states.get(new.tensor)
+            inside = {each.name for each in group.einsums}
+            if state is None or fixed.tensor in inside or group.variable in variables(fixed):
+                return None
+            joins = isinstance(state.step.body, Apply) and state.step.body.op == op
+            same = new.indices == state.step.output.indices == einsum.output.indices
+            return _Follower(einsum, new.tensor, fixed) if joins and same else None
+        case _:
+            return None
+
+
 def _is_old(access: Access, step: Einsum) -> bool:
     """Whether an access reads the element that a step replaces."""
     own = tuple(
@@ -147,15 +181,14 @@ def _is_old(access: Access, step: Einsum) -> bool:
     return access.tensor == step.name and access.indices == own
 
 
-def _beginning(state: _State, variable: str) -> Einsum:
+def _beginning(step: Einsum, begin: Expr, variable: str) -> Einsum:
     indices = tuple(
-        Num(0) if next_variable(index) == variable else index for index in state.step.output.indices
+        Num(0) if next_variable(index) == variable else index for index in step.output.indices
     )
-    output = replace(state.step.output, indices=indices)
-    return Einsum(output, Num(state.begin), init=True)
+    return Einsum(replace(step.output, indices=indices), begin, init=True)
 
 
-def _corrected(group: Group, states: dict[str, _State]) -> bool:
+def _corrected(group: Group, states: dict[str, _State], followers: dict[str, _Follower]) -> bool:
     """Whether each carried value is the old one times ``exp`` of how far an extremum moved."""
     makers = {each.name: each for each in group.einsums}
     factors: set[str] = set()
@@ -172,7 +205,7 @@ def _corrected(group: Group, states: dict[str, _State]) -> bool:
                 return False
     for name in factors:
         made = makers.get(name)
-        if made is None or made.reduce or made.where or not _moves(made.body, states):
+        if made is None or made.reduce or made.where or not _moves(made.body, states, followers):
             return False
     chain = factors | {each.carried.tensor for each in states.values() if each.carried}
     return all(
@@ -182,20 +215,27 @@ def _corrected(group: Group, states: dict[str, _State]) -> bool:
     )
 
 
-def _moves(body: Expr, states: dict[str, _State]) -> bool:
-    """Whether an expression is 1 if a state stays, and 0 from its beginning on."""
+def _moves(body: Expr, states: dict[str, _State], followers: dict[str, _Follower]) -> bool:
+    """Whether an expression is 1 if a state stays, and at most 1 when it moves."""
     match body:
         case Apply("exp" | "exp2", (Apply("-", (Access() as left, Access() as right)),)):
-            state = states.get(left.tensor)
+            follower = followers.get(left.tensor)
+            state = states.get(follower.state if follower else left.tensor)
             if state is None or right.tensor != left.tensor or not math.isinf(state.begin):
                 return False
+            step = follower.step if follower else state.step
             old, new = (left, right) if state.begin < 0 else (right, left)
-            return _is_old(old, state.step) and new.indices == state.step.output.indices
+            return _is_old(old, step) and new.indices == step.output.indices
         case _:
             return False
 
 
-def _alike(group: Group, states: dict[str, _State], analysis: PresenceAnalysis) -> bool:
+def _alike(
+    group: Group,
+    states: dict[str, _State],
+    followers: dict[str, _Follower],
+    analysis: PresenceAnalysis,
+) -> bool:
     """Whether all states stay at the same steps, and are read only where they have moved."""
     makers = {each.name: each for each in group.einsums}
     tiles = [makers.get(each.tile.tensor) for each in states.values()]
@@ -207,19 +247,22 @@ def _alike(group: Group, states: dict[str, _State], analysis: PresenceAnalysis) 
     points = {str(expression(analysis.point(each))) for each in tiles if each is not None}
     return all(
         analysis.point(each).exact and str(expression(analysis.point(each))) in points
-        for each in _readers(group, states)
+        for each in _readers(group, states, followers)
     )
 
 
-def _readers(group: Group, states: dict[str, _State]) -> Iterator[Einsum]:
-    """Yield what reads states beside the states and their corrections."""
+def _readers(
+    group: Group, states: dict[str, _State], followers: dict[str, _Follower]
+) -> Iterator[Einsum]:
+    """Yield what reads states beside the states, what follows them, and their corrections."""
     chain = {each.carried.tensor for each in states.values() if each.carried}
     makers = {each.name: each for each in group.einsums}
     for name in tuple(chain):
         chain |= {a.tensor for a in makers[name].operands if a.tensor in makers}
+    known = states.keys() | followers.keys()
     for each in group.einsums:
-        read = {access.tensor for access in each.operands} & states.keys()
-        if read and each.name not in states and each.name not in chain:
+        read = {access.tensor for access in each.operands} & known
+        if read and each.name not in known and each.name not in chain:
             yield each
 
 

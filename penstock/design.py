@@ -570,7 +570,7 @@ def verify(design: Design, backend: str, seed: int = 0) -> Check:
     except ToolError as error:
         return replace(row, ran=False, detail=error.what)
     seconds = time.perf_counter() - started
-    detail = f"{design.format}, {shape}, {seconds:.1f} s with compiling"
+    detail = f"{design.format}, {shape}, {seconds:.1f} s in all"
     return _judged(replace(row, detail=detail), got, want)
 
 

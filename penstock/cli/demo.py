@@ -16,6 +16,7 @@ from pathlib import Path
 from penstock import design, zoo
 from penstock.cli import output
 from penstock.codegen.backends import BACKENDS
+from penstock.codegen.base import Artifact
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.passes import taxonomy
 from penstock.errors import ToolError
@@ -39,6 +40,7 @@ class Workload:
         cascade: name of a stock cascade.
         shapes: extents of the accelerator study, rank variable → coordinates.
         kernel_shapes: what differs when it runs on this machine.
+        gpu_shapes: what differs in the kernel for a GPU.
         small_shapes: what differs in the C simulation of the HLS project.
         tiny_shapes: what differs in the cycle-level simulation.
         published: numbers of the literature for the same thing.
@@ -49,6 +51,7 @@ class Workload:
     cascade: str
     shapes: dict[str, int]
     kernel_shapes: dict[str, int]
+    gpu_shapes: dict[str, int]
     small_shapes: dict[str, int]
     tiny_shapes: dict[str, int]
     published: tuple[Metric, ...] = ()
@@ -69,6 +72,7 @@ WORKLOADS = (
         cascade="attention_1pass",
         shapes={"b": 64, "h": 12, "p": 1024, "m": 1024, "e": 64, "f": 64, "m0": 256},
         kernel_shapes={"b": 1, "m0": 64},
+        gpu_shapes={"m0": 128},
         small_shapes={"b": 1, "h": 1, "p": 64, "m": 128, "m0": 32},
         tiny_shapes={"b": 1, "h": 1, "p": 16, "m": 16, "e": 8, "f": 8, "m0": 4},
         published=BERT_PUBLISHED,
@@ -79,6 +83,7 @@ WORKLOADS = (
         cascade="gqa_causal_1pass",
         shapes={"h": 32, "g": 8, "p": 2048, "m": 2048, "e": 128, "f": 128, "m0": 256},
         kernel_shapes={"m0": 64},
+        gpu_shapes={"m0": 128},
         small_shapes={"h": 4, "g": 1, "p": 32, "m": 64, "m0": 16},
         tiny_shapes={"h": 2, "g": 1, "p": 16, "m": 16, "e": 8, "f": 8, "m0": 4},
     ),
@@ -207,35 +212,34 @@ def _cpu(work: Workload, root: Path, *, quiet: bool) -> Page:
     cascade = zoo.load(work.cascade)
     shapes = {**work.shapes, **work.kernel_shapes}
     with _step("TVM kernel for this CPU: generate, compile, run, compare", quiet=quiet):
-        made = design.remap(cascade, "cpu", shapes=shapes, fmt=parse_format("fp32"))
+        made, found = design.explore(cascade, "cpu", shapes=shapes, fmt=parse_format("fp32"))
         _generate(made, "tvm", root / f"{work.cascade}_cpu", quiet=quiet)
         check = design.verify(made, "tvm")
         _say([check], quiet=quiet)
     command = f"penstock verify {work.cascade} --backend tvm {_shape_options(shapes)}"
-    return design.page(made, checks=(check,), commands=(command,))
+    return design.page(made, search=found, checks=(check,), commands=(command,))
 
 
 def _gpu(work: Workload, root: Path, *, quiet: bool) -> Page:
-    cascade = zoo.load(work.cascade)
-    shapes = {**work.shapes, **work.kernel_shapes}
-    with _step("CUDA source for an H200 (sm_90a); compiled where nvcc is", quiet=quiet):
-        made = design.remap(cascade, "h200", shapes=shapes, fmt=parse_format("fp32"))
-        _generate(made, "cuda", root / f"{work.cascade}_cuda", quiet=quiet)
-        check = _compiled(made)
+    cascade, shapes = zoo.load(work.cascade), {**work.shapes, **work.gpu_shapes}
+    with _step("CUDA kernel in bf16 for an H200 (sm_90a); compiled where nvcc is", quiet=quiet):
+        made, found = design.explore(cascade, "h200", shapes=shapes, fmt=parse_format("bf16"))
+        artifact = _generate(made, "cuda", root / f"{work.cascade}_cuda", quiet=quiet)
+        check = _compiled(str(artifact.files["kernels.cu"]), made.target.part)
         _say([check], quiet=quiet)
-    command = f"penstock generate {work.cascade} --backend cuda {_shape_options(shapes)} -o cuda"
-    return design.page(made, checks=(check,), commands=(command,))
+    command = (
+        f"penstock explore {work.cascade} --target h200 --format bf16 {_shape_options(shapes)}"
+    )
+    return design.page(made, search=found, checks=(check,), commands=(command,))
 
 
-def _compiled(made: design.Design) -> Check:
-    """Compile the CUDA source with nvcc, where it is on the machine."""
-    from penstock.codegen.tvm import cuda as tvm_cuda
+def _compiled(source: str, part: str) -> Check:
+    """Compile CUDA source with nvcc, where it is on the machine."""
+    from penstock.codegen.tvm.cuda import compile_cubin
 
-    row = ("CUDA source", "nvcc accepts it for sm_90a")
+    row = ("CUDA source", f"nvcc accepts it for {part}")
     try:
-        cubin = tvm_cuda.compile_cubin(
-            tvm_cuda.cuda_source(made.program(), made.target), made.target.part
-        )
+        cubin = compile_cubin(source, part)
     except ToolError as error:
         if shutil.which("nvcc"):
             raise
@@ -273,11 +277,12 @@ def _simulated(work: Workload, *, quiet: bool) -> tuple[tuple[design.Design, Sim
     return (made, result), check
 
 
-def _generate(made: design.Design, backend: str, folder: Path, *, quiet: bool) -> None:
+def _generate(made: design.Design, backend: str, folder: Path, *, quiet: bool) -> Artifact:
     artifact = design.generate(made, backend, "penstock demo")
     artifact.save(folder)
     if not quiet:
         print(f"{BACKENDS.get(backend).title}: {len(artifact.files)} files in {folder}")
+    return artifact
 
 
 def _say(checks: list[Check], *, quiet: bool) -> None:

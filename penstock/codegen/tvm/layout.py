@@ -253,10 +253,13 @@ def _slab(
     buffer = replace(source, name=f"{source.name}_packed{tag}", shape=shape)
     low = {n: Const(moving[n][0], True) for n in order}
     high = {n: Const(moving[n][1], True) for n in order}
-    read = tuple(
-        Op("min", (Op("+", (at[n], low[n])), high[n])) if n in at else index
-        for n, index in enumerate(load.indices)
-    )
+
+    def taken(n: int) -> LoopExpr:
+        place = at[n] if low[n] == Const(0, True) else Op("+", (at[n], low[n]))
+        exists = extents[n] == moving[n][1] - moving[n][0] + 1
+        return place if exists else Op("min", (place, high[n]))
+
+    read = tuple(taken(n) if n in at else index for n, index in enumerate(load.indices))
     fill: LoopStmt = Store(buffer.name, tuple(at[n] for n in order), Load(source.name, read))
     for n in reversed(order):
         kind: Literal["simd", ""] = "simd" if n == along[0] else ""

@@ -179,7 +179,8 @@ class _Planner:
         tests = [self.full(c, box, unknown) for c in told]
         rows = [each.condition for each in tile.around if isinstance(each, If) and tests]
         sure = {c: test for c in rows if (test := self.full(c, box, unknown)) is not None}
-        made = emitted(tile, start, ranges, self.buffers, self.lanes, self.name, frozenset(sure))
+        given = tile, start, ranges, self.buffers, self.lanes, self.name, frozenset(sure)
+        made = emitted(*given, self.masks.meaning)
         other = self.copy(plain) if made.partial is None else made.partial
         every = joined([each for each in (*tests, *sure.values()) if each is not None])
         if None in tests:

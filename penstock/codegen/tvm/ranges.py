@@ -14,7 +14,7 @@ from penstock.codegen.loops.walk import loads
 from penstock.einsum_ir.intervals import UNKNOWN, bounds_of
 
 __all__ = ["Interval", "Ranges", "holds", "interval", "lower", "moves", "names", "stride"]
-__all__ += ["upper"]
+__all__ += ["never", "upper"]
 
 NEGATED = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 
@@ -163,6 +163,23 @@ def holds(condition: LoopExpr, box: Ranges, unknown: frozenset[str]) -> LoopExpr
             return _compared(op, lower(left, box), upper(right, box))
         case _:
             return None if names(condition) & box.keys() else condition
+
+
+def never(condition: LoopExpr, box: Ranges) -> LoopExpr | None:
+    """Return a simple condition under which another holds nowhere in a box; None if none is known.
+
+    It is sufficient, not necessary, and has no variables of the box.
+    """
+    match condition:
+        case Op("and" | "or" as op, (left, right)):
+            known = [e for e in (never(left, box), never(right, box)) if e is not None]
+            if len(known) == 2:
+                return Op("or" if op == "and" else "and", tuple(known))
+            return known[0] if known and op == "and" else None
+        case Op(op, sides) if op in NEGATED:
+            return holds(Op(NEGATED[op], sides), box, frozenset())
+        case _:
+            return None
 
 
 def _compared(op: str, left: LoopExpr | None, right: LoopExpr | None) -> LoopExpr | None:

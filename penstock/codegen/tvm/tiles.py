@@ -39,7 +39,7 @@ from penstock.codegen.tvm.expr import safe
 from penstock.codegen.tvm.fuse import pointwise, replaced
 from penstock.codegen.tvm.lanes import accumulated, only
 from penstock.codegen.tvm.layout import LANE_KINDS
-from penstock.codegen.tvm.ranges import Ranges, interval, names, stride
+from penstock.codegen.tvm.ranges import Ranges, holds, interval, names, never, stride
 from penstock.codegen.tvm.rewrite import clamped, joined
 from penstock.codegen.tvm.script import LoopKind
 
@@ -266,6 +266,7 @@ def emitted(
     lanes: int,
     fresh: Callable[[str, LoopKind], str],
     sure: frozenset[LoopExpr],
+    meaning: Callable[[LoopExpr], LoopExpr],
 ) -> Emitted:
     """Return the statements of a tile.
 
@@ -277,13 +278,14 @@ def emitted(
         lanes: elements of a vector.
         fresh: gives a new variable, for a name and the kind of its loop.
         sure: conditions around the elements that hold wherever none tells elements apart.
+        meaning: returns a condition with what its masks stand for.
     """
     known = {**ranges, **tile.box}
     for each in tile.around:
         bounds = interval(each.extent, known) if isinstance(each, For) else None
         if bounds is not None and isinstance(each, For):
             known[each.variable] = (0, max(bounds[1] - 1, 0))
-    writer = _Writer(tile, start, known, buffers, lanes, fresh)
+    writer = _Writer(tile, start, known, buffers, lanes, fresh, meaning)
     around = tuple(e for e in tile.around if not (isinstance(e, If) and e.condition in sure))
     free = replace(writer, tile=replace(tile, around=around)).all(telling=False)
     assert free is not None
@@ -299,6 +301,7 @@ class _Writer:
     buffers: dict[str, Buffer]
     lanes: int
     fresh: Callable[[str, LoopKind], str]
+    meaning: Callable[[LoopExpr], LoopExpr]
 
     def all(self, *, telling: bool) -> LoopStmt | None:
         """Return the whole tile; None if elements that a condition excludes cannot be touched."""
@@ -328,12 +331,13 @@ class _Writer:
         for strip in strips:
             at = (*(Name(each.variable) for each in tile.rows), Name(tile.lanes.variable))
             total = Load(strip.total.name, at)
-            new: LoopExpr = Op(tile.op, (total, rest))
-            new = new if step is None else Op("where", (step, new, total))
             made = total if tile.scale is None else Op("*", (total, tile.scale))
             end: LoopExpr = made if last is None else Op("where", (last, made, first))
             before.append(self._over(strip, Store(total.buffer, at, first), limits))
-            steps.append(self._over(strip, Store(total.buffer, at, new), ()))
+            added = Store(total.buffer, at, Op(tile.op, (total, rest)))
+            steps.append(
+                self._step(strip, added, step) if telling else self._over(strip, added, ())
+            )
             value = replaced(ending.value, element, end)
             after.append(self._over(strip, replace(ending, value=value), limits))
         stmt: LoopStmt = Block(tuple(steps))
@@ -343,6 +347,28 @@ class _Writer:
         for strip in strips:
             stmt = Alloc(strip.total, stmt)
         return self._renamed(stmt)
+
+    def _step(self, strip: _Strip, new: Store, step: LoopExpr | None) -> LoopStmt:
+        """Return what each step adds to a strip, where `step` holds.
+
+        Steps that conditions exclude from the whole strip are left out, and where all of it is
+        known to be present nothing is chosen.
+        """
+        free, box = self._over(strip, new, ()), self.tile.box
+        box[self.tile.lanes.variable] = (strip.start, strip.start + strip.width - 1)
+        told = [self.meaning(each) for each in self.tile.telling]
+        every = free
+        if step is not None:
+            old = Load(new.buffer, new.indices)
+            chosen = self._over(strip, replace(new, value=Op("where", (step, new.value, old))), ())
+            full = [holds(each, box, frozenset()) for each in told]
+            sure = joined([each for each in full if each is not None])
+            every = chosen
+            if sure is not None and None not in full:
+                every = Block((If(sure, free), If(Op("not", (sure,)), chosen)))
+        for none in (never(each, box) for each in told):
+            every = every if none is None else If(Op("not", (none,)), every)
+        return every
 
     def _ending(self, telling: bool) -> Store | None:
         """Return what is stored at the end, in terms of an element; None if that is not safe."""

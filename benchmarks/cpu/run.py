@@ -5,7 +5,9 @@
 fp32. Every implementation is first checked against float64, then all of a case run in turn,
 again and again, on the same number of threads; a row gives medians and ratios. The last columns
 count the multiply-adds of present points (2 operations each), and their share of what the same
-threads do in a loop of nothing but multiply-adds, measured before each case. With one thread the
+threads do in a loop of nothing but multiply-adds, measured before each case; "at 100%" is the ratio
+to PyTorch's best that a kernel with nothing but those multiply-adds at that peak would have: no
+fp32 kernel that computes each present point once can be above it. With one thread the
 clock is the CPU time of that thread, so that other work on the machine counts less; the columns
 called "least" are of each one's fastest run, which it disturbs least. `taskset -c 1` keeps all on
 one core.
@@ -237,8 +239,8 @@ def measure(case: Case, heads: int, length: int, dim: int, threads: int, budget:
 
 HEAD = (
     f"{'case':18}{'N':>6}{'d':>5}{'penstock':>11}{'SDPA':>10}{'flex':>10}{'numpy':>10} ms"
-    f"{'SDPA/p':>8}{'flex/p':>8}{'best/p':>8}{'least':>8}{'GFLOP/s':>9}{'of peak':>9}{'least':>7}"
-    f"{'runs':>6}"
+    f"{'SDPA/p':>8}{'flex/p':>8}{'best/p':>8}{'least':>8}{'at 100%':>9}{'GFLOP/s':>9}"
+    f"{'of peak':>9}{'least':>7}{'runs':>6}"
 )
 
 
@@ -251,8 +253,9 @@ def line(row: dict) -> str:
     text += "".join(f"{each:10.2f}" for each in others.values()) + "   "
     text += f"{others['SDPA'] / ours:8.2f}{others['flex'] / ours:8.2f}{best / ours:8.2f}"
     least = min(row.get(f"{name}_best_ms", math.inf) for name in ("SDPA", "flex"))
-    text += f"{least / row['penstock_best_ms']:8.2f}{row['gflops']:9.1f}"
     top = row["peak_gflops"]
+    bound = best / ours / (row["gflops"] / top)
+    text += f"{least / row['penstock_best_ms']:8.2f}{bound:9.2f}{row['gflops']:9.1f}"
     return text + f"{row['gflops'] / top:9.0%}{row['best_gflops'] / top:7.0%}{row['runs']:6}"
 
 

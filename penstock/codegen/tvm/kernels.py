@@ -31,7 +31,7 @@ from penstock.codegen.loops.nodes import (
     walk_statements,
 )
 from penstock.codegen.loops.walk import expressions, loads
-from penstock.codegen.tvm.ranges import Ranges, moves, names
+from penstock.codegen.tvm.ranges import Ranges, most, moves, names
 
 __all__ = ["Host", "Kernel", "Leaf", "Repeat", "leaf_of", "plan", "race_free"]
 
@@ -190,15 +190,14 @@ def race_free(loop: For, inner: Ranges) -> bool:
     `inner` are the ranges of further variables that run while this one stands still.
     """
     own = {each.buffer.name for each in walk_statements(loop.body) if isinstance(each, Alloc)}
-    bounds = dict(inner)
+    bounds, unbounded = dict(inner), set[str]()
     for each in walk_statements(loop.body):
-        if isinstance(each, For) and isinstance(each.extent, Const):
-            bounds[each.variable] = (0, max(extent_of(each) - 1, 0))
-    unbounded = {
-        each.variable
-        for each in walk_statements(loop.body)
-        if isinstance(each, For) and not isinstance(each.extent, Const)
-    }
+        if isinstance(each, For):
+            largest = most(each.extent)
+            if largest is None:
+                unbounded.add(each.variable)
+            else:
+                bounds[each.variable] = (0, max(largest - 1, 0))
     return all(
         any(
             moves(index, loop.variable, bounds)

@@ -65,7 +65,7 @@ from penstock.codegen.tvm.rewrite import (
     without_ifs,
 )
 from penstock.codegen.tvm.script import LoopKind, identifiers, ranges_inside
-from penstock.codegen.tvm.tiles import Tile, emitted, filled, find_tile, finished, scaled
+from penstock.codegen.tvm.tiles import Start, Tile, emitted, filled, find_tile, finished, scaled
 
 __all__ = ["plan"]
 
@@ -99,7 +99,7 @@ class _Planner:
     program: Program
     lanes: int
     exact: frozenset[str]
-    vectors: int = 16
+    vectors: int = 31
     kinds: dict[str, LoopKind] = field(default_factory=dict)
     fresh: int = 0
     used: set[str] = field(default_factory=set)
@@ -155,7 +155,7 @@ class _Planner:
         whole = finished(tile, body[2], unused) if len(body) > 2 else None
         count = 2 if whole is None else 3
         whole = whole or tile
-        whole = scaled(whole) if start.value == 0 else whole
+        whole = scaled(whole) if start.value.value == 0 else whole
         return count, self.registers(whole, start, ranges, Block(body[:count]))
 
     def tile(self, stmt: LoopStmt, ranges: Ranges) -> Tile | None:
@@ -164,7 +164,7 @@ class _Planner:
         return tile if tile and self.buffers[tile.store.buffer].kind in self.exact else None
 
     def registers(
-        self, tile: Tile, start: Const | None, ranges: Ranges, plain: LoopStmt
+        self, tile: Tile, start: Start | None, ranges: Ranges, plain: LoopStmt
     ) -> LoopStmt:
         """Return a register tile; `plain` is what it is where that is not possible."""
         box = {**tile.box}
@@ -175,7 +175,7 @@ class _Planner:
                 box |= {each.variable: known[each.variable]} if each.variable in known else {}
         inner = {each.variable for each in tile.around if isinstance(each, For)}
         unknown = frozenset(inner - box.keys())
-        told = (*tile.telling, *tile.limits, *tile.provided)
+        told = (*tile.telling, *tile.limits, *tile.provided, *(start.given if start else ()))
         tests = [self.full(c, box, unknown) for c in told]
         rows = [each.condition for each in tile.around if isinstance(each, If) and tests]
         sure = {c: test for c in rows if (test := self.full(c, box, unknown)) is not None}

@@ -14,7 +14,7 @@ from penstock.codegen.loops.walk import loads
 from penstock.einsum_ir.intervals import UNKNOWN, bounds_of
 
 __all__ = ["Interval", "Ranges", "holds", "interval", "lower", "moves", "names", "stride"]
-__all__ += ["never", "upper"]
+__all__ += ["most", "never", "upper"]
 
 NEGATED = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 
@@ -45,6 +45,17 @@ def interval(expr: LoopExpr, ranges: Ranges) -> Interval | None:
         case Op(op, args):
             low, high = bounds_of(op, [interval(arg, ranges) or UNKNOWN for arg in args])
             return (int(low), int(high)) if isfinite(low) and isfinite(high) else None
+        case _:
+            return None
+
+
+def most(extent: LoopExpr) -> int | None:
+    """Return a number that an extent never exceeds, whatever its variables are; None if unknown."""
+    match extent:
+        case Const(value, True):
+            return int(value)
+        case Op("min", sides):
+            return min((n for n in map(most, sides) if n is not None), default=None)
         case _:
             return None
 

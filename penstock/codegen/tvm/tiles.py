@@ -43,7 +43,7 @@ from penstock.codegen.tvm.ranges import Ranges, holds, interval, names, never, s
 from penstock.codegen.tvm.rewrite import clamped, joined
 from penstock.codegen.tvm.script import LoopKind
 
-__all__ = ["Emitted", "Tile", "emitted", "filled", "find_tile", "finished", "scaled"]
+__all__ = ["Emitted", "Start", "Tile", "emitted", "filled", "find_tile", "finished", "scaled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +185,16 @@ def _count(loop: For) -> int:
     return int(loop.extent.value)
 
 
-def filled(stmt: LoopStmt, tile: Tile) -> Const | None:
-    """Return the constant with which a statement fills exactly the elements of a tile, or None."""
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the elements of a tile are at first, those for which the conditions hold."""
+
+    value: Const
+    given: tuple[LoopExpr, ...] = ()
+
+
+def filled(stmt: LoopStmt, tile: Tile) -> Start | None:
+    """Return what a statement fills the elements of a tile with; None if it is no such fill."""
     loops: dict[str, LoopExpr] = {}
     inner: LoopStmt | None = only(stmt) if isinstance(stmt, Block) else stmt
     while isinstance(inner, For):
@@ -199,13 +207,28 @@ def filled(stmt: LoopStmt, tile: Tile) -> Const | None:
     limits = {each.args[0]: each.args[1] for each in tile.limits if isinstance(each, Op)}
     extents = {each.variable: limits.get(Name(each.variable), each.extent) for each in tile.loops}
     same: dict[str, LoopExpr] = {}
+    given: list[LoopExpr] = []
     for mine, theirs in zip(inner.indices, tile.store.indices, strict=True):
         for name in names(mine) & loops.keys():
             for other in names(theirs) & extents.keys():
                 if loops[name] == extents[other]:
                     same[name] = Name(other)
+                elif _at_most(loops[name], extents[other]):
+                    same[name] = Name(other)
+                    given.append(Op("<", (Name(other), loops[name])))
     spelled = tuple(substituted(each, same) for each in inner.indices)
-    return inner.value if spelled == tile.store.indices and len(same) == len(loops) else None
+    if spelled != tile.store.indices or len(same) != len(loops):
+        return None
+    return Start(inner.value, tuple(given))
+
+
+def _at_most(extent: LoopExpr, most: LoopExpr) -> bool:
+    """Whether an extent is the least of several, one of them a given constant."""
+    match extent:
+        case Op("min", sides):
+            return isinstance(most, Const) and most in sides
+        case _:
+            return False
 
 
 def finished(tile: Tile, stmt: LoopStmt, unused: bool) -> Tile | None:
@@ -260,7 +283,7 @@ class _Strip:
 
 def emitted(
     tile: Tile,
-    start: Const | None,
+    start: Start | None,
     ranges: Ranges,
     buffers: dict[str, Buffer],
     lanes: int,
@@ -296,7 +319,7 @@ def emitted(
 @dataclass(frozen=True, slots=True)
 class _Writer:
     tile: Tile
-    start: Const | None
+    start: Start | None
     ranges: Ranges
     buffers: dict[str, Buffer]
     lanes: int
@@ -321,7 +344,9 @@ class _Writer:
         if telling and not self._within(limits):
             return None
         element = Load(store.buffer, store.indices)
-        first: LoopExpr = element if self.start is None else self.start
+        first: LoopExpr = element if self.start is None else self.start.value
+        limit = None if self.start is None or tile.finish else joined(self.start.given)
+        kept = first if limit is None else Op("where", (limit, first, element))
         step = joined(tests[: len(inner)])
         last = joined(tests[len(inner) :])
         before: list[LoopStmt] = []
@@ -332,7 +357,7 @@ class _Writer:
             at = (*(Name(each.variable) for each in tile.rows), Name(tile.lanes.variable))
             total = Load(strip.total.name, at)
             made = total if tile.scale is None else Op("*", (total, tile.scale))
-            end: LoopExpr = made if last is None else Op("where", (last, made, first))
+            end: LoopExpr = made if last is None else Op("where", (last, made, kept))
             before.append(self._over(strip, Store(total.buffer, at, first), limits))
             added = Store(total.buffer, at, Op(tile.op, (total, rest)))
             steps.append(

@@ -337,23 +337,21 @@ def kernel_program(
     from penstock.codegen.lower.program import (
         lower,  # what compiles is not loaded to call a kept kernel
     )
-    from penstock.codegen.tvm.rewrite import stored_as
     from penstock.einsum_ir.formats import parse_format
     from penstock.einsum_ir.shapes import bind
     from penstock.mapper.check import check
     from penstock.mapper.search.build import default_mapping
-    from penstock.runtime.streaming import blocked_mapping, streamed
+    from penstock.runtime.streaming import blocked_mapping, stored_in, streamed
 
-    form = parse_format(fmt)
-    inner = form if form.bits >= 32 else parse_format("fp32")
-    bound = bind(cascade, shapes=extents)
     if mapping is None:
-        bound = streamed(cascade, extents, tiles=tiles)
+        bound, inner = stored_in(streamed(cascade, extents, tiles=tiles), parse_format(fmt))
         mapping = default_mapping(bound, target, inner)
         if block:
             mapping = blocked_mapping(bound, target, inner, block)
             check(mapping, bound, target, inner)
-    return stored_as(lower(bound, mapping, target, inner), form)
+    else:
+        bound, inner = stored_in(bind(cascade, shapes=extents), parse_format(fmt))
+    return lower(bound, mapping, target, inner)
 
 
 def _operator(jitted: Jitted) -> Callable[..., Any]:

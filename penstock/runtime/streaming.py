@@ -6,9 +6,11 @@ Excluded: what forms there are (`einsum_ir.rewrite`), the default mapping (`mapp
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+from penstock.codegen.lower.whole import whole_inputs
 from penstock.einsum_ir.cascade import Cascade
-from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.formats import Format, parse_format
 from penstock.einsum_ir.rewrite.plan import Refusal
 from penstock.einsum_ir.rewrite.ranks import slow_ranks
 from penstock.einsum_ir.rewrite.reduce import reduce_passes
@@ -23,7 +25,7 @@ from penstock.mapper.search.plan import Recipe
 from penstock.runtime.tiles import Tiles
 from penstock.targets.base import Target
 
-__all__ = ["blocked_mapping", "parted", "streamed", "tile_of"]
+__all__ = ["blocked_mapping", "parted", "stored_in", "streamed", "tile_of"]
 
 
 def tile_of(extent: int, tiles: Tiles) -> int:
@@ -123,6 +125,21 @@ def blocked_mapping(bound: Bound, target: Target, fmt: Format, block: int) -> Lo
         block: coordinates of the longest shared rank.
     """
     return build(bound, target, fmt, Flow(bound.cascade), Recipe(outer=block))[0]
+
+
+def stored_in(bound: Bound, fmt: Format) -> tuple[Bound, Format]:
+    """Return a form for inputs and outputs of a format, and the format of all else.
+
+    Those of 16 bits are read and written as they are; what is between is fp32.
+    """
+    if fmt.bits >= 32:
+        return bound, fmt
+    cascade = bound.cascade
+    tensors = {each.tensor for each in (*cascade.inputs, *cascade.outputs)}
+    tensors -= whole_inputs(cascade) | {each.name for each in cascade.einsums if each.selects}
+    formats = {**dict.fromkeys(tensors, fmt.name), **dict(cascade.formats)}
+    cascade = replace(cascade, formats=tuple(formats.items()))
+    return replace(bound, cascade=cascade), parse_format("fp32")
 
 
 def _ranks(cascade: Cascade) -> set[str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from penstock.codegen.lower.program import lower
+from penstock.codegen.tvm.cpu import stored_elements
 from penstock.codegen.tvm.expr import memory_type
 from penstock.codegen.tvm.library import build_library, load_library
 from penstock.einsum_ir.cascade import Cascade
@@ -27,7 +28,7 @@ from penstock.errors import DataError, MappingError
 from penstock.mapper.check import check
 from penstock.mapper.lanes import lane_axis
 from penstock.mapper.nodes import Mapping as LoopForest
-from penstock.runtime.streaming import blocked_mapping, streamed
+from penstock.runtime.streaming import blocked_mapping, stored_in, streamed
 from penstock.runtime.tiles import Tiles
 from penstock.runtime.tuned import Trial, kernel_digits, trials
 from penstock.samples import random_inputs
@@ -83,10 +84,10 @@ def tune(
         if each.kernel == kernel and each.extents == extents
     }
     found: list[tuple[Trial, LoopForest]] = []
-    for tile, block, bound, mapping in _choices(cascade, shapes, target, fmt):
+    for tile, block, (bound, inner), mapping in _choices(cascade, shapes, target, fmt):
         trial, old = known.get((tile, block)), (tile, block) in known
         if trial is None:
-            trial = Trial(kernel, extents, tile, block, _measured(bound, mapping, target, fmt))
+            trial = Trial(kernel, extents, tile, block, _measured(bound, mapping, target, inner))
             database.parent.mkdir(parents=True, exist_ok=True)
             with database.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(asdict(trial)) + "\n")
@@ -102,25 +103,26 @@ def tune(
 
 def _choices(
     cascade: Cascade, shapes: Mapping[str, int], target: Target, fmt: Format
-) -> Iterator[tuple[int, int, Bound, LoopForest]]:
-    """Yield the different legal mappings, each with its two numbers."""
+) -> Iterator[tuple[int, int, tuple[Bound, Format], LoopForest]]:
+    """Yield the different legal mappings, each with its two numbers, its form and its format."""
     seen: set[tuple[str, str]] = set()
     axes = [lane_axis(array) for array in target.arrays]
     lanes = max((axis.size for axis in axes if axis is not None), default=1)
     for tile in STREAMED:
-        bound = streamed(cascade, shapes, tiles=Tiles(tile, tile, tile))
+        form = stored_in(streamed(cascade, shapes, tiles=Tiles(tile, tile, tile)), fmt)
+        bound, inner = form
         for vectors in VECTORS:
             block = vectors * lanes
-            mapping = blocked_mapping(bound, target, fmt, block)
+            mapping = blocked_mapping(bound, target, inner, block)
             texts = str(bound.cascade), str(mapping)
             if texts in seen:
                 continue
             seen.add(texts)
             try:
-                check(mapping, bound, target, fmt)
+                check(mapping, bound, target, inner)
             except MappingError:
                 continue  # its tensors do not fit: not among the choices
-            yield tile, block, bound, mapping
+            yield tile, block, form, mapping
 
 
 def _measured(bound: Bound, mapping: LoopForest, target: Target, fmt: Format) -> float:
@@ -131,10 +133,7 @@ def _measured(bound: Bound, mapping: LoopForest, target: Target, fmt: Format) ->
         path = Path(folder) / "kernel.so"
         build_library(program, path)
         entry = load_library(path)
-        arrays = [
-            np.ascontiguousarray(inputs[each.name]).astype(memory_type(each, fmt))
-            for each in program.inputs
-        ]
+        arrays = [stored_elements(inputs[each.name], each, fmt) for each in program.inputs]
         arrays += [np.empty(each.shape or 1, memory_type(each, fmt)) for each in program.outputs]
         addresses = [each.ctypes.data for each in arrays]
         entry(addresses, 1)

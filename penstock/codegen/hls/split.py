@@ -47,7 +47,7 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
-from penstock.codegen.loops.rewrite import placed
+from penstock.codegen.loops.rewrite import placed, unused
 from penstock.codegen.loops.walk import elements, names, walk_expression
 from penstock.codegen.lower.index import atom, has_load, integer, range_of
 
@@ -252,11 +252,7 @@ class _Split:
 
     def fresh(self, base: str) -> str:
         """Return a name that nothing has."""
-        name, number = base, 2
-        while name in self.taken:
-            name, number = f"{base}_{number}", number + 1
-        self.taken.add(name)
-        return name
+        return unused(base, self.taken, 2)
 
     # -- control ---------------------------------------------------------------------------
 

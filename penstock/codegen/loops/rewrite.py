@@ -23,8 +23,18 @@ from penstock.codegen.loops.nodes import (
 )
 
 __all__ = ["map_bodies", "map_expressions", "map_indices", "map_leaves", "placed", "substituted"]
+__all__ += ["unused"]
 
 Indices = tuple[LoopExpr, ...]
+
+
+def unused(base: str, taken: set[str], number: int = 1) -> str:
+    """Return a name that nothing has, numbered from `number` on, and note that it is taken."""
+    name = base
+    while name in taken:
+        name, number = f"{base}_{number}", number + 1
+    taken.add(name)
+    return name
 
 
 def map_bodies(stmt: LoopStmt, change: Callable[[LoopStmt], LoopStmt]) -> LoopStmt:

@@ -18,6 +18,7 @@ from penstock.codegen.loops.nodes import (
     Name,
     Store,
 )
+from penstock.codegen.loops.rewrite import unused
 from penstock.codegen.lower.expr import Present, as_cond, both, either
 from penstock.codegen.lower.guard import skip_test
 from penstock.codegen.lower.index import (
@@ -82,11 +83,7 @@ class Nester:
 
     def fresh(self, base: str) -> str:
         """Return a name that nothing has yet."""
-        name, number = base, 1
-        while name in self.taken:
-            name, number = f"{base}_{number}", number + 1
-        self.taken.add(name)
-        return name
+        return unused(base, self.taken)
 
     def site(self, context: Context) -> Site:
         """Return a place as a reader."""

@@ -29,7 +29,7 @@ from penstock.einsum_ir.interpreter.rounding import quantise
 from penstock.errors import DataError
 from penstock.targets.base import Target
 
-__all__ = ["Kernel", "artifact", "build", "compiled", "execute", "schedule"]
+__all__ = ["Kernel", "artifact", "build", "compiled", "execute", "schedule", "stored_elements"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -81,11 +81,11 @@ class Kernel:
                 f"input {name} has shape {array.shape}, the program wants {shape}",
                 fix="lower the program again for these shapes",
             )
-        stored = _stored(array.reshape(shape or (1,)), buffer, self.program.format)
+        stored = stored_elements(array.reshape(shape or (1,)), buffer, self.program.format)
         return require_tvm().runtime.tensor(stored)
 
 
-def _stored(array: NDArray[Any], buffer: Buffer, fmt: Format) -> NDArray[Any]:
+def stored_elements(array: NDArray[Any], buffer: Buffer, fmt: Format) -> NDArray[Any]:
     """Return the array in the type that its buffer has in memory."""
     rounded = np.ascontiguousarray(quantise(array, buffer.own or fmt))
     if buffer.kind == "index":

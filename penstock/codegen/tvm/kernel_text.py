@@ -23,7 +23,7 @@ from penstock.codegen.loops.walk import expressions, loads, touched
 from penstock.codegen.tvm.expr import element_type
 from penstock.codegen.tvm.kernels import Kernel, Leaf, extent_of, leaf_of
 from penstock.codegen.tvm.ranges import Ranges
-from penstock.codegen.tvm.script import ScriptPrinter, ranges_inside
+from penstock.codegen.tvm.script import ScriptPrinter, in_order, ranges_inside
 
 __all__ = ["KernelText", "kernel_text"]
 
@@ -221,12 +221,8 @@ class _KernelPrinter:
                 self.writes |= before[1]
             case Alloc(_, body):
                 yield from self.lines(body, depth, ranges)
-            case Block(body, comment):
-                yield from (f"{pad}# {line}" for line in comment.splitlines())
-                for each in body:
-                    yield from self.lines(each, depth, ranges)
-                if not body:
-                    yield f"{pad}T.evaluate(0)"
+            case Block():
+                yield from in_order(stmt, depth, lambda each: self.lines(each, depth, ranges))
 
     def _uniform_loop(self, loop: For, depth: int, ranges: Ranges) -> Iterator[str]:
         yield from self._ordered_reads(loop, "    " * depth)

@@ -21,15 +21,13 @@ from penstock.codegen.loops.nodes import (
     LoopStmt,
     Name,
     Op,
-    Program,
     Store,
     walk_statements,
 )
 from penstock.codegen.loops.rewrite import map_bodies, map_expressions, map_leaves
 from penstock.codegen.tvm.ranges import Ranges, interval
-from penstock.einsum_ir.formats import Format
 
-__all__ = ["clamped", "conditions", "hoisted", "joined", "privatised", "renamed", "stored_as"]
+__all__ = ["clamped", "conditions", "hoisted", "joined", "privatised", "renamed"]
 __all__ += ["without_ifs"]
 
 
@@ -171,20 +169,6 @@ def hoisted(stmt: LoopStmt, kinds: Mapping[str, str]) -> LoopStmt:
     for each in reversed(found):
         stmt = Alloc(each, stmt)
     return stmt
-
-
-def stored_as(program: Program, fmt: Format) -> Program:
-    """Return a program whose parameters are in another float format; all else stays as it is."""
-    if fmt == program.format:
-        return program
-
-    def kept(stmt: LoopStmt) -> LoopStmt:
-        stmt = map_bodies(stmt, kept)
-        if isinstance(stmt, Alloc) and stmt.buffer.kind == "data" and stmt.buffer.own is None:
-            return replace(stmt, buffer=replace(stmt.buffer, kind="acc"))
-        return stmt
-
-    return replace(program, body=kept(program.body), format=fmt)
 
 
 def conditions(stmt: LoopStmt) -> Iterator[LoopExpr]:

@@ -41,7 +41,7 @@ from penstock.codegen.tvm.math import MATH_NAMES, functions
 from penstock.codegen.tvm.ranges import Ranges, interval
 
 __all__ = ["LoopKind", "ScriptPrinter", "from_source"]
-__all__ += ["identifiers", "is_wide", "ranges_inside", "script"]
+__all__ += ["identifiers", "in_order", "is_wide", "ranges_inside", "script"]
 
 LoopKind = Literal["serial", "parallel", "vectorized", "unroll"]
 
@@ -152,8 +152,8 @@ class ScriptPrinter:
         """Yield the lines of a statement; never none."""
         pad = "    " * depth
         match stmt:
-            case Block(body, comment):
-                yield from self._block(body, comment, depth, ranges)
+            case Block():
+                yield from in_order(stmt, depth, lambda each: self.lines(each, depth, ranges))
             case For():
                 yield from self.loop(stmt, depth, ranges)
             case If(condition, body):
@@ -165,17 +165,6 @@ class ScriptPrinter:
             case Store(name, indices, value):
                 target = self.expr.element(name, indices, ranges)
                 yield f"{pad}{target} = {self.expr.stored(name, value, ranges)}"
-
-    def _block(
-        self, body: tuple[LoopStmt, ...], comment: str, depth: int, ranges: Ranges
-    ) -> Iterator[str]:
-        pad = "    " * depth
-        if comment:
-            yield from (f"{pad}# {line}" for line in comment.splitlines())
-        for each in body:
-            yield from self.lines(each, depth, ranges)
-        if not body:
-            yield f"{pad}T.evaluate(0)"
 
     def loop(self, loop: For, depth: int, ranges: Ranges) -> Iterator[str]:
         """Yield the lines of a loop."""
@@ -201,6 +190,16 @@ class ScriptPrinter:
         scoped = f', scope="{self.scope}"' if self.scope else ""
         text = f'T.alloc_buffer({self.shape(buffer)}, "{kind}"{scoped})'
         return f"{'    ' * depth}{self.names[buffer.name]} = {text}"
+
+
+def in_order(block: Block, depth: int, lines: Callable[[LoopStmt], Iterator[str]]) -> Iterator[str]:
+    """Yield the comment of a block, and the lines of its statements; never none."""
+    pad = "    " * depth
+    yield from (f"{pad}# {line}" for line in block.comment.splitlines())
+    for each in block.body:
+        yield from lines(each)
+    if not block.body:
+        yield f"{pad}T.evaluate(0)"
 
 
 class _ShortNames(ScriptPrinter):

@@ -112,8 +112,8 @@ CASES = [
     ("sliding_window", "h200", {"constants": {"W": 20.0}, "p": 130, "m": 130, "tile": 16}),
     ("gqa_causal", "a100", {"h": 4, "g": 2}),
     ("soft_cap", "h200", {"fmt": "fp16", "e": 96, "f": 96, "tile": 48}),
-    ("attention_sink", "h200", {"e": 71, "f": 71}),
-    ("document_mask", "h200", {"p": 101}),
+    ("attention_sink", "h200", {"e": 71, "f": 71, "h": 1, "p": 40, "m": 70}),
+    ("document_mask", "h200", {"p": 101, "h": 1}),
     ("sigmoid_attention", "h200", {}),
     ("sigmoid_attention", "a100", {"fmt": "fp16"}),
     (UNSEEN, "h200", {}),
@@ -233,13 +233,42 @@ def test_a_dropped_wait_or_a_wrong_descriptor_is_noticed(tmp_path, machine, old,
     assert emulated(broken, program, bound, tmp_path) > 4 * LIMIT["bf16"]
 
 
-def test_mask_code_is_in_partial_tiles_only_and_empty_ones_are_skipped():
+NEIGHBOURS = parse("""
+cascade neighbours(Q[p, e], K[m, e], V[m, f]) -> O[p, f]
+  const X = 10
+  S[p, m] = Q[p, e] * K[m, e] / 4 s.t. abs(p // X - m // X) <= 1 and abs(p % X - m % X) <= 1
+  G[p]    = S[p, m] :: max[m]
+  T[p, m] = exp(S[p, m] - G[p])
+  D[p]    = T[p, m] :: sum[m]
+  O[p, f] = T[p, m] / D[p] * V[m, f] :: sum[m]
+""")
+"""Each place of a grid with 10 columns sees the 9 around it."""
+
+
+@needs_gxx
+@pytest.mark.parametrize(
+    ("cascade", "present"),
+    [
+        ("causal_attention", "(i_m1 * 16) <= "),
+        ("attention_sink", "(i_m1 == 0) || "),
+        ("document_mask", "(i_m1 * 16) < 150"),
+        (NEIGHBOURS, "i_m1 * 16"),
+    ],
+)
+def test_empty_tiles_are_skipped(tmp_path, cascade, present):
+    """150 rows in blocks, tiles of 16 keys; masks that are stored, states that follow."""
+    bound, program, target = made(cascade, "h200", p=150, m=150, tile=16, h=1)
+    module = cuda_module(program, target)
+    assert kinds(module) == ["wgmma"]
+    test = module.source.partition("while (i_m1 < ps_end && !(")[2].partition(")) ++i_m1;")[0]
+    assert present in test
+    if cascade != "causal_attention":  # that one runs above
+        assert emulated(module, program, bound, tmp_path) < LIMIT["bf16"]
+
+
+def test_mask_code_is_in_partial_tiles_only():
     _, program, target = made("causal_attention", "h200")
-    source = cuda_module(program, target).source
-    assert "(ps_full || (((i_m1 * 32) + i_m0" in source
-    assert "while (i_m1 < ps_end && !(" in source
-    _, program, target = made("attention", "h200", p=128, m=128)
-    assert "while (i_m1 < ps_end && !(true)) ++i_m1;" in cuda_module(program, target).source
+    assert "(ps_full || (((i_m1 * 32) + i_m0" in cuda_module(program, target).source
 
 
 def test_the_stages_of_the_mapping_decide_what_overlaps():

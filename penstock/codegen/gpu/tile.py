@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from penstock.codegen.gpu.empty import needed
 from penstock.codegen.gpu.private import with_private
 from penstock.codegen.gpu.unfit import Unfit
 from penstock.codegen.loops.nodes import (
@@ -143,6 +144,9 @@ def recognise(kernel: Kernel, program: Program) -> TileKernel:
     loop = statements[place]
     assert isinstance(loop, For)
     present, inner = _visited(loop.body)
+    if present is None:
+        around = {each.variable: (0, extent_of(each) - 1) for each in kernel.grid}
+        present = needed(loop, inner, around)
     more, inside, body = _without_copies(list(_flat(inner)), local)
     aliases |= more
     steps = tuple(_step(_resolved(each, aliases), local) for each in body)

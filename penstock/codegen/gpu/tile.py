@@ -40,7 +40,7 @@ from penstock.codegen.loops.walk import all_buffers, loads
 from penstock.codegen.tvm.kernels import Kernel, extent_of
 from penstock.codegen.tvm.ranges import interval, moves, names
 
-__all__ = ["Copy", "Product", "Step", "TileKernel", "recognise"]
+__all__ = ["Copy", "Product", "Step", "TileKernel", "peeled", "recognise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,14 +263,8 @@ def _without_copies(
 
 
 def _innermost(stmt: LoopStmt) -> Store | None:
-    while True:
-        match stmt:
-            case For() | If():
-                stmt = stmt.body
-            case Block((only,), _, _):
-                stmt = only
-            case _:
-                return stmt if isinstance(stmt, Store) else None
+    inner = peeled(stmt)[2]
+    return inner if isinstance(inner, Store) else None
 
 
 def _resolved(stmt: LoopStmt, aliases: dict[str, _Alias]) -> LoopStmt:
@@ -301,25 +295,34 @@ def _step(stmt: LoopStmt, local: dict[str, Buffer]) -> Product | Step:
 # -- products --------------------------------------------------------------------------------------
 
 
-def _product(step: Step, local: dict[str, Buffer]) -> Product | None:
-    """Return a leaf as a product; None if it is none."""
+def peeled(stmt: LoopStmt) -> tuple[tuple[For, ...], tuple[LoopExpr, ...], LoopStmt]:
+    """Return the loops and the conditions around a statement, and the statement.
+
+    A loop of varying extent is a condition too.
+    """
     loops: list[For] = []
     guards: list[LoopExpr] = []
-    stmt = step.body
-    while not isinstance(stmt, Alloc):
+    while True:
         match stmt:
-            case For():
+            case For(variable, extent, body):
                 loops.append(stmt)
-                if not isinstance(stmt.extent, Const):
-                    guards.append(Op("<", (Name(stmt.variable), stmt.extent)))
-                stmt = stmt.body
+                if not isinstance(extent, Const):
+                    guards.append(Op("<", (Name(variable), extent)))
+                stmt = body
             case If(condition, body):
                 guards.append(condition)
                 stmt = body
             case Block((only,), _, _):
                 stmt = only
             case _:
-                return None
+                return tuple(loops), tuple(guards), stmt
+
+
+def _product(step: Step, local: dict[str, Buffer]) -> Product | None:
+    """Return a leaf as a product; None if it is none."""
+    loops, guards, stmt = peeled(step.body)
+    if not isinstance(stmt, Alloc):
+        return None
     match stmt.body:
         case Block((Store(start, _, Const(0.0)), For() as reds, Store() as put)) if len(loops) == 2:
             pass
@@ -336,26 +339,16 @@ def _product(step: Step, local: dict[str, Buffer]) -> Product | None:
 
 def _terms(reds: For, name: str) -> tuple[LoopExpr | None, tuple[LoopExpr, ...], tuple[Store, ...]]:
     """Return what is summed into a register, under which conditions, and what is marked."""
-    guards: list[LoopExpr] = []
-    if not isinstance(reds.extent, Const):
-        guards.append(Op("<", (Name(reds.variable), reds.extent)))
-    stmt = reds.body
-    while True:
-        match stmt:
-            case If(condition, body):
-                guards.append(condition)
-                stmt = body
-            case Block((only,), _, _):
-                stmt = only
-            case _:
-                break
+    loops, guards, stmt = peeled(reds)
+    if len(loops) != 1:
+        return None, (), ()
     listed = stmt.body if isinstance(stmt, Block) else (stmt,)
     match listed:
         case (Store(target, (), Op("+", (Load(same, ()), terms))), *masks) if (
             target == same == name
         ):
             marked = tuple(each for each in masks if isinstance(each, Store))
-            return (terms if len(marked) == len(masks) else None), tuple(guards), marked
+            return (terms if len(marked) == len(masks) else None), guards, marked
         case _:
             return None, (), ()
 

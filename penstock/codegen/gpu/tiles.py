@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from penstock.codegen.gpu.fragment import Layout, padded
 from penstock.codegen.gpu.leaf import LeafPrinter, block_lines
 from penstock.codegen.gpu.spell import Speller, flat, variable
-from penstock.codegen.gpu.tile import Product, Step, TileKernel
+from penstock.codegen.gpu.tile import Product, Step, TileKernel, peeled
 from penstock.codegen.gpu.unfit import Unfit
 from penstock.codegen.loops.nodes import (
     Block,
     Buffer,
     Const,
     For,
-    If,
     Load,
     LoopExpr,
     LoopStmt,
@@ -296,21 +295,9 @@ def _stores(stmt: LoopStmt, name: str) -> bool:
 
 def _element_of(step: Step, load: Load) -> tuple[LoopExpr, tuple[LoopExpr, ...]]:
     """Return what a step writes at an element, and under which conditions."""
-    stmt: LoopStmt = step.body
-    guards: list[LoopExpr] = []
-    while not isinstance(stmt, Store):
-        match stmt:
-            case For():
-                if not isinstance(stmt.extent, Const):
-                    guards.append(Op("<", (Name(stmt.variable), stmt.extent)))
-                stmt = stmt.body
-            case If(condition, body):
-                guards.append(condition)
-                stmt = body
-            case Block((only,), _, _):
-                stmt = only
-            case _:
-                raise Unfit(f"{load.buffer} is computed by more than one statement")
+    _, guards, stmt = peeled(step.body)
+    if not isinstance(stmt, Store):
+        raise Unfit(f"{load.buffer} is computed by more than one statement")
     values = {
         place.name: index
         for place, index in zip(stmt.indices, load.indices, strict=True)

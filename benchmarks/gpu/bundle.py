@@ -20,13 +20,14 @@ from typing import Any
 
 import rivals
 
-from penstock import zoo
+from penstock import parse, zoo
 from penstock.codegen.backends import Provenance
 from penstock.codegen.base import Artifact, digest
 from penstock.codegen.gpu.plain import plain
 from penstock.codegen.gpu.standalone import __file__ as loader
 from penstock.codegen.lower.program import lower
 from penstock.codegen.tvm.cuda import artifact
+from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.shapes import Bound
 from penstock.mapper.nodes import Keep, Mapping, Nest, Node
@@ -38,15 +39,34 @@ from penstock.targets import TARGETS
 HERE = Path(__file__).resolve().parent
 
 
+NEIGHBORHOOD = """
+cascade neighborhood(Q[h, p, e], K[h, m, e], V[h, m, f]) -> O[h, p, f]
+  const SC = 1 / sqrt(E)
+  const X = 64
+  const W = 3
+  R[h, p, e] = Q[h, p, e] * SC
+  S[h, p, m] = R[h, p, e] * K[h, m, e] s.t. abs(p // X - m // X) <= W and abs(p % X - m % X) <= W
+  G[h, p] = S[h, p, m] :: max[m]
+  T[h, p, m] = exp(S[h, p, m] - G[h, p])
+  D[h, p] = T[h, p, m] :: sum[m]
+  O[h, p, f] = T[h, p, m] / D[h, p] * V[h, m, f] :: sum[m]
+"""
+"""Places of a grid with X columns see those at most W rows and columns away."""
+
+
 @dataclass(frozen=True)
 class Case:
-    """What is measured: a stock cascade, at which widths and numbers of keys; one query or all."""
+    """What is measured: a stock cascade or a text, widths, numbers of keys; one query or all."""
 
     cascade: str
     widths: tuple[int, ...] = (64, 128)
     lengths: tuple[int, ...] = (8192,)
     constants: tuple[tuple[str, float], ...] = ()
     decode: bool = False
+
+    def load(self) -> Cascade:
+        """Return the cascade."""
+        return parse(self.cascade) if "\n" in self.cascade else zoo.load(self.cascade)
 
 
 CASES = {
@@ -60,6 +80,7 @@ CASES = {
     "attention_sink": Case("attention_sink"),
     "document_mask": Case("document_mask"),
     "sigmoid": Case("sigmoid_attention"),
+    "neighborhood": Case(NEIGHBORHOOD, (64,), constants=(("X", 64.0), ("W", 3.0))),
 }
 """In the order of measuring: what is left when the time is up comes last."""
 
@@ -95,7 +116,7 @@ def made(
 ) -> tuple[Artifact, Bound, dict[str, int]]:
     """Return a variant, its cascade with extents, and those of the cascade as written."""
     target, fmt = TARGETS.get(machine), parse_format("bf16")
-    whole = zoo.load(case.cascade)
+    whole = case.load()
     used = {v for each in whole.einsums for v in each.variables}
     used |= {rank for each in whole.inputs for rank in each.ranks}
     sizes = {"h": HEADS, "g": GROUPS, "p": length, "m": length, "e": width, "f": width}
@@ -126,6 +147,12 @@ def points(case: str, length: int) -> float:
         return float(length) ** 2
     if case == "decode":
         return float(length)
+    if case == "neighborhood":
+        across, down = (
+            [min(n, 3) + 1 + min(size - 1 - n, 3) for n in range(size)]
+            for size in (64, length // 64)
+        )
+        return float(sum(across) * sum(down))
     if case == "sliding_window":
         return float(sum(min(p + 1, 256) for p in range(length)))
     return float(length * (length + 1) // 2)

@@ -45,13 +45,22 @@ def _scores(
     if kind == "alibi":
         scores = scores - 2.0 ** (-8 * (h + 1) / shape["h"]) * (p - m)
     there = torch.ones_like(scores, dtype=torch.bool)
-    if kind != "dense":
+    if kind not in ("dense", "neighborhood"):
         there = m <= p
+    if kind == "neighborhood":
+        there = _near(case, p, m)
     if kind == "sliding_window":
         there = there & (p - m < case["constants"]["W"])
     if kind == "document_mask":
         there = there & (given["D"][rows][:, None] == given["D"][None, :])
     return scores.masked_fill(~there, float("-inf"))
+
+
+def _near(case: dict[str, Any], p: Any, m: Any) -> Any:
+    """Whether two places of a grid are near each other."""
+    columns, window = (int(case["constants"][name]) for name in "XW")
+    rows = (p // columns - m // columns).abs() <= window
+    return rows & ((p % columns - m % columns).abs() <= window)
 
 
 def exact_rows(torch: Any, case: dict[str, Any], given: dict[str, Any]) -> tuple[Any, Any]:
@@ -168,6 +177,8 @@ def _mods(torch: Any, case: dict[str, Any], given: dict[str, Any]) -> tuple[Any,
     window, documents = case["constants"].get("W"), given.get("D")
 
     def mask(b: Any, h: Any, p: Any, m: Any) -> Any:
+        if kind == "neighborhood":
+            return _near(case, p, m)
         there = p >= m
         if kind == "sliding_window":
             there = there & (p - m < window)

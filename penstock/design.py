@@ -530,7 +530,7 @@ def relative_error(got: MappingABC[str, Any], want: MappingABC[str, Any]) -> flo
         reference = np.asarray(expected, dtype=np.float64)
         value = np.asarray(got[tensor], dtype=np.float64)
         with np.errstate(invalid="ignore"):
-            difference = np.abs(value - reference)
+            difference = np.asarray(np.abs(value - reference))  # a scalar too is an array
         difference[(value == reference) | np.isnan(reference)] = 0.0
         finite = np.abs(reference[np.isfinite(reference)])
         scale = float(np.max(finite, initial=0.0)) or 1.0

@@ -23,6 +23,7 @@ INF, NAN = math.inf, math.nan
         ([1.5, 9.0], [1.0, INF], INF),
         ([1.5, 9.0], [1.0, NAN], 0.5),
         ([0.0, 1e-3], [0.0, 0.0], 1e-3),
+        (3.0, 2.0, 0.5),
     ],
 )
 def test_relative_error(got, want, error):

@@ -10,7 +10,7 @@ from penstock.cli import output
 from penstock.cli.files import read_text
 from penstock.design import Design, page
 from penstock.errors import PenstockError
-from penstock.metrics import Metric, number
+from penstock.metrics import Metric
 from penstock.report import save_report
 from penstock.report.data import Page
 from penstock.report.headline import headline
@@ -59,17 +59,18 @@ def _rows(pages: Sequence[Page]) -> list[list[str]]:
         ["limit", *(each.limit for each in said)],
     ]
     numbers = [{m.name: m for m in each.evaluation.metrics()} for each in pages]
-    units = {name: each.unit for known in numbers for name, each in known.items()}
+    units = {name: each.parts()[1] for known in numbers for name, each in known.items()}
     for name, unit in units.items():
         cells = [_beside(known.get(name), numbers[0].get(name)) for known in numbers]
-        rows.append([f"{name} ({unit})", *cells])
+        rows.append([f"{name} ({unit})" if unit else name, *cells])
     return rows
 
 
 def _beside(metric: Metric | None, first: Metric | None) -> str:
     if metric is None:
         return ""
-    said = number(metric.value)
+    said = metric.parts()[0]
     if first is None or not first.value or metric.value == first.value:
         return said
-    return f"{said} (x {metric.value / first.value:.3g})"
+    ratio = metric.value / first.value
+    return f"{said} (x {ratio:,.0f})" if ratio >= 1000 else f"{said} (x {ratio:.3g})"

@@ -104,7 +104,7 @@ def number(value: float) -> str:
         return f"{Decimal(value):.3e}"  # there are more mappings than floats
     if not math.isfinite(value):
         return str(value)
-    if (float(value).is_integer() and abs(value) < 1e15) or 1e4 <= abs(value) < 1e15:
+    if (float(value).is_integer() and abs(value) < 1e15) or 1e4 <= abs(value) < 1e9:
         return f"{value:,.0f}"
     return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
 

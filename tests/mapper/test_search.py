@@ -22,6 +22,7 @@ from penstock.mapper.notation import parse_mapping
 from penstock.mapper.search.build import default_mapping
 from penstock.mapper.search.explore import explore, explore_variants
 from penstock.mapper.search.space import Space
+from penstock.metrics import number
 from penstock.targets import TARGETS
 
 FP16 = parse_format("fp16")
@@ -257,12 +258,12 @@ def test_a_limit_is_kept_and_admitted():
     assert not found.optimal
     assert found.evaluation.latency_cycles > full.evaluation.latency_cycles
     assert found.summary() == (
-        f"the best of those evaluated: {found.points:,} mappings, 1 evaluated, "
-        f"{found.points - 1:,} not"
+        f"the best of those evaluated: {number(found.points)} mappings, 1 evaluated, "
+        f"{number(found.points - 1)} not"
     )
     assert full.summary() == (
-        f"optimal in this space: {full.points:,} mappings, {full.evaluated:,} evaluated, "
-        f"{full.points - full.evaluated:,} ruled out by bounds or capacity"
+        f"optimal in this space: {number(full.points)} mappings, {full.evaluated:,} evaluated, "
+        f"{number(full.points - full.evaluated)} ruled out by bounds or capacity"
     )
     assert full.to_json() == {
         "points": full.points,

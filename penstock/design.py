@@ -30,6 +30,7 @@ from penstock.einsum_ir.interpreter.inputs import bind_arrays, default_format
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import Bound, bind
 from penstock.errors import DataError, FileError, ToolError
+from penstock.fitting import fitting
 from penstock.mapper.check import check
 from penstock.mapper.launch import launch
 from penstock.mapper.model.evaluate import Evaluation, evaluate
@@ -37,8 +38,7 @@ from penstock.mapper.model.roofline import roofline
 from penstock.mapper.nodes import Mapping
 from penstock.mapper.notation import parse_mapping
 from penstock.mapper.search.build import default_mapping
-from penstock.mapper.search.explore import Objective, SearchResult, explore_variants
-from penstock.mapper.search.explore import explore as search
+from penstock.mapper.search.explore import Objective, SearchResult
 from penstock.mapper.search.front import Front
 from penstock.mapper.search.front import explore_front as search_front
 from penstock.mapper.search.variants import bind_variants, derived
@@ -214,6 +214,7 @@ def explore(
     variants: Sequence[Cascade] | None = None,
     tile: int = 0,
     part: int = 0,
+    others: Sequence[Format] | None = None,
 ) -> tuple[Design, SearchResult]:
     """Find the best mapping of a cascade to a machine.
 
@@ -231,6 +232,8 @@ def explore(
         tile: stream over tiles of that many coordinates of the rank with the most passes, or of the
             longest one that is reduced if all have one pass; 0: the cascade as it is.
         part: with `tile`, parts of that many coordinates side by side, merged at the end (split-K).
+        others: formats that will do as well; None for those that compute functions in other ways
+            where `fmt` leaves that open (``fixed<16,6>`` on an FPGA: see `mapper.algorithms`).
 
     Returns:
         The design, and how the search came to it.
@@ -241,16 +244,12 @@ def explore(
     machine = as_target(target)
     chosen = run_format(fmt or parse_format(machine.format))
     if variants is None:
-        if tile:
-            bound = _tiled(cascade, shapes or {}, constants, tile, part)
-        else:
-            bound = bind(_with_constants(cascade, constants), shapes=shapes)
-        found = search(bound, machine, chosen, objective=objective, progress=progress)
+        bounds: Sequence[Bound] = (_tiled(cascade, shapes or {}, constants, tile, part),)
     else:
-        others = tuple(variants) or derived(cascade, chosen)
-        bounds = bind_variants((cascade, *others), machine, shapes=shapes, constants=constants)
-        found = explore_variants(bounds, machine, chosen, objective=objective, progress=progress)
-    return Design(found.bound.cascade, found.mapping, found.target, chosen), found
+        same = tuple(variants) or derived(cascade, chosen)
+        bounds = bind_variants((cascade, *same), machine, shapes=shapes, constants=constants)
+    found = fitting(bounds, machine, chosen, objective=objective, progress=progress, others=others)
+    return Design(found.bound.cascade, found.mapping, found.target, found.format), found
 
 
 def _tiled(
@@ -260,7 +259,9 @@ def _tiled(
     tile: int,
     part: int,
 ) -> Bound:
-    """Return the form of a cascade that streams over tiles, of parts side by side if wanted."""
+    """Return a cascade, or its form that streams over tiles, of parts side by side if wanted."""
+    if not tile:
+        return bind(cascade.with_constants(**(constants or {})), shapes=shapes)
     tiles = Tiles(tile, tile, tile)
     if part:
         return parted(cascade, shapes, constants, tiles, part=part)
@@ -281,7 +282,7 @@ def explore_front(
     Arguments and errors as for `explore`.
     """
     machine = as_target(target)
-    bound = bind(_with_constants(cascade, constants), shapes=shapes)
+    bound = bind(cascade.with_constants(**(constants or {})), shapes=shapes)
     chosen = run_format(fmt or parse_format(machine.format))
     return search_front(bound, machine, chosen, progress=progress)
 
@@ -297,7 +298,7 @@ def remap(
 ) -> Design:
     """Return the design with a given mapping, or with the default one, without a search."""
     machine = as_target(target)
-    bound = bind(_with_constants(cascade, constants), shapes=shapes)
+    bound = bind(cascade.with_constants(**(constants or {})), shapes=shapes)
     chosen = fmt or parse_format(machine.format)
     used = mapping or default_mapping(bound, machine, chosen)
     return Design(bound.cascade, used, machine, chosen)
@@ -308,10 +309,6 @@ def resized(design: Design, shapes: MappingABC[str, int]) -> Design:
     return remap(
         design.cascade, design.target, shapes=shapes, fmt=design.format, mapping=design.mapping
     )
-
-
-def _with_constants(cascade: Cascade, constants: MappingABC[str, float] | None) -> Cascade:
-    return cascade.with_constants(**constants) if constants else cascade
 
 
 def run(
@@ -427,16 +424,19 @@ def simulate(
     )
 
 
-def generate(design: Design, backend: str, command: str = "") -> Artifact:
+def generate(
+    design: Design, backend: str, command: str = "", *, oversize: bool = False
+) -> Artifact:
     """Generate the project or kernel of a design. Pure: same design, same bytes.
 
     Args:
         design: what to generate.
         backend: ``tvm``, ``cuda`` or ``hls``.
         command: the command line that made it, for the files' first lines.
+        oversize: whether an HLS project may take more than the part has.
 
     Raises:
-        PenstockError: the backend cannot express the design.
+        PenstockError: the backend cannot express the design, or it does not fit the part.
     """
     generator, program = BACKENDS.get(backend), design.program()
     source = Provenance(
@@ -445,6 +445,7 @@ def generate(design: Design, backend: str, command: str = "") -> Artifact:
         command,
         mapping=str(design.mapping),
         plain=design.plain_program,
+        oversize=oversize,
     )
     golden = None
     if generator.wants_golden:  # a project that describes itself

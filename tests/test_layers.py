@@ -28,10 +28,12 @@ ALLOWED = {
     "report": MAPPER | {"sim", "sweep"},
     "samples": IR,
     "pipelines": MAPPER | {"sim", "codegen"},
+    "fitting": MAPPER | {"codegen"},
     "runtime": MAPPER | {"codegen", "samples"},
     "studies": MAPPER
     | {"sim", "machine", "codegen", "report", "samples", "sweep", "pipelines", "design"},
-    "design": MAPPER | {"sim", "codegen", "report", "samples", "zoo", "pipelines", "runtime"},
+    "design": MAPPER
+    | {"sim", "codegen", "report", "samples", "zoo", "pipelines", "runtime", "fitting"},
 }
 
 

@@ -40,8 +40,8 @@ class Row(NamedTuple):
     said_interval: int
     said_latency: int
     cause: str
-    dsp: float
-    said_dsp: int
+    parts: tuple[float, ...]
+    said_parts: tuple[int, ...]
 
 
 class Function:
@@ -177,13 +177,15 @@ def functions(text: str) -> Iterator[tuple[str, list[str]]]:
         yield match[1], match[2].splitlines()
 
 
-def blocks(text: str) -> dict[str, int]:
-    """Function → DSP blocks."""
+def blocks(text: str) -> dict[str, tuple[int, ...]]:
+    """Function → DSP, FF, LUT."""
     found = {}
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split("|")]
         if len(cells) > 12 and (match := re.match(r"\+ (\w+)", cells[1])):
-            found[match[1]] = int(cells[11].split()[0]) if cells[11] != "-" else 0
+            found[match[1]] = tuple(
+                int(cell.split()[0]) if cell != "-" else 0 for cell in cells[11:14]
+            )
     return found
 
 
@@ -220,7 +222,7 @@ def rows(repository: Path) -> Iterator[Row]:
         ):
             continue
         report = git("show", f"HEAD:{reports[folder]}")
-        said, dsp = reported(report), blocks(report)
+        said, parts = reported(report), blocks(report)
         for node, lines in functions(git("show", f"HEAD:{source}")):
             if len(said.get(node, ())) != 1 or ") {" not in lines:
                 continue
@@ -251,8 +253,8 @@ def rows(repository: Path) -> Iterator[Row]:
                 mine.latency,
                 *said[node][0],
                 mine.cause,
-                sum(each.cost.dsp for each in operators),
-                dsp[node],
+                tuple(sum(getattr(e.cost, n) for e in operators) for n in ("dsp", "ff", "lut")),
+                parts[node],
             )
 
 
@@ -268,9 +270,15 @@ def main() -> None:
     print(f"interval equal: {sum(same)} ({100 * sum(same) / len(found):.1f} %)")
     equal = sum(row.latency == row.said_latency for row in found)
     print(f"iteration latency equal: {equal}; off by {median(late):.1f} % in the median")
-    totals = [sum(row.dsp for row in found), sum(row.said_dsp for row in found)]
-    exact = sum(row.dsp == row.said_dsp for row in found)
-    print(f"DSP equal: {exact}; {totals[0]:,.0f} of all, {totals[1]:,} reported")
+    for number, name in enumerate(("DSP", "FF", "LUT")):
+        mine = [row.parts[number] for row in found]
+        theirs = [row.said_parts[number] for row in found]
+        exact = sum(one == two for one, two in zip(mine, theirs, strict=True))
+        off = median(abs(one / two - 1) for one, two in zip(mine, theirs, strict=True) if two)
+        print(
+            f"{name} equal: {exact}; {sum(mine):,.0f} of all, {sum(theirs):,} reported; "
+            f"off by {100 * off:.1f} % in the median"
+        )
     if options.all:
         for row in found:
             if row.interval != row.said_interval or row.latency != row.said_latency:

@@ -329,6 +329,9 @@ def _generate(subparsers: Subparsers) -> None:
     _machine(parser, required=False)
     parser.add_argument("--mapping", metavar="FILE", help="use this mapping")
     parser.add_argument("--backend", metavar="B", required=True, help="tvm, cuda, hls, loops, rtl")
+    parser.add_argument(
+        "--oversize", action="store_true", help="write an HLS project that its part has no room for"
+    )
     parser.add_argument("-o", "--out", metavar="FOLDER", help="where to write; else to stdout")
 
 

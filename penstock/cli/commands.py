@@ -335,7 +335,7 @@ def generate(options: argparse.Namespace) -> None:
         artifact = generate_rtl(design_of(options, "mesh4x4"), command)
     else:
         made = design_of(options, BACKENDS.get(options.backend).usual_target)
-        artifact = design.generate(made, options.backend, command)
+        artifact = design.generate(made, options.backend, command, oversize=options.oversize)
     if options.out:
         paths = artifact.save(options.out)
         if options.json:

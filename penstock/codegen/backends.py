@@ -55,7 +55,7 @@ class Provenance:
     ``metrics`` and ``timing`` are what models say of the design, for the files that describe it;
     ``mapping`` is the design's, as text. ``plain`` gives the program of the same mapping with plain
     leaves, for generators that lay a block's tiles out over threads themselves (`gpu/plain.py`);
-    None if it has no streaming nest.
+    None if it has no streaming nest. ``oversize``: a project may be too large for its part.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Provenance:
     metrics: tuple[Metric, ...] = ()
     timing: Timing | None = None
     plain: Callable[[], Program | None] | None = None
+    oversize: bool = False
 
 
 class Backend(Protocol):

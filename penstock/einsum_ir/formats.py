@@ -76,6 +76,9 @@ EXTENDED = Format("extended", "float", 80)
 
 _FLOATS = {"fp64": 64, "fp32": 32, "fp16": 16, "bf16": 16, "fp8_e4m3": 8, "fp8_e5m2": 8}
 _INTEGERS = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in (4, 8, 16, 24, 32)}
+POLYNOMIAL_BITS = 24
+"""Of the widest format whose powers of two the polynomial of degree 5 is right for."""
+
 _FIXED = re.compile(r"fixed<\s*(\d+)\s*,\s*(\d+)\s*((?:,\s*(?:poly|newton)\s*)*)>")
 
 
@@ -101,10 +104,10 @@ def parse_format(text: str) -> Format:
             f"format '{text}' has {width} bits, {integer} of them integer",
             fix="use 2 to 32 bits, and 1 to all of them integer",
         )
-    if "poly" in match[3] and width > 24:
+    if "poly" in match[3] and width > POLYNOMIAL_BITS:
         raise DataError(
             f"format '{text}' has {width} bits, but 'poly' is right to 23 bits only",
-            fix="use at most 24 bits, or leave out 'poly': a table is right to 37",
+            fix=f"use at most {POLYNOMIAL_BITS} bits, or leave out 'poly': a table is right to 37",
         )
     algorithms = tuple(each for each in ("poly", "newton") if each in match[3])
     name = ",".join((str(width), str(integer), *algorithms))

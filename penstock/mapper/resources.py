@@ -18,7 +18,15 @@ from penstock.mapper.scopes import Leaf
 from penstock.targets.base import Target
 from penstock.targets.cores import Cost, Number, core
 
-__all__ = ["Operators", "check_parts", "number_of", "operators_of", "parts_of"]
+__all__ = [
+    "LIMITED",
+    "Operators",
+    "check_parts",
+    "number_of",
+    "operators_of",
+    "parts_of",
+    "taken",
+]
 
 LIMITED = ("LUT", "FF", "DSP")
 """What operators take of a part."""
@@ -58,6 +66,8 @@ def operators_of(leaf: Leaf, extents: Mapping[str, int], fmt: Format) -> Operato
     places = _places(leaf, extents)
     number = number_of(fmt)
     cost = sum((core(op, number).times(n * places) for op, n in counts.items()), start=Cost())
+    values = sum(counts.values()) + (leaf.step.einsum.reduce is not None)
+    cost += Cost(ff=fmt.bits * places * values)
     return Operators(leaf.name, leaf.array.name, places, counts, cost)
 
 
@@ -75,6 +85,12 @@ def parts_of(leaf: Leaf, extents: Mapping[str, int], fmt: Format) -> tuple[float
     """Return LUT, FF and DSP of a leaf's operators."""
     found = operators_of(leaf, extents, fmt).cost.of_part()
     return tuple(found[name] for name in LIMITED)
+
+
+def taken(leaves: Iterable[Leaf], extents: Mapping[str, int], fmt: Format) -> dict[str, float]:
+    """Return what the operators of all leaves take together: LUT, FF and DSP."""
+    rows = [parts_of(leaf, extents, fmt) for leaf in leaves]
+    return dict(zip(LIMITED, map(sum, zip(*rows, strict=True)), strict=True))
 
 
 def check_parts(

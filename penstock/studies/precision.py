@@ -106,7 +106,7 @@ def _marked(row: FormatRow, best: bool) -> FormatRow:
 def _row(bound: Bound, target: Target, fmt: Format) -> FormatRow:
     errors = (format_error(bound, fmt, hard=False), format_error(bound, fmt, hard=True))
     try:
-        design, _ = explore(bound.cascade, target, shapes=bound.extents, fmt=fmt)
+        design, _ = explore(bound.cascade, target, shapes=bound.extents, fmt=fmt, others=())
     except MappingError as error:
         nothing = dict.fromkeys(("LUT", "FF", "DSP"), math.nan)
         return FormatRow(str(fmt), *errors, math.nan, nothing, math.nan, None, error.what)

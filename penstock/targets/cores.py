@@ -28,6 +28,8 @@ __all__ = [
     "fifo",
     "memory",
     "port",
+    "primitives",
+    "storage",
     "usable_ns",
 ]
 
@@ -203,6 +205,16 @@ def core(op: str, number: Number) -> Cost:
     return _fixed(op, number) if number.kind == "fixed" else _float(op, number)
 
 
+def primitives(op: str) -> frozenset[str]:
+    """Return the operators that one is put together from: ``exp``, ``+`` and ``/`` of ``sigmoid``.
+
+    Args:
+        op: any operator.
+    """
+    built = _BUILT.get(op, ())
+    return frozenset({op}.union(*(primitives(each) for each in built)))
+
+
 def _float(op: str, number: Number) -> Cost:
     table = _DOUBLE if number.bits > 32 else _SINGLE
     if op in table:
@@ -238,7 +250,8 @@ def _fixed(op: str, number: Number) -> Cost:
             return _divider(bits + number.fraction + 3)
         case "exp":  # scale, 4 steps, table, or scale, 5 steps: 6 multiplications; one shifter
             step = _multiplier(guard + 2, guard + 2) + _adder(guard + 2)
-            return reduce(Cost.__add__, [step] * 6) + _shifter(guard + 5)
+            roots = Cost() if "poly" in number.algorithms else memory(16, guard + 2, "lutram")
+            return reduce(Cost.__add__, [step] * 6) + roots + _shifter(guard + 5)
         case "log":  # one square for each bit of the result: penstock_fixed.hpp, binary_log
             return reduce(Cost.__add__, [_multiplier(32, 32)] * guard) + _shifter(64)
         case "sqrt":  # one comparison for each bit of the root
@@ -281,6 +294,9 @@ def _shifter(bits: int) -> Cost:
 BRAM_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
 """Words by bits of a RAMB18E2 with two ports (AMD UG573)."""
 
+SMALLEST = 4
+"""A bank of less than this part of a block is made of something smaller."""
+
 
 def memory(words: int, bits: int, kind: str = "") -> Cost:
     """Return what one bank of a buffer takes.
@@ -301,12 +317,27 @@ def memory(words: int, bits: int, kind: str = "") -> Cost:
     return Cost(bram=halves / 2)
 
 
-def fifo(depth: int, bits: int) -> Cost:
-    """Return what a stream takes: shift registers up to 1,024 bits, else block memory (UG1399)."""
+def storage(words: int, bits: int, kind: str) -> str:
+    """Return what a bank that a mapping keeps in ``bram`` or ``uram`` is made of.
+
+    A bank fills a quarter of a block at least, or it is made of the next smaller one.
+    """
+    if kind == "uram" and words * bits < 4096 * 72 / SMALLEST:
+        kind = "bram"
+    return "lutram" if kind == "bram" and words * bits < 18 * 1024 / SMALLEST else kind
+
+
+def fifo(depth: int, bits: int, kind: str = "") -> Cost:
+    """Return what a stream takes: shift registers up to 1,024 bits, else block memory (UG1399).
+
+    Streams of two tokens are shift registers however wide: Vitis HLS names its modules
+    ``fifo_w2048_d2_S`` there, and ``fifo_w1024_d4_A`` for memory (public projects). ``kind`` is the
+    memory that a pragma asks for, "" without one.
+    """
     control = Cost(lut=20 + 2 * max(depth, 2).bit_length(), ff=8 + 3 * max(depth, 2).bit_length())
-    if depth * bits <= 1024:
+    if not kind and (depth <= 2 or depth * bits <= 1024):
         return control + Cost(lut=math.ceil(depth / 32) * bits)  # UG574: SRL32, 32 x 1 in a LUT
-    return control + memory(depth, bits, "bram")
+    return control + memory(depth, bits, kind or "bram")
 
 
 def port(bits: int) -> Cost:

@@ -1,6 +1,7 @@
 """The HLS project: what is in it, where each pragma stands, and that it works."""
 
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -174,7 +175,7 @@ static void read_W(const data_t W[64], pk::fifo<data_t, 1>& W_s) {
 }
 
 static void compute(pk::fifo<data_t, 1>& W_s, pk::fifo<data_t, 4>& X_s, pk::fifo<data_t, 4>& Y_s) {
-  PK_LOCAL data_t WB[64][4]; PK_COMPLETE(WB, 2) PK_KEEP(WB, bram)  // in bram
+  PK_LOCAL data_t WB[64][4]; PK_COMPLETE(WB, 2) PK_KEEP(WB, lutram)  // in bram
   PK_LOCAL acc_t sum[4]; PK_REGISTERS(sum)  // in bram
   PK_FOR(c, 64) PK_FOR(k, 4) { PK_PIPELINE(1) WB[c][k] = W_s.read(); }  // copy W
   PK_FOR(p1, 2) PK_FOR(m, 64) { PK_PIPELINE(1)  // for p by 4, Y on grid, for m
@@ -234,7 +235,8 @@ def test_partitions_follow_the_index_of_the_unrolled_loop():
     def times(name, factor):
         return Op("*", (name, whole(factor)))
 
-    assert partition(t, 64, 4) == "PK_KEEP(A, bram)"
+    assert partition(t, 64, 4) == "PK_KEEP(A, lutram)"  # a quarter of a block, or no block at all
+    assert partition(t, 256, 4) == "PK_KEEP(A, bram)"
     assert partition(v, 4, 4) == "PK_REGISTERS(A)"
     assert partition(Op("+", (times(t, 4), v)), 64, 4) == "PK_CYCLIC(A, 1, 4)"
     assert partition(Op("+", (times(v, 16), t)), 64, 4) == "PK_BLOCK(A, 1, 4)"
@@ -242,13 +244,22 @@ def test_partitions_follow_the_index_of_the_unrolled_loop():
     assert partition(Op("//", (v, whole(2))), 5000, 4) == "PK_CYCLIC(A, 1, 4) PK_KEEP(A, bram)"
 
 
-def test_what_does_not_fit_is_said_with_its_numbers():
+def test_what_does_not_fit_is_refused_with_its_numbers_or_said():
     small = replace(CARD, resources=(("LUT", 100), ("DSP", 5_000)))
-    files = hls.generate(weighted_sum(), small, SOURCE).files
+    files = hls.generate(weighted_sum(), small, replace(SOURCE, oversize=True)).files
     (line,) = [each for each in files["README.md"].splitlines() if "Does not fit" in each]
-    taken = json.loads(files["report.json"])["resources"]["tasks"]["all"]["LUT"]
-    assert line.startswith(f"**Does not fit, by this count**: {taken:,} LUT of 100. Take fewer")
+    tasks = json.loads(files["report.json"])["resources"]["tasks"]
+    needed = tasks["all"]["LUT"]
+    assert line.startswith(f"**Does not fit, by this count**: {needed:,} LUT of 100. Take fewer")
     assert "Does not fit" not in hls.generate(weighted_sum(), CARD, SOURCE).files["README.md"]
+    text = (
+        f"the project needs {needed:,} LUT of 100 that card has; of LUT most take ports "
+        f"{tasks['ports']['LUT']:,}, streams {tasks['streams']['LUT']:,}, compute "
+        f"{tasks['compute']['LUT']:,}\nfix: let 'penstock explore' find a design that fits, take "
+        "a larger part, or write it all the same with --oversize"
+    )
+    with pytest.raises(TargetError, match=f"^{re.escape(text)}$"):
+        hls.generate(weighted_sum(), small, SOURCE)
 
 
 def test_floats_bring_their_own_headers_and_tolerance():

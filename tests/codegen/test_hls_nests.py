@@ -7,6 +7,7 @@ from test_hls import at, whole
 from penstock import generate, zoo
 from penstock.codegen.hls import generate as hls
 from penstock.codegen.hls.loops import has_serial, is_serial
+from penstock.codegen.hls.pragmas import HlsNotes
 from penstock.codegen.loops.interp import run_program
 from penstock.codegen.loops.nodes import (
     Alloc,
@@ -204,6 +205,36 @@ def test_columns_are_collected_and_leave_in_rows():
     assert {s.tensor: s.lanes for s in tasks.streams.values()} == {"X": 32, "Y_rows": 16}
     loops = {(t, loop): interval for t, loop, interval, _, _ in kernel_timing(made, 300e6).loops}
     assert all(interval == 1 for interval in loops.values()), loops
+
+
+def test_strides_of_places_become_dimensions():
+    """Places 16 apart and side by side: one dimension would need a bank for each element."""
+
+    def index(*terms):
+        return plus(*(times(name, factor) if factor > 1 else Name(name) for name, factor in terms))
+
+    element = index(("o", 64), ("i", 16), ("t", 4), ("j", 1))
+    place = tuple(Name(name) for name in "otij")
+    store = Store("Y", place, at("S", element, whole(1)))
+    body = For("i", whole(4), For("j", whole(4), store, **LANES), **LANES)
+    copy = Store("S", (Name("n"), Name("e")), at("X", "n", "e"))
+    made = Alloc(
+        Buffer("S", (128, 3), memory="bram"),
+        Block(
+            (
+                For("n", whole(128), For("e", whole(3), copy)),
+                For("o", whole(2), For("t", whole(4), body)),
+            )
+        ),
+    )
+    shaped = same(program(made, [hbm("X", 128, 3)], [hbm("Y", 2, 4, 4, 4)]))
+    (buffer,) = [
+        each.buffer
+        for each in walk_statements(shaped.body)
+        if isinstance(each, Alloc) and each.buffer.name == "S"
+    ]
+    assert buffer.shape == (8, 16, 3)
+    assert HlsNotes(shaped).buffer(buffer).startswith("PK_CYCLIC(S, 1, 4) PK_CYCLIC(S, 2, 4)")
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from penstock.codegen.timing.schedule import Hardware, pipelined
 from penstock.codegen.timing.timeline import evaluate, timeline
 from penstock.errors import MappingError
 from penstock.sim.pipeline import Network, Process, run_pipeline
-from penstock.targets.cores import Number, core
+from penstock.targets.cores import Number, core, fifo, storage
 
 FP32, FIXED = Number("float", 32), Number("fixed", 16, 10)
 CLOCK = 300e6
@@ -325,7 +325,39 @@ def test_operators_are_shared_between_the_steps_of_an_interval():
     found = {row.name: (row.count, row.cost.dsp) for row in rows if row.kind == "operator"}
     assert found == {"*": (2, 6), "+": (2, 0)}  # 8 places every 4 cycles; the adder of LUTs
     fixed = operator_constructs("t", body, hardware(FIXED, shapes, splits=splits))
-    assert {row.name: row.count for row in fixed if row.kind == "operator"} == {"*": 8, "+": 8}
+    assert {row.name: row.count for row in fixed if row.kind == "operator"} == {"mac": 8}
+
+
+def registers(body, loops, kind, shapes, **more):
+    found = pipelined(body, loops, hardware(kind, shapes, **more)).registers
+    return found.ff, found.lut
+
+
+def test_values_that_wait_take_registers():
+    """Two loads and a product, 32 bits each: what Vitis HLS lists for node17 of Stream-HLS."""
+    product = Op("*", (Load("a", (K,)), Load("b", (K,))))
+    assert registers(Store("out", (K,), product), {"k": 64}, FP32, SHAPES) == (3 * 32, 0)
+    # b waits for the product of the others, 4 stages: in a shift register after the second one.
+    late = Op("+", (product, Load("c", (K,))))
+    shapes = {**SHAPES, "c": (64,)}
+    assert registers(Store("out", (K,), late), {"k": 64}, FP32, shapes) == (6 * 32, 32)
+    # Four places share what does not depend on the place; steps 8 apart share the register.
+    body = lanes("j", 4, Store("row", (J,), product))
+    split = {"row": (("complete", 4),)}
+    assert registers(body, {"k": 64}, FP32, SHAPES, splits=split) == (2 * 32, 0)
+    # One DSP block keeps its product to itself; a maximum over 4 places goes from place to place.
+    assert registers(Store("out", (K,), product), {"k": 64}, FIXED, SHAPES) == (2 * 16, 0)
+    chain = lanes("j", 4, Store("acc", (), Op("max", (Load("acc", ()), Load("bins", (J,))))))
+    banks = {"bins": (("cyclic", 4),)}
+    assert registers(chain, {"k": 64}, FIXED, SHAPES, splits=banks)[0] >= 4 * 16
+
+
+def test_small_banks_and_short_streams_take_no_blocks():
+    assert [storage(words, 16, "uram") for words in (4096, 512, 64)] == ["bram", "bram", "lutram"]
+    assert storage(4608, 16, "uram") == "uram"
+    assert storage(64, 16, "auto") == "auto"
+    assert (fifo(2, 4096).bram, fifo(4, 4096).bram) == (0, 57)
+    assert fifo(4096, 512, "uram").uram == 8
 
 
 def test_cores_of_the_reports():

@@ -8,7 +8,7 @@ import pytest
 from tiny_spaces import FP16, compare, every_mapping, random_problem
 
 from penstock import zoo
-from penstock.design import explore, remap
+from penstock.design import remap
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import MappingError
@@ -17,6 +17,7 @@ from penstock.mapper.facts import facts_of
 from penstock.mapper.resources import operators_of, parts_of
 from penstock.mapper.scopes import tree_of
 from penstock.mapper.search.build import default_mapping
+from penstock.mapper.search.explore import explore
 from penstock.targets import TARGETS
 
 SHAPES = {"b": 1, "h": 1, "p": 64, "m": 64, "e": 16, "f": 16, "m0": 16}
@@ -59,11 +60,13 @@ def test_mappings_to_a_small_part_fit(fmt):
     small = on_part(U280, LUT=53_200, FF=106_400, DSP=220)
     cascade, chosen = zoo.load("attention_1pass"), parse_format(fmt)
     default = remap(cascade, small, shapes=SHAPES, fmt=chosen)  # a Design is checked
-    found, search = explore(cascade, small, shapes=SHAPES, fmt=chosen)
+    bound = bind(cascade, shapes=SHAPES)
+    search = explore(bound, small, chosen)
+    found = remap(cascade, small, shapes=SHAPES, fmt=chosen, mapping=search.mapping)
     assert sum(row.cost.dsp for row in rows_of(found).values()) <= 220
-    assert found.evaluate().latency_cycles <= default.evaluate().latency_cycles
-    free, _ = explore(cascade, U280, shapes=SHAPES, fmt=chosen)
-    assert found.evaluate().latency_cycles > free.evaluate().latency_cycles
+    assert search.evaluation.latency_cycles <= default.evaluate().latency_cycles
+    free = explore(bound, U280, chosen)
+    assert search.evaluation.latency_cycles > free.evaluation.latency_cycles
     assert not search.optimal
 
 

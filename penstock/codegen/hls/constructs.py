@@ -28,8 +28,6 @@ from penstock.codegen.loops.nodes import (
     walk_statements,
 )
 from penstock.codegen.timing.schedule import (
-    AXI_CYCLES,
-    LOAD_STAGES,
     Hardware,
     Step,
     loads,
@@ -37,7 +35,7 @@ from penstock.codegen.timing.schedule import (
     steps_of,
 )
 from penstock.codegen.timing.timeline import perfect
-from penstock.targets.cores import Cost, core, core_in_loop, memory
+from penstock.targets.cores import Cost, core, core_in_loop, memory, storage
 
 __all__ = ["Construct", "buffer_constructs", "operator_constructs"]
 
@@ -66,37 +64,30 @@ def operator_constructs(task: str, body: LoopStmt, hardware: Hardware) -> tuple[
         hardware: what it runs on.
     """
     counts: dict[tuple[str, Cost], int] = {}
-    waits = 0.0
+    waits = Cost()
     for part, loops in _parts(body):
         found = pipelined(part, loops, hardware)
+        waits += found.registers
         for step in steps_of(part):
             places = math.prod(step.places.values())
             waiting = found.interval > 1 and _carried(step)
-            for op in _operators(step):
+            for op in _of(step.store.value, fuses=hardware.number.kind == "fixed"):
                 cost = (core_in_loop if waiting else core)(op, hardware.number)
                 shared = cost.latency >= _SHARED and loops
                 side_by_side = math.ceil(places / found.interval) if shared else places
                 counts[op, cost] = counts.get((op, cost), 0) + side_by_side
-            waits += places * _stages(step, found.latency, hardware) * hardware.number.bits
     rows = [
         Construct(task, "operator", op, count, cost.times(count))
         for (op, cost), count in counts.items()
     ]
-    if waits:
-        rows.append(Construct(task, "pipeline registers", "", round(waits), Cost(ff=waits)))
+    if waits.ff:
+        rows.append(Construct(task, "pipeline registers", "", round(waits.ff), waits))
     return tuple(rows)
 
 
 def _carried(step: Step) -> bool:
     """Whether a step reads what it writes."""
     return any(load.buffer == step.store.buffer for load in loads(step.store.value))
-
-
-def _stages(step: Step, latency: int, hardware: Hardware) -> int:
-    """Return the stages in which values of a step wait, those in a memory's port left out."""
-    outside = any(load.buffer in hardware.axi for load in loads(step.store.value))
-    ports = AXI_CYCLES * (outside + (step.store.buffer in hardware.axi))
-    return max(0, latency - LOAD_STAGES - ports)
 
 
 def _parts(stmt: LoopStmt) -> Iterator[tuple[LoopStmt, dict[str, int]]]:
@@ -126,17 +117,22 @@ def _extent(loop: For) -> int:
     return int(loop.extent.value) if isinstance(loop.extent, Const) else 2
 
 
-def _operators(step: Step) -> Iterator[str]:
-    """Yield the operators of values; those of addresses and counters are left out."""
-    yield from _of(step.store.value)
+def _of(expr: LoopExpr, *, fuses: bool) -> Iterator[str]:
+    """Yield the operators of a value; those of addresses and counters are left out.
 
-
-def _of(expr: LoopExpr) -> Iterator[str]:
-    if isinstance(expr, Op):
-        if expr.op not in _FREE:
-            yield expr.op
-        for arg in expr.args:
-            yield from _of(arg)
+    In fixed point a product that is added to something is one multiply-add of a DSP block.
+    """
+    match expr:
+        case Op("+", (other, Op("*", args))) | Op("+", (Op("*", args), other)) if fuses:
+            yield "mac"
+            yield from _of(other, fuses=fuses)
+        case Op(op, args):
+            if op not in _FREE:
+                yield op
+        case _:
+            return
+    for arg in args:
+        yield from _of(arg, fuses=fuses)
 
 
 def buffer_constructs(
@@ -165,7 +161,8 @@ def _buffer(task: str, buffer: Buffer, hardware: Hardware, bits: int) -> Constru
         for extent, how in zip(buffer.shape, splits, strict=True)
     )
     kind = next((each for each in ("bram", "uram", "lutram") if each in buffer.memory), "")
-    if words * bits <= 1024:
-        kind = "lutram"  # Vitis HLS: small banks are distributed memory
+    kind = (
+        "lutram" if words * bits <= 1024 else storage(words, bits, kind)
+    )  # small: the tool's rule
     cost = memory(words, bits, kind).times(banks)
     return Construct(task, kind or "memory", buffer.name, banks, cost)

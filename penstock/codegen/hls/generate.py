@@ -41,6 +41,7 @@ from penstock.codegen.hls.project import (
 from penstock.codegen.hls.resources import NAMES, Use, exceeded, kernel_constructs, uses
 from penstock.codegen.hls.rows import in_rows
 from penstock.codegen.hls.split import Tasks, split, stages_in
+from penstock.codegen.hls.strides import cut_strides
 from penstock.codegen.hls.units import unroll_units
 from penstock.codegen.hls.words import widen
 from penstock.codegen.loops.nodes import Program
@@ -68,7 +69,8 @@ def generate(
         golden: inputs and expected outputs; they become ``golden/NAME.bin``.
 
     Raises:
-        TargetError: the target is no FPGA, or has too few channels for the ports.
+        TargetError: the target is no FPGA, has too few channels for the ports, or is too small and
+            `source` does not say that it may be.
     """
     if target.family != "fpga" or not target.part:
         raise TargetError(
@@ -78,6 +80,8 @@ def generate(
     tasks = tasks_of(program, source.timing)
     notes = HlsNotes.of(tasks, target.clock_hz)
     text, used = print_kernel(tasks, notes), uses(kernel_constructs(tasks, notes))
+    if not source.oversize:
+        _check_fits(used, target)
     found = ports(tasks, text, target)
     contents: dict[str, str | bytes] = dict(_sources(tasks, text, source))
     data = {} if golden is None else {**golden[0], **golden[1]}
@@ -106,6 +110,23 @@ def generate(
     return Artifact(contents)
 
 
+def _check_fits(used: tuple[Use, ...], target: Target) -> None:
+    """Refuse a kernel that takes more than the part has, in numbers."""
+    too_much = exceeded(used, dict(target.resources))
+    if not too_much:
+        return
+    name = too_much[0].split()[1]
+    place = NAMES.index(name)
+    most = sorted(used[:-1], key=lambda each: -each.counts[place])[:3]
+    listed = ", ".join(f"{each.task} {each.counts[place]:,}" for each in most)
+    raise TargetError(
+        f"the project needs {', '.join(too_much)} that {target.name} has; of {name} most take "
+        f"{listed}",
+        fix="let 'penstock explore' find a design that fits, take a larger part, or write it all "
+        "the same with --oversize",
+    )
+
+
 def tasks_of(program: Program, timing: Timing | None = None) -> Tasks:
     """Return the tasks that a program is printed as; `timing` says how deep their streams are."""
     program, tiles = shaped(program)
@@ -131,7 +152,7 @@ def shaped(program: Program) -> tuple[Program, dict[str, str]]:
     program = sink_spatial(widen(unroll_units(program)))
     program, tiles = in_rows(program)
     program = widen(program)
-    program = spread_fills(hoisted(without_units(program)))
+    program = cut_strides(spread_fills(hoisted(without_units(program))))
     _, stages = stages_in(program, _workspace(program))
     hardware = HlsNotes(program).hardware
     program = merged(program, hardware, copies=len(stages.names) == 1)

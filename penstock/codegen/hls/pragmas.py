@@ -19,7 +19,7 @@ from functools import cached_property
 from penstock.codegen.hls.banks import Split, in_registers, partitions
 from penstock.codegen.hls.cpp import Notes, identifiers, workspace
 from penstock.codegen.hls.loops import UNROLLED, has_serial, is_serial
-from penstock.codegen.hls.split import Tasks
+from penstock.codegen.hls.split import Stream, Tasks
 from penstock.codegen.loops.nodes import (
     Alloc,
     Buffer,
@@ -30,9 +30,9 @@ from penstock.codegen.loops.nodes import (
 from penstock.codegen.lower.index import atom, range_of
 from penstock.codegen.timing.schedule import Hardware, pipelined
 from penstock.codegen.timing.timeline import perfect
-from penstock.targets.cores import Number
+from penstock.targets.cores import Number, storage
 
-__all__ = ["HlsNotes", "bundles", "interface", "streams"]
+__all__ = ["HlsNotes", "bundles", "fifo_kind", "interface", "streams"]
 
 CLOCK_HZ = 300e6
 """Of a C simulation, which has none: AMD's cards (DS963)."""
@@ -69,11 +69,16 @@ def streams(tasks: Tasks, names: dict[str, str]) -> tuple[str, ...]:
     for each in tasks.streams.values():
         name = names[each.name]
         text = f"PK_STREAM({name}, {each.depth}, {each.kind}_t, {each.lanes})"
-        bits = each.depth * each.lanes * tasks.program.format.bits
-        if each.memory in IMPLEMENTATIONS and bits >= FIFO_BITS:
-            text += f" PK_KEEP_FIFO({name}, {each.memory})"
+        if kind := fifo_kind(each, tasks.program):
+            text += f" PK_KEEP_FIFO({name}, {kind})"
         lines.append(f"{text}  // {each.reason}")
     return tuple(lines)
+
+
+def fifo_kind(stream: Stream, program: Program) -> str:
+    """Return the memory that a stream asks for, "" if the tool may choose."""
+    bits = stream.depth * stream.lanes * program.format.bits
+    return stream.memory if stream.memory in IMPLEMENTATIONS and bits >= FIFO_BITS else ""
 
 
 @dataclass(frozen=True)
@@ -171,23 +176,26 @@ class HlsNotes(Notes):
         if in_registers(splits, buffer.shape):
             return f"PK_REGISTERS({name})"
         parts: list[str] = []
-        banks = 1
+        words = math.prod(buffer.shape)
         for place, (how, extent) in enumerate(zip(splits, buffer.shape, strict=False)):
             if how is None:
                 continue
-            banks *= extent if how.kind == "complete" else how.factor
+            banks = extent if how.kind == "complete" else how.factor
+            words = words // extent * -(-extent // banks)
             kind = "WORDS" if how.word else "COMPLETE"
             if how.kind != "complete":
                 kind = f"{how.kind.upper()}_WORDS" if how.word else how.kind.upper()
             factor = "" if how.kind == "complete" else f", {how.factor}"
             parts.append(f"PK_{kind}({name}, {place + 1}{factor})")
-        return " ".join([*parts, *self._storage(buffer, name, banks)])
+        return " ".join([*parts, *self._storage(buffer, name, words)])
 
-    def _storage(self, buffer: Buffer, name: str, banks: int) -> list[str]:
+    def _storage(self, buffer: Buffer, name: str, words: int) -> list[str]:
+        """Return where a buffer lies, by the size of its banks in words."""
         bits = 1 if buffer.kind == "mask" else self.program.format.bits
-        if math.prod(buffer.shape) * bits < BIND_BITS * banks:
+        if words * bits < BIND_BITS:
             return []
         kind = buffer.memory if buffer.memory in IMPLEMENTATIONS else "auto"
+        kind = storage(words, bits, kind)
         return [f"PK_KEEP({name}, {kind})"]
 
     @cached_property

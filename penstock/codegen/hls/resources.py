@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from penstock.codegen.hls.constructs import Construct, buffer_constructs, operator_constructs
-from penstock.codegen.hls.pragmas import HlsNotes, bundles
+from penstock.codegen.hls.pragmas import HlsNotes, bundles, fifo_kind
 from penstock.codegen.hls.split import Tasks
 from penstock.codegen.hls.words import PORT_BITS
 from penstock.codegen.loops.nodes import Alloc, Buffer, Program, walk_statements
@@ -56,7 +56,8 @@ def kernel_constructs(tasks: Tasks, notes: HlsNotes) -> tuple[Construct, ...]:
     found = bundles(program)
     for each in tasks.streams.values():
         wide = each.lanes * (1 if each.kind == "mask" else program.format.bits)
-        rows.append(Construct("streams", "stream", each.name, each.depth, fifo(each.depth, wide)))
+        cost = fifo(each.depth, wide, fifo_kind(each, program))
+        rows.append(Construct("streams", "stream", each.name, each.depth, cost))
     rows += [Construct("ports", "port", each.name, 1, port(PORT_BITS)) for each, _, _ in found]
     rows.append(Construct("ports", "control", "s_axilite", len(found), control(len(found))))
     return tuple(rows)

@@ -34,6 +34,7 @@ from penstock.codegen.loops.nodes import (
     Load,
     LoopExpr,
     LoopStmt,
+    Name,
     Op,
     Store,
     walk_statements,
@@ -54,6 +55,8 @@ STREAM_STAGES = 1  # iteration latency 2 of a copy; an operator starts in the ne
 AXI_CYCLES = 64  # default latency of m_axi in Vitis (UG1399, config_interface -m_axi_latency)
 AXI_BITS = 512  # what a port carries in a cycle when neighbours are asked for together
 PORTS = 2  # of one bank of BRAM, URAM or LUT RAM (type=ram_2p)
+IN_FLIP_FLOPS = 2  # stages that a value waits in them; the rest of a long wait is shift registers
+SHIFTED = 32  # stages in one LUT (SRL32E, UG574)
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,13 @@ class Pipelined:
         interval: cycles between two iterations.
         latency: cycles of one iteration.
         cause: what sets the interval, with the numbers.
+        registers: of values between the stages.
     """
 
     interval: int
     latency: int
     cause: str
+    registers: Cost = field(default_factory=Cost)
 
 
 @dataclass(frozen=True)
@@ -180,11 +185,13 @@ class _Body:
         self.private = {
             each.buffer.name for each in walk_statements(body) if isinstance(each, Alloc)
         }
+        self.waits: dict[tuple[LoopExpr, int], tuple[int, int]] = {}
 
     def result(self) -> Pipelined:
         bounds = [(1.0, "a step each cycle"), *self._recurrences(), *self._ports()]
         cycles, cause = max(bounds, key=lambda each: each[0])
-        return Pipelined(math.ceil(cycles - 1e-9), self._latency(), cause)
+        interval = math.ceil(cycles - 1e-9)
+        return Pipelined(interval, self._latency(), cause, self._registers(interval))
 
     @cached_property
     def _usable(self) -> float:
@@ -197,21 +204,23 @@ class _Body:
         last = 1.0
         for step in self.steps:
             name = step.store.buffer
-            start = max((self._arrival(each, ready) for each in step.conditions), default=0.0)
-            done = max(start, self._arrival(step.store.value, ready))
+            start = max((self._arrival(each, ready, step) for each in step.conditions), default=0.0)
+            done = self._arrival(step.store.value, ready, step)
+            done = max(start, done)
             done = self._chained(step, done)
             ready[name] = max(ready.get(name, 0.0), done)
             if not self.hardware.kept(name):
+                self._wait(step.store.value, done, done, step)
                 done = math.ceil(done) + 1 + (AXI_CYCLES if name in self.hardware.axi else 0)
             last = max(last, done)
         return math.ceil(last)
 
-    def _arrival(self, expr: LoopExpr, ready: Mapping[str, float]) -> float:
+    def _arrival(self, expr: LoopExpr, ready: Mapping[str, float], step: Step) -> float:
         """Return the stage after which a value is there."""
         match expr:
             case Load(buffer, indices):
                 inner = (load for index in indices for load in loads(index))
-                begin = max((self._arrival(load, ready) for load in inner), default=0.0)
+                begin = max((self._arrival(load, ready, step) for load in inner), default=0.0)
                 stored = ready.get(buffer, -1.0)
                 if self.hardware.kept(buffer):
                     return max(begin, stored)
@@ -221,22 +230,27 @@ class _Body:
                     return max(math.ceil(begin) + LOAD_STAGES, math.ceil(stored) + FORWARD_STAGES)
                 return math.ceil(begin) + LOAD_STAGES + AXI_CYCLES * (buffer in self.hardware.axi)
             case Op(op, args):
-                begin = max((self._operand(arg, ready) for arg in args), default=0.0)
-                return self._after(begin, core(op, self.hardware.number))
+                there = [self._operand(arg, ready, step) for arg in args]
+                cost = core(op, self.hardware.number)
+                begin = self._begin(max(there, default=0.0), cost)
+                for arg, since in zip(args, there, strict=True):
+                    self._wait(arg, since, begin, step)
+                return self._end(begin, cost)
             case _:
                 return 0.0
 
-    def _operand(self, expr: LoopExpr, ready: Mapping[str, float]) -> float:
+    def _operand(self, expr: LoopExpr, ready: Mapping[str, float], step: Step) -> float:
         """Return the stage in which an operator can use a value: a token in the one after."""
         token = isinstance(expr, Load) and expr.buffer in self.hardware.streams
-        return self._arrival(expr, ready) + token
+        return self._arrival(expr, ready, step) + token
 
-    def _after(self, begin: float, cost: Cost) -> float:
-        if cost.latency:
-            begin = math.ceil(begin) + cost.latency + 1
-        share = cost.delay_ns / self._usable
-        room = math.ceil(begin) - begin or 1.0
-        return begin + share if share <= room else math.ceil(begin) + share
+    def _begin(self, there: float, cost: Cost) -> float:
+        """Return when an operator starts whose operands are there."""
+        share, room = cost.delay_ns / self._usable, math.ceil(there) - there or 1.0
+        return math.ceil(there) if cost.latency or share > room else there
+
+    def _end(self, begin: float, cost: Cost) -> float:
+        return begin + (cost.latency + 1 if cost.latency else 0) + cost.delay_ns / self._usable
 
     def _chained(self, step: Step, done: float) -> float:
         """Add what the other places take that add to the same element, one after another."""
@@ -244,13 +258,44 @@ class _Body:
         count = self._in_chain(step)
         if ops is None or count == 1:
             return done
-        if self._balanced(ops):
-            rounds, cost = math.ceil(math.log2(count)), core("+", self.hardware.number)
-        else:
-            rounds, cost = count - 1, _sum(ops)
-        for _ in range(rounds):
-            done = self._after(done, cost)
+        first, tree = done, self._balanced(ops)
+        cost = core("+", self.hardware.number) if tree else _sum(ops)
+        others = math.prod(step.places.values()) // count
+        for number in range(1, 1 + math.ceil(math.log2(count)) if tree else count):
+            begin = self._begin(done, cost)
+            values, since = (-(-count >> number), done) if tree else (1, first)
+            self._hold((step.store.value, number), others * values, since, begin)
+            done = self._end(begin, cost)
         return done
+
+    # -- what waits between the stages -----------------------------------------------------------
+
+    def _wait(self, expr: LoopExpr, since: float, until: float, step: Step) -> None:
+        """Note that a value that is there after stage `since` is used after stage `until`."""
+        match expr:
+            case Const() | Name():
+                return
+            case Load(buffer) if self.hardware.kept(buffer) and buffer not in self.private:
+                return
+            case Op(op) if (cost := core(op, self.hardware.number)).dsp and not cost.ff:
+                since += 1  # the multiplier's own output register
+        used = set(names(expr))
+        places = math.prod(count for name, count in step.places.items() if name in used)
+        self._hold((expr, 0), places, since, until)
+
+    def _hold(self, value: tuple[LoopExpr, int], places: int, since: float, until: float) -> None:
+        stages = math.floor(until) + 1 - math.ceil(since)
+        self.waits[value] = (places, max(stages, self.waits.get(value, (0, 0))[1]))
+
+    def _registers(self, interval: int) -> Cost:
+        """Return what the values take that wait, a new one in every interval."""
+        found = Cost()
+        for places, stages in self.waits.values():
+            copies, bits = -(-stages // interval), places * self.hardware.number.bits
+            shifted = max(0, copies - IN_FLIP_FLOPS)
+            shifts = Cost(ff=bits * (copies - shifted), lut=bits * -(-shifted // SHIFTED))
+            found += shifts
+        return found
 
     def _balanced(self, ops: tuple[Cost, ...]) -> bool:
         """Whether a chain may become a tree: additions in any order (expression_balance)."""

@@ -52,17 +52,18 @@ DIVISORS = (2, 4, 8, 16)
 IDLE = 64
 
 
-def default_mapping(bound: Bound, target: Target, fmt: Format) -> Mapping:
+def default_mapping(bound: Bound, target: Target, fmt: Format, *, halves: bool = True) -> Mapping:
     """Return a legal mapping, good enough to generate code from.
 
     Tiles become smaller until intermediates fit on the chip. If they never do, or if what Einsums
-    share leaves most of the machine idle, the model decides between the candidates. Where a part
-    has not the operators, half of an array is used, and half of that.
+    share leaves most of the machine idle, the model decides between the candidates.
 
     Args:
         bound: any cascade with its extents.
         target: any machine.
         fmt: number format of all tensors.
+        halves: whether half of an array is used where a part has not the operators, and half of
+            that.
 
     Raises:
         MappingError: an Einsum has an operator that no array of the machine has, or the tensors
@@ -86,6 +87,8 @@ def default_mapping(bound: Bound, target: Target, fmt: Format) -> Mapping:
             break
     if not legal:
         assert broken is not None
+        if not halves:
+            raise broken
         return _on_less(bound, target, fmt, broken)
     fewest = min(legal, key=lambda each: each[0])
     candidates = list(dict.fromkeys((legal[0][1], fewest[1])))

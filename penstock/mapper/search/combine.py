@@ -21,8 +21,12 @@ from penstock.mapper.resources import LIMITED
 from penstock.mapper.search.costs import Costs, Moves, Tabulator
 from penstock.mapper.search.residency import Home, Where
 from penstock.mapper.search.space import Place, in_time, stages_of
+from penstock.targets.base import Target
 
-__all__ = ["Choice", "Combinations", "Single", "Spot", "Totals", "reaches", "sliced"]
+__all__ = ["Choice", "Combinations", "Single", "Spot", "Totals", "capped", "reaches", "sliced"]
+
+MAX_COMBINATIONS = 1 << 18
+"""Combinations of one skeleton that are kept in memory; beyond, the smallest sites are fixed."""
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -452,3 +456,45 @@ class Single:
                 if costs.site.direct and sites[maker].site.direct
             ]
         return initiation_interval(tasks, tuple(waits)).cycles
+
+
+def capped(costs: Costs, target: Target) -> tuple[Costs, bool]:
+    """Leave one option to the sites that matter least, until all combinations fit in memory."""
+    counts = [len(site.picks) for site in costs.sites]
+    least = sorted(range(len(counts)), key=lambda number: float(costs.sites[number].cycles.min()))
+    picks = affordable(costs, target)
+    keep = [np.arange(count) for count in counts]
+    whole = True
+    for number in least:
+        if math.prod(counts) <= MAX_COMBINATIONS:
+            break
+        if counts[number] > 1:
+            keep[number], counts[number], whole = np.array([picks[number]]), 1, False
+    return (costs if whole else sliced(costs, keep)), whole
+
+
+def affordable(costs: Costs, target: Target) -> list[int]:
+    """Return the fastest option of each site, or slower ones where a part has no room for these.
+
+    The option that frees most of what is missing for each cycle lost is exchanged first.
+    """
+    picks = [int(site.cycles.argmin()) for site in costs.sites]
+    limits = np.array([dict(target.resources).get(name, math.inf) for name in LIMITED])
+    total = np.sum(
+        [site.parts[pick] for site, pick in zip(costs.sites, picks, strict=True)], axis=0
+    )
+    while any(total > limits):
+        missing = np.maximum(total / limits - 1, 0).sum()
+        best = (0.0, 0, 0)
+        for number, site in enumerate(costs.sites):
+            others = total - site.parts[picks[number]] + site.parts
+            freed = missing - np.maximum(others / limits - 1, 0).sum(axis=1)
+            lost = np.maximum(site.cycles - site.cycles[picks[number]], 0) + 1
+            pick = int((freed / lost).argmax())
+            best = max(best, (float(freed[pick] / lost[pick]), number, pick))
+        gain, number, pick = best
+        if gain <= 0:
+            break
+        total = total + costs.sites[number].parts[pick] - costs.sites[number].parts[picks[number]]
+        picks[number] = pick
+    return picks

@@ -28,11 +28,11 @@ from penstock.mapper.check import check
 from penstock.mapper.model.evaluate import Evaluation, evaluate
 from penstock.mapper.model.occupancy import occupancies
 from penstock.mapper.model.roofline import in_turn_bound, roofline
-from penstock.mapper.resources import LIMITED
+from penstock.mapper.resources import taken
 from penstock.mapper.scopes import tree_of
 from penstock.mapper.search.build import default_mapping
-from penstock.mapper.search.combine import Combinations, Single, sliced
-from penstock.mapper.search.costs import Costs, Tabulator
+from penstock.mapper.search.combine import Combinations, Single, capped
+from penstock.mapper.search.costs import Tabulator
 from penstock.mapper.search.housing import Key, better, house, promising
 from penstock.mapper.search.space import Place, Skeleton, Space, mapping_at
 from penstock.targets.base import Target
@@ -47,18 +47,18 @@ __all__ = [
     "Progress",
     "SearchResult",
     "built",
-    "capped",
     "explore",
     "explore_variants",
     "innermost",
     "point_of",
 ]
 
+MUCH = 0.5
+"""Of a part: with less than that taken, twice as many places would have had room."""
+
 Objective = Literal["latency", "energy", "edp"]
 Progress = Callable[[int, int, float], None]
 
-MAX_COMBINATIONS = 1 << 18
-"""Combinations of one skeleton that are kept in memory; beyond, the smallest sites are fixed."""
 
 SETUP = 200
 """What taking up a combination counts as, in steps of a residency search."""
@@ -117,6 +117,8 @@ class SearchResult(Coverage):
         evaluation: what the model says of it.
         bound: the cascade, with its extents, that it maps: the winner of several variants.
         target: the machine, in the size that is best of those that it may be built in.
+        format: the number format that is best of those tried.
+        formats: how many those are.
         variants: of how many the space consists.
     """
 
@@ -124,7 +126,9 @@ class SearchResult(Coverage):
     evaluation: Evaluation
     bound: Bound
     target: Target
+    format: Format
     variants: int = 1
+    formats: int = 1
 
     @property
     def points_per_s(self) -> float:
@@ -137,14 +141,21 @@ class SearchResult(Coverage):
         rest = "ruled out by bounds or capacity" if self.optimal else "not"
         of = f" of {self.variants} cascades" if self.variants > 1 else ""
         early = "interrupted; " if self.interrupted else ""
+        tried = f" in {self.formats} formats" if self.formats > 1 else ""
+        won = f"; {self.format} is best" if self.formats > 1 else ""
         return (
-            f"{early}{claim}: {metrics.number(self.points)} mappings{of}, "
-            f"{self.evaluated:,} evaluated, {metrics.number(self.ruled_out)} {rest}"
+            f"{early}{claim}: {metrics.number(self.points)} mappings{of}{tried}, "
+            f"{self.evaluated:,} evaluated, {metrics.number(self.ruled_out)} {rest}{won}"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as a JSON object."""
-        return {**self.counts(), "points_per_s": self.points_per_s, "variants": self.variants}
+        return {
+            **self.counts(),
+            "points_per_s": self.points_per_s,
+            "variants": self.variants,
+            "format": str(self.format),
+        }
 
 
 @dataclass(frozen=True)
@@ -204,6 +215,7 @@ def explore_variants(
     objective: Objective = "latency",
     progress: Progress | None = None,
     limit: int | None = None,
+    others: Sequence[Format] = (),
 ) -> SearchResult:
     """Find the best mapping of the best of several equivalent cascades.
 
@@ -218,6 +230,8 @@ def explore_variants(
         objective: as for `explore`.
         progress: likewise, of all together.
         limit: likewise, of all together.
+        others: formats that win only where they are faster (or better in the objective); tried if
+            their operators take less of what the best mapping takes most of a part.
 
     Raises:
         MappingError: no cascade can be mapped to the machine; says why the first cannot.
@@ -227,22 +241,32 @@ def explore_variants(
     started = time.perf_counter()
     target.check_energies(objective)
     machines = target.in_format(fmt.name).sized()
-    found = [
-        _Search(bound, machine, fmt, objective, effective)
-        for bound, effective in ((each, effective_points(each)) for each in bounds)
-        for machine in machines
-    ]
-    whole = _Whole(sorted(found, key=lambda each: each.floor), progress, limit)
+    effective = [effective_points(each) for each in bounds]
+
+    def searches(each: Format) -> list[_Search]:
+        made = [
+            _Search(bound, machine, each, objective, points, spare=each != fmt)
+            for bound, points in zip(bounds, effective, strict=True)
+            for machine in machines
+        ]
+        return sorted(made, key=lambda search: search.floor)
+
+    whole = _Whole(progress, limit)
     interrupted = False
     try:
-        whole.search()
+        whole.search(searches(fmt))
+        for other in others:
+            if whole.winner is None or whole.winner.relieved_by(other):
+                whole.search(searches(other))
     except KeyboardInterrupt:
         interrupted = True
         if whole.winner is None:
             raise
+    found = whole.ordered
     winner = whole.winner
     if winner is None:
-        raise next(each.broken for each in found if each.broken is not None)
+        errors = (each.broken or each.refused for each in found)
+        raise next(each for each in errors if each is not None)
     if progress is not None and not interrupted:
         progress(whole.points, whole.points, winner.best_objective)
     seconds = time.perf_counter() - started
@@ -250,7 +274,12 @@ def explore_variants(
 
 
 def _result(
-    winner: _Search, found: Sequence[_Search], variants: int, seconds: float, *, interrupted: bool
+    winner: _Search,
+    found: Sequence[_Search],
+    variants: int,
+    seconds: float,
+    *,
+    interrupted: bool,
 ) -> SearchResult:
     """Return what the searches of all cascades and machines came to."""
     mapping, evaluation = winner.result()
@@ -260,7 +289,9 @@ def _result(
         evaluation,
         winner.bound,
         winner.machine,
+        winner.fmt,
         variants,
+        len({each.fmt for each in found}),
         points=sum(search.points for search in found),
         evaluated=sum(search.evaluated for search in found),
         optimal=not interrupted and all(each.left >= least for each in found),
@@ -273,20 +304,21 @@ def _result(
 class _Whole:
     """The searches of all cascades and machines; what one has reached, the next have to beat."""
 
-    ordered: Sequence[_Search]
     progress: Progress | None
     limit: int | None
     winner: _Search | None = None
+    ordered: list[_Search] = field(default_factory=list)
 
     @property
     def points(self) -> int:
         return sum(each.points for each in self.ordered)
 
-    def search(self) -> None:
+    def search(self, some: Sequence[_Search]) -> None:
         """Search every usual space, and then what may be better still."""
-        for each in self.ordered:
+        self.ordered += some
+        for each in some:
             self._follow(each, each.steps())
-        for each in self.ordered:
+        for each in some:
             self._follow(each, each.further_steps())
 
     def _follow(self, mine: _Search, steps: Iterator[None]) -> None:
@@ -310,7 +342,7 @@ class _Search:
     """What is known so far of one cascade; lives only inside `explore_variants`.
 
     ``beat`` is what another cascade has reached; what is no better does not become ``best``.
-    ``left`` is the least that a point may cost that was not looked at.
+    ``left`` is the least that a point may cost that was not looked at. ``spare``: wins no ties.
     """
 
     bound: Bound
@@ -318,6 +350,7 @@ class _Search:
     fmt: Format
     objective: Objective
     effective: Mapping[str, float]
+    spare: bool
     limit: int | None = None
     evaluated: int = 0
     covered: int = 0
@@ -325,6 +358,7 @@ class _Search:
     beat: Key | None = None
     best: tuple[Key, Point] | None = None
     broken: MappingError | None = None
+    refused: MappingError | None = None
     open: list[_Open] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -363,7 +397,7 @@ class _Search:
 
     def offer(self, key: Key, point: Point) -> None:
         """Keep a point if it is the best so far."""
-        if better(key, self.to_beat):
+        if better(key, self.to_beat) and not (self.spare and self.hopeless(key[0])):
             self.best = (key, point)
 
     def steps(self) -> Iterator[None]:
@@ -397,15 +431,20 @@ class _Search:
 
     def hopeless(self, floor: float) -> bool:
         """Whether nothing that costs at least `floor` can win, not even by a tie."""
-        return floor > self.best_objective * (1 + SAME)
+        return floor > self.best_objective * (1 - SAME if self.spare else 1 + SAME)
 
     def start(self) -> None:
-        """Begin with the default mapping, which need not be a point of any skeleton."""
+        """Begin with the default mapping, which need not be a point of any skeleton.
+
+        Where a part has not its operators, it is one to half of an array, or half of that, unless
+        something better than nothing is known already.
+        """
         self.covered = self.evaluated = 1
+        first = self.to_beat is None
         try:
-            self.default = default_mapping(self.bound, self.target, self.fmt)
+            self.default = default_mapping(self.bound, self.target, self.fmt, halves=first)
         except MappingError as error:
-            self.broken = error
+            self.refused = error
             return
         found = evaluate(self.default, self.bound, self.target, self.fmt)
         self.offer(self.key_of(found), Point(None))
@@ -495,6 +534,14 @@ class _Search:
 
     # -- the winner ------------------------------------------------------------------------
 
+    def relieved_by(self, other: Format) -> bool:
+        """Whether the best mapping takes much of what its operators need less of in a format."""
+        mapping, _ = self.result()
+        facts, has = self.tab.facts, dict(self.target.resources)
+        leaves = tree_of(mapping, facts, self.target).leaves
+        mine, less = (taken(leaves, facts.extents, each) for each in (self.fmt, other))
+        return any(less[n] < mine[n] and mine[n] > MUCH * has.get(n, math.inf) for n in mine)
+
     def result(self) -> tuple[nodes.Mapping, Evaluation]:
         """Return the best mapping, evaluated by the model and checked."""
         assert self.best is not None
@@ -536,45 +583,3 @@ def point_of(one: Single, kept: Mapping[str, Place]) -> Point:
     own = tuple(site.picks[pick] for site, pick in zip(costs.sites, one.picks, strict=True))
     inside = {tensor: place for tensor, place in kept.items() if place.home is not None}
     return Point(costs.skeleton, own, inside)
-
-
-def capped(costs: Costs, target: Target) -> tuple[Costs, bool]:
-    """Leave one option to the sites that matter least, until all combinations fit in memory."""
-    counts = [len(site.picks) for site in costs.sites]
-    least = sorted(range(len(counts)), key=lambda number: float(costs.sites[number].cycles.min()))
-    picks = affordable(costs, target)
-    keep = [np.arange(count) for count in counts]
-    whole = True
-    for number in least:
-        if math.prod(counts) <= MAX_COMBINATIONS:
-            break
-        if counts[number] > 1:
-            keep[number], counts[number], whole = np.array([picks[number]]), 1, False
-    return (costs if whole else sliced(costs, keep)), whole
-
-
-def affordable(costs: Costs, target: Target) -> list[int]:
-    """Return the fastest option of each site, or slower ones where a part has no room for these.
-
-    The option that frees most of what is missing for each cycle lost is exchanged first.
-    """
-    picks = [int(site.cycles.argmin()) for site in costs.sites]
-    limits = np.array([dict(target.resources).get(name, math.inf) for name in LIMITED])
-    total = np.sum(
-        [site.parts[pick] for site, pick in zip(costs.sites, picks, strict=True)], axis=0
-    )
-    while any(total > limits):
-        missing = np.maximum(total / limits - 1, 0).sum()
-        best = (0.0, 0, 0)
-        for number, site in enumerate(costs.sites):
-            others = total - site.parts[picks[number]] + site.parts
-            freed = missing - np.maximum(others / limits - 1, 0).sum(axis=1)
-            lost = np.maximum(site.cycles - site.cycles[picks[number]], 0) + 1
-            pick = int((freed / lost).argmax())
-            best = max(best, (float(freed[pick] / lost[pick]), number, pick))
-        gain, number, pick = best
-        if gain <= 0:
-            break
-        total = total + costs.sites[number].parts[pick] - costs.sites[number].parts[picks[number]]
-        picks[number] = pick
-    return picks

@@ -24,7 +24,7 @@ from penstock.mapper import nodes
 from penstock.mapper.check import check
 from penstock.mapper.model.evaluate import Evaluation, evaluate
 from penstock.mapper.search.build import default_mapping
-from penstock.mapper.search.combine import Combinations, Single
+from penstock.mapper.search.combine import Combinations, Single, capped
 from penstock.mapper.search.costs import Tabulator
 from penstock.mapper.search.explore import (
     MAX_WORK,
@@ -34,7 +34,6 @@ from penstock.mapper.search.explore import (
     Point,
     Progress,
     built,
-    capped,
     innermost,
     point_of,
 )

@@ -232,8 +232,7 @@ def explore(
         tile: stream over tiles of that many coordinates of the rank with the most passes, or of the
             longest one that is reduced if all have one pass; 0: the cascade as it is.
         part: with `tile`, parts of that many coordinates side by side, merged at the end (split-K).
-        others: formats that will do as well; None for those that compute functions in other ways
-            where `fmt` leaves that open (``fixed<16,6>`` on an FPGA: see `mapper.algorithms`).
+        others: formats that will do as well, if they are faster; see `penstock.fitting`.
 
     Returns:
         The design, and how the search came to it.

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -243,12 +244,9 @@ def explore_variants(
     machines = target.in_format(fmt.name).sized()
     effective = [effective_points(each) for each in bounds]
 
-    def searches(each: Format) -> list[_Search]:
-        made = [
-            _Search(bound, machine, each, objective, points, spare=each != fmt)
-            for bound, points in zip(bounds, effective, strict=True)
-            for machine in machines
-        ]
+    def searches(used: Format) -> list[_Search]:
+        pairs = product(zip(bounds, effective, strict=True), machines)
+        made = [_Search(*pair, machine, used, objective, used != fmt) for pair, machine in pairs]
         return sorted(made, key=lambda search: search.floor)
 
     whole = _Whole(progress, limit)
@@ -346,10 +344,10 @@ class _Search:
     """
 
     bound: Bound
+    effective: Mapping[str, float]
     machine: Target
     fmt: Format
     objective: Objective
-    effective: Mapping[str, float]
     spare: bool
     limit: int | None = None
     evaluated: int = 0

@@ -98,6 +98,41 @@ void put(A& row, const word<T, N>& token, int at = 0) {
   }
 }
 
+// A token of all elements of an array of several dimensions, the last one running fastest.
+template <class T>
+struct places : std::integral_constant<std::size_t, 1> {};
+template <class T, std::size_t N>
+struct places<T[N]> : std::integral_constant<std::size_t, N * places<T>::value> {};
+
+template <class T, std::size_t N, std::size_t R, std::size_t C>
+void put(T (&array)[R][C], const word<typename std::remove_all_extents<T>::type, N>& token) {
+#pragma HLS INLINE
+  static_assert(N == places<T[R][C]>::value, "one token is all of the array");
+  for (std::size_t i = 0; i < R; ++i) {
+#pragma HLS UNROLL
+    word<typename std::remove_all_extents<T>::type, N / R> part;
+    for (std::size_t j = 0; j < N / R; ++j) {
+#pragma HLS UNROLL
+      part[j] = token[i * (N / R) + j];
+    }
+    pk::put(array[i], part);
+  }
+}
+template <std::size_t N, class T, std::size_t R, std::size_t C>
+auto take(const T (&array)[R][C]) -> word<typename std::remove_all_extents<T>::type, N> {
+#pragma HLS INLINE
+  word<typename std::remove_all_extents<T>::type, N> token;
+  for (std::size_t i = 0; i < R; ++i) {
+#pragma HLS UNROLL
+    const word<typename std::remove_all_extents<T>::type, N / R> part = pk::take<N / R>(array[i]);
+    for (std::size_t j = 0; j < N / R; ++j) {
+#pragma HLS UNROLL
+      token[i * (N / R) + j] = part[j];
+    }
+  }
+  return token;
+}
+
 }  // namespace pk
 
 #endif

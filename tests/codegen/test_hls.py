@@ -164,8 +164,7 @@ KERNEL = """\
 static void read_X(const data_t X[8][64], pk::fifo<data_t, 4>& X_s) {
   // for p by 4, Y on grid, for m; port of X: 4 words of 512 bits, one a cycle
   PK_FOR(p1, 2) PK_FOR(m, 64) { PK_PIPELINE(4)
-    pk::word<data_t, 4> X_w_2;
-    PK_EACH(p0x, 4) X_w_2[p0x] = X[p1 * 4 + p0x][m];
+    pk::word<data_t, 4> X_w_2; PK_EACH(p0x, 4) X_w_2[p0x] = X[p1 * 4 + p0x][m];
     X_s.write(X_w_2);
   }
 }
@@ -175,18 +174,12 @@ static void read_W(const data_t W[64], pk::fifo<data_t, 1>& W_s) {
 }
 
 static void compute(pk::fifo<data_t, 1>& W_s, pk::fifo<data_t, 4>& X_s, pk::fifo<data_t, 4>& Y_s) {
-  PK_LOCAL data_t WB[64][4]; PK_COMPLETE(WB, 2) PK_KEEP(WB, lutram)  // in bram
-  PK_LOCAL acc_t sum[4]; PK_REGISTERS(sum)  // in bram
+  PK_LOCAL data_t WB[64][4]; PK_COMPLETE(WB, 2) PK_KEEP(WB, lutram) PK_LOCAL acc_t sum[4]; PK_REGISTERS(sum)  // in bram
   PK_FOR(c, 64) PK_FOR(k, 4) { PK_PIPELINE(1) WB[c][k] = W_s.read(); }  // copy W
   PK_FOR(p1, 2) PK_FOR(m, 64) { PK_PIPELINE(1)  // for p by 4, Y on grid, for m
     if (m == 0) pk::fill(sum, 0);
-    const pk::word<data_t, 4> X_w = X_s.read();
-    PK_EACH(p0x, 4) sum[p0x] += X_w[p0x] * WB[m][p0x];
-    if (m == 63) {
-      pk::word<data_t, 4> Y_w;
-      PK_EACH(q0x, 4) Y_w[q0x] = sum[q0x];
-      Y_s.write(Y_w);
-    }
+    const auto X_w = X_s.read(); PK_EACH(p0x, 4) sum[p0x] += X_w[p0x] * WB[m][p0x];
+    if (m == 63) { pk::word<data_t, 4> Y_w; PK_EACH(q0x, 4) Y_w[q0x] = sum[q0x]; Y_s.write(Y_w); }
   }
 }
 
@@ -195,18 +188,12 @@ static void write_Y(data_t Y[8], pk::fifo<data_t, 4>& Y_s) {
 }
 
 extern "C" void weighted_kernel(const data_t X[8][64], const data_t W[64], data_t Y[8]) {
-  PK_PORT(X, gmem0, 512)
-  PK_PORT(W, gmem1, 64)
-  PK_PORT(Y, gmem2, 8)
+  PK_PORT(X, gmem0, 512) PK_PORT(W, gmem1, 64) PK_PORT(Y, gmem2, 8)
   PK_CONTROL  // each tensor has a port; link.cfg says which channel it goes to
-  PK_STREAM(W_s, 2, data_t, 1)  // one token is written while one is read
-  PK_STREAM(X_s, 2, data_t, 4)  // one token is written while one is read
-  PK_STREAM(Y_s, 2, data_t, 4)  // one token is written while one is read
+  // one token is written while one is read
+  PK_STREAM(W_s, 2, data_t, 1) PK_STREAM(X_s, 2, data_t, 4) PK_STREAM(Y_s, 2, data_t, 4)
   PK_DATAFLOW
-  PK_TASK(read_X(X, X_s))
-  PK_TASK(read_W(W, W_s))
-  PK_TASK(compute(W_s, X_s, Y_s))
-  PK_TASK(write_Y(Y, Y_s))
+  PK_TASK(read_X(X, X_s)) PK_TASK(read_W(W, W_s)) PK_TASK(compute(W_s, X_s, Y_s)) PK_TASK(write_Y(Y, Y_s))
 }
 """
 

@@ -13,7 +13,7 @@ import itertools
 import math
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import singledispatchmethod
 
@@ -48,6 +48,7 @@ __all__ = [
     "dims",
     "identifiers",
     "literal",
+    "together",
     "top_name",
     "workspace",
 ]
@@ -466,3 +467,15 @@ def _legal(name: str) -> str:
         ("AP_", "SC_", "PK_", "L_", "const_", "read_", "write_", "compute_")
     )
     return f"{text}_" if text in _KEYWORDS or generated else text
+
+
+def together(parts: Sequence[str], width: int) -> Iterator[str]:
+    """Yield the parts in lines of at most so many characters."""
+    line = ""
+    for part in parts:
+        if line and len(line) + 1 + len(part) > width:
+            yield line
+            line = ""
+        line += f" {part}" if line else part
+    if line:
+        yield line

@@ -20,7 +20,7 @@ import penstock
 from penstock.codegen.backends import Golden, Provenance, Timing
 from penstock.codegen.base import Artifact
 from penstock.codegen.hls.buffers import hoisted, without_units
-from penstock.codegen.hls.cpp import top_name, workspace, wrapped
+from penstock.codegen.hls.cpp import WIDTH, together, top_name, workspace, wrapped
 from penstock.codegen.hls.data import FLOATS, decode, described, element, encode, tolerance
 from penstock.codegen.hls.facts import without_implied
 from penstock.codegen.hls.fills import spread_fills
@@ -194,7 +194,7 @@ def _sources(tasks: Tasks, text: KernelText, source: Provenance) -> dict[str, st
         interface=interface(program, text.names),
         unused=text.unused,
         streams=stream_pragmas(tasks, text.names),
-        calls=text.calls,
+        calls=tuple(together([f"PK_TASK({call})" for call in text.calls], WIDTH - 2)),
         **common,
     )
     found = ports(tasks, text)

@@ -13,11 +13,12 @@ Excluded on purpose: ``DEPENDENCE`` (the tool proves those).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from penstock.codegen.hls.banks import Split, in_registers, partitions
-from penstock.codegen.hls.cpp import Notes, identifiers, workspace
+from penstock.codegen.hls.cpp import WIDTH, Notes, identifiers, together, workspace
 from penstock.codegen.hls.loops import UNROLLED, has_serial, is_serial
 from penstock.codegen.hls.split import Stream, Tasks
 from penstock.codegen.loops.nodes import (
@@ -56,23 +57,37 @@ def bundles(program: Program) -> tuple[tuple[Buffer, str, str], ...]:
 
 def interface(program: Program, names: dict[str, str]) -> tuple[str, ...]:
     """Return the INTERFACE pragmas: a port of its own for every tensor in the outer memory."""
-    lines = [
+    each = [
         f"PK_PORT({names[buffer.name]}, {bundle}, {math.prod(buffer.shape)})"
         for buffer, _, bundle in bundles(program)
     ]
-    return (*lines, "PK_CONTROL  // each tensor has a port; link.cfg says which channel it goes to")
+    said = "PK_CONTROL  // each tensor has a port; link.cfg says which channel it goes to"
+    return (*together(each, WIDTH - 2), said)
 
 
 def streams(tasks: Tasks, names: dict[str, str]) -> tuple[str, ...]:
     """Return the definitions of the streams, each with its depth and the reason for it."""
-    lines: list[str] = []
+    found: dict[str, list[str]] = {}
     for each in tasks.streams.values():
         name = names[each.name]
         text = f"PK_STREAM({name}, {each.depth}, {each.kind}_t, {each.lanes})"
         if kind := fifo_kind(each, tasks.program):
             text += f" PK_KEEP_FIFO({name}, {kind})"
-        lines.append(f"{text}  // {each.reason}")
-    return tuple(lines)
+        found.setdefault(each.reason, []).append(text)
+    return tuple(
+        line
+        for reason, parts in found.items()
+        for line in _commented(list(together(parts, WIDTH - 2)), reason)
+    )
+
+
+def _commented(lines: list[str], said: str) -> Iterator[str]:
+    """Yield lines with what they have in common beside the only one, or before them."""
+    if len(lines) == 1 and len(lines[0]) + len(said) + 6 <= WIDTH:
+        yield f"{lines[0]}  // {said}"
+    else:
+        yield f"// {said}"
+        yield from lines
 
 
 def fifo_kind(stream: Stream, program: Program) -> str:

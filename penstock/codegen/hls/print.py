@@ -10,12 +10,13 @@ Excluded on purpose: which pragma stands where (`hls/pragmas.py`), files (`hls.p
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from penstock.codegen.hls.cpp import WIDTH, Notes, Printer, comment_lines, dims, wrapped
+from penstock.codegen.hls.cpp import WIDTH, Notes, Printer, comment_lines, dims, together, wrapped
 from penstock.codegen.hls.loops import is_serial
 from penstock.codegen.hls.split import Stream, Task, Tasks
 from penstock.codegen.loops.nodes import (
@@ -34,8 +35,13 @@ from penstock.codegen.loops.nodes import (
     walk_statements,
 )
 from penstock.codegen.loops.walk import elements, names, walk_expression
+from penstock.codegen.lower.index import integer
 
 __all__ = ["KernelText", "print_kernel", "token_type"]
+
+
+SHORT = 4
+"""Lines of a function that needs no empty line around it: one loop."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +70,25 @@ class KernelText:
 def print_kernel(tasks: Tasks, notes: Notes) -> KernelText:
     """Print a pipeline of tasks."""
     printer = _TaskPrinter(tasks, notes)
-    functions = [line for task in tasks.tasks for line in printer.function(task)]
+    functions = _apart([list(printer.function(task)) for task in tasks.tasks])
     calls = tuple(printer.call(task) for task in tasks.tasks)
     return KernelText(
         printer.constants(),
         printer.parameters(),
-        tuple(functions[:-1]),
+        tuple(functions),
         calls,
         tuple(line.strip() for line in printer.unused()),
         tuple(printer.task(task) for task in tasks.tasks),
         printer.names,
     )
+
+
+def _apart(functions: list[list[str]]) -> Iterator[str]:
+    """Yield the lines of functions, with an empty one between two if one of them is long."""
+    for number, lines in enumerate(functions):
+        if number and max(len(lines), len(functions[number - 1])) > SHORT:
+            yield ""
+        yield from lines
 
 
 def token_type(stream: Stream) -> str:
@@ -108,7 +122,6 @@ class _TaskPrinter(Printer):
         yield from wrapped(f"static void {self.task(task)}({', '.join(arguments)}) {{", 0)
         yield from self.lines(task.body, 1)
         yield "}"
-        yield ""
 
     def task(self, task: Task) -> str:
         """Return the name of a task's function."""
@@ -148,7 +161,15 @@ class _TaskPrinter(Printer):
         if len(body) == 1:
             return self.lines(body[0], depth, said)
         result = list(comment_lines("; ".join(said), depth)) if said else []
-        return [*result, *(line for each in body for line in self.lines(each, depth))]
+        for before, each in zip((None, *body), body, strict=False):
+            lines = self.lines(each, depth)
+            sends = self.sends(each) and before is not None and self.sends(before)
+            result = _beside_each_other(result, lines) if sends else [*result, *lines]
+        return result
+
+    def sends(self, stmt: LoopStmt) -> bool:
+        """Whether a statement puts a token into a stream."""
+        return isinstance(stmt, Store) and stmt.buffer in self.tasks.streams
 
     def compound(self, stmt: For | If, depth: int, said: tuple[str, ...]) -> list[str]:
         """Return the lines of loops and conditions that contain nothing but each other."""
@@ -174,10 +195,12 @@ class _TaskPrinter(Printer):
         self, head: str, opening: str, inner: LoopStmt, said: Sequence[str], depth: int
     ) -> list[str]:
         """Return the lines of a body under its heads; on one line with them if there is room."""
-        body, pad = self.lines(inner, depth + 1), "  " * depth
-        if len(body) == 1 and "//" not in body[0]:
-            text = body[0].strip()
-            line = f"{pad}{head} {{ {opening} {text} }}" if opening else f"{pad}{head} {text}"
+        body, pad = _without(self.lines(inner, depth + 1), said), "  " * depth
+        if _short(body, depth + 1):
+            text = " ".join(line.strip() for line in body)
+            braces = opening or len(body) > 1
+            line = f"{pad}{head} {{ {opening} {text} }}" if braces else f"{pad}{head} {text}"
+            line = line.replace("{  ", "{ ")
             if len(line) <= WIDTH:
                 return _with_comment([line], said, depth)
         bare = not opening and _is_one(inner)
@@ -213,9 +236,35 @@ class _TaskPrinter(Printer):
             return ""
         if isinstance(stmt.value, Const):
             return self.filled(stmt, lanes)
-        if len(lanes) == 1 and isinstance(stmt.value, Load):
-            return self.row(stmt, stmt.value, *next(iter(lanes.items())))
+        if isinstance(stmt.value, Load):
+            if len(lanes) == 1:
+                return self.row(stmt, stmt.value, *next(iter(lanes.items())))
+            return self.all_of(stmt, stmt.value, lanes)
         return ""
+
+    def all_of(self, stmt: Store, load: Load, lanes: dict[str, int]) -> str:
+        """Return the call that moves a token into all of an array's last dimensions, or back."""
+        words, flat = self.tasks.words, flattened(lanes)
+        if self.kinds[stmt.buffer] != self.kinds[load.buffer]:
+            return ""
+        if load.buffer in words and load.indices == (flat,):
+            token = self.inlined.get(load.buffer, self.names[load.buffer])
+            block = self.block_of(stmt.buffer, stmt.indices, lanes)
+            return block and f"pk::put({block}, {token});"
+        if stmt.buffer in words and stmt.indices == (flat,):
+            block = self.block_of(load.buffer, load.indices, lanes)
+            count = math.prod(lanes.values())
+            return block and f"{self.names[stmt.buffer]} = pk::take<{count}>({block});"
+        return ""
+
+    def block_of(self, buffer: str, indices: tuple[LoopExpr, ...], lanes: dict[str, int]) -> str:
+        """Return the text of an array's last dimensions, if lanes run through all of them."""
+        outer, inner = indices[: -len(lanes)], indices[-len(lanes) :]
+        whole = inner == tuple(Name(lane) for lane in lanes)
+        full = self.shapes[buffer][-len(lanes) :] == tuple(lanes.values())
+        if not whole or not full or self.kinds[buffer] == "mask" or {*names(*outer)} & {*lanes}:
+            return ""
+        return self.names[buffer] + "".join(f"[{self.index(each, 0)}]" for each in outer)
 
     def filled(self, stmt: Store, lanes: dict[str, int]) -> str:
         """Return the call that gives all of an array, or of a token, one value."""
@@ -267,10 +316,10 @@ class _TaskPrinter(Printer):
             if self.passed_on(first, rest):
                 self.inlined[buffer.name] = self.stored(first)
                 return self.lines(rest, depth, said)
-            return [
-                *_with_comment(wrapped(self.started(first, buffer), depth), said, depth),
-                *self.lines(rest, depth),
-            ]
+            start = _with_comment(wrapped(self.started(first, buffer), depth), said, depth)
+            token = buffer.name in self.tasks.words
+            join = _beside_each_other if token else operator.add
+            return join(start, self.lines(rest, depth))
         sent = self.sent(first, rest)
         if sent:
             return _with_comment(wrapped(sent, depth), said, depth)
@@ -284,12 +333,29 @@ class _TaskPrinter(Printer):
             ]
         if buffer.name in self.given:
             return self.lines(stmt.body, depth, said)
-        return [*self.definition(buffer, depth), *self.lines(stmt.body, depth, said)]
+        if buffer.name in self.tasks.words:
+            below = self.lines(stmt.body, depth, said)
+            return _beside_each_other(self.definition(buffer, depth), below)
+        made, inside = [buffer], stmt.body
+        while isinstance(inside, Alloc) and self.alike(buffer, inside):
+            made.append(inside.buffer)
+            inside = inside.body
+        return [*self.definitions(made, depth), *self.lines(inside, depth, said)]
+
+    def alike(self, buffer: Buffer, inner: Alloc) -> bool:
+        """Whether two arrays may be defined on one line: both wait for their first values."""
+        first, _ = _first(inner.body)
+        other = inner.buffer
+        plain = buffer.shape and other.shape and not self.tasks.words & {buffer.name, other.name}
+        begun = _filled(first, other) is not None or other.name in self.given
+        return bool(plain) and buffer.memory == other.memory and not begun
 
     def started(self, first: Store, buffer: Buffer) -> str:
         """Return the definition of a register with its first value."""
         const = "const " if buffer.name not in self.rewritten else ""
-        return f"{const}{self.kind(buffer)} {self.names[buffer.name]} = {self.stored(first)};"
+        token = isinstance(first.value, Load) and first.value.buffer in self.tasks.streams
+        kind = "auto" if token and const else self.kind(buffer)
+        return f"{const}{kind} {self.names[buffer.name]} = {self.stored(first)};"
 
     def passed_on(self, first: Store, rest: LoopStmt) -> bool:
         """Whether a token is only put into a row: then it needs no name."""
@@ -305,13 +371,9 @@ class _TaskPrinter(Printer):
         if not stored or not isinstance(first, For) or not self.whole(first):
             return ""
         match first, rest:
-            case (
-                For(lane, Const(count), Store(word, _, Load(source, indices))),
-                Store(stream, (), Load(token, ())),
-            ) if word == token:
-                place = self.place(source, indices, lane)
-                assert place
-                return f"{self.names[stream]}.write({_taken(place, int(count))});"
+            case For(), Store(stream, (), Load(token, ())):
+                _, _, taken = self.whole(first).partition(f"{self.names[token]} = ")
+                return f"{self.names[stream]}.write({taken.removesuffix(';')});" if taken else ""
             case _:
                 return ""
 
@@ -328,8 +390,28 @@ class _TaskPrinter(Printer):
         lanes = buffer.shape[0] if buffer.name in self.tasks.words else 1
         return _register_type(buffer.kind, lanes)
 
+    def definitions(self, buffers: list[Buffer], depth: int) -> list[str]:
+        """Return the definitions of arrays in one memory, several to a line."""
+        if len(buffers) == 1:
+            return self.definition(buffers[0], depth)
+        texts = [self.array(each) for each in buffers]
+        said = f"  // in {buffers[0].memory}" if buffers[0].memory else ""
+        lines = together(texts, WIDTH - 2 * depth - len(said))
+        return [
+            part
+            for line in lines
+            for part in _with_comment(wrapped(line, depth), (said.removeprefix("  // "),), depth)
+        ]
+
+    def array(self, buffer: Buffer) -> str:
+        """Return the definition of an array with its banks."""
+        name = self.names[buffer.name]
+        unread = "" if buffer.name in self.read else f" (void){name};"
+        text = f"PK_LOCAL {buffer.kind}_t {name}{dims(buffer)};{unread} {self.notes.buffer(buffer)}"
+        return text.rstrip()
+
     def definition(self, buffer: Buffer, depth: int) -> list[str]:
-        """Return the definition of a local buffer: a token, an array with its banks, a register."""
+        """Return the definition of a local buffer: a token, an array, a register."""
         name = self.names[buffer.name]
         unread = "" if buffer.name in self.read else f" (void){name};"
         if buffer.name in self.tasks.words:
@@ -338,8 +420,7 @@ class _TaskPrinter(Printer):
             text = f"{buffer.kind}_t {name} = 0;{unread}"
             return list(wrapped(text, depth))
         place = (f"in {buffer.memory}",) if buffer.memory else ()
-        text = f"PK_LOCAL {buffer.kind}_t {name}{dims(buffer)};{unread} {self.notes.buffer(buffer)}"
-        return _with_comment(wrapped(text.rstrip(), depth), place, depth)
+        return _with_comment(wrapped(self.array(buffer), depth), place, depth)
 
     def element(self, buffer: str, indices: tuple[LoopExpr, ...]) -> str:
         """Return the text of one element of a buffer, or of a token."""
@@ -348,6 +429,15 @@ class _TaskPrinter(Printer):
         if buffer in self.tasks.words and not indices:
             return self.names[buffer]
         return super().element(buffer, indices)
+
+
+def flattened(lanes: Mapping[str, int]) -> LoopExpr:
+    """Return the index of a place in a token."""
+    (first, _), *rest = lanes.items()
+    index: LoopExpr = Name(first)
+    for lane, count in rest:
+        index = Op("+", (Op("*", (index, integer(count))), Name(lane)))
+    return index
 
 
 def _taken(place: tuple[str, str], count: int) -> str:
@@ -377,6 +467,32 @@ def _with_comment(lines: Iterable[str], said: Sequence[str], depth: int) -> list
     if len(result) == 1 and len(line) <= WIDTH:
         return [line]
     return [*comment_lines(text, depth), *result]
+
+
+def _beside_each_other(above: list[str], below: list[str]) -> list[str]:
+    """Return lines with the last one of the first part and the first of the second in one."""
+    if not above or not below or "//" in above[-1] or below[0].lstrip().startswith("//"):
+        return above + below
+    line = f"{above[-1]} {below[0].strip()}"
+    if len(line) > WIDTH or not above[-1].endswith(";"):
+        return above + below
+    return [*above[:-1], line, *below[1:]]
+
+
+def _without(body: list[str], said: Sequence[str]) -> list[str]:
+    """Return a body of one line without a comment that stands beside its head already."""
+    text, _, comment = body[0].partition("  // ")
+    known = comment and any(each == comment or each.endswith(f" {comment}") for each in said)
+    return [text] if len(body) == 1 and known else body
+
+
+def _short(body: Sequence[str], depth: int) -> bool:
+    """Return whether statements may stand on the line of their loop: one, or two simple ones."""
+    if any("//" in line for line in body):
+        return False
+    pad = "  " * depth
+    simple = all(line.startswith(pad) and line[len(pad)] != " " for line in body)
+    return len(body) == 1 or (len(body) == 2 and simple and body[0].endswith(";"))
 
 
 def _is_one(stmt: LoopStmt) -> bool:

@@ -260,8 +260,7 @@ def explore_variants(
         interrupted = True
         if whole.winner is None:
             raise
-    found = whole.ordered
-    winner = whole.winner
+    found, winner = whole.ordered, whole.winner
     if winner is None:
         errors = (each.broken or each.refused for each in found)
         raise next(each for each in errors if each is not None)

@@ -195,7 +195,7 @@ extern "C" void weighted_kernel(const data_t X[8][64], const data_t W[64], data_
   PK_DATAFLOW
   PK_TASK(read_X(X, X_s)) PK_TASK(read_W(W, W_s)) PK_TASK(compute(W_s, X_s, Y_s)) PK_TASK(write_Y(Y, Y_s))
 }
-"""
+"""  # noqa: E501
 
 
 def test_each_pragma_stands_where_the_mapping_says():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from penstock import zoo
 from penstock.design import explore, remap
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.frontend.notation import parse
@@ -62,6 +63,17 @@ def test_a_state_rescaled_in_every_step(loops, fmt, cycles):
     mapping, shapes = parse_mapping(text), {"p": 64, "t": 40}
     design = remap(parse(STATE), "u280", shapes=shapes, fmt=fmt, mapping=mapping)
     assert design.evaluate().leaves[0].cycles == cycles
+
+
+@pytest.mark.parametrize("fmt", [FIXED, FP32])
+def test_a_state_rescaled_for_every_key_takes_longer_than_for_every_tile(fmt):
+    """The streaming form of attention: the circle of its states, once a key or once in 16."""
+    cycles = {}
+    for tile in (1, 16):
+        shapes = {"b": 1, "h": 1, "p": 16, "m": 64, "m0": tile, "e": 16, "f": 16}
+        found, _ = explore(zoo.load("attention_1pass"), "kv260", shapes=shapes, fmt=fmt, others=())
+        cycles[tile] = found.evaluate().latency_cycles
+    assert cycles[1] > 2 * cycles[16]
 
 
 def test_the_search_lets_elements_take_turns():

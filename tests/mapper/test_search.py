@@ -273,6 +273,7 @@ def test_a_limit_is_kept_and_admitted():
         "seconds": full.seconds,
         "points_per_s": full.points / full.seconds,
         "variants": 1,
+        "format": "fp16",
         "interrupted": False,
     }
 

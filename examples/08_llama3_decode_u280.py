@@ -27,8 +27,8 @@ print("HLS C++ of a small one, bit for bit:", penstock.verify(small, "hls").verd
 #: llama3-8b: 32 heads, 8 of keys, in fixed<16,6>
 #: one layer: 76.27 µs (model), at least 72.98 µs (bound)
 #: HBM moves 33.57 MB, limited by: schedule
-#:   LUT    172,275 of 1,303,680
-#:   FF     178,632 of 2,607,360
+#:   LUT    173,705 of 1,303,680
+#:   FF     576,536 of 2,607,360
 #:   DSP      9,006 of 9,024
 #:   BRAM        64 of 2,016
 #:   URAM       768 of 960

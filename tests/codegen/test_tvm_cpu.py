@@ -34,6 +34,7 @@ from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.ops import OPERATORS
 from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError
+from penstock.mapper.notation import parse_mapping
 from penstock.mapper.search.build import default_mapping
 from penstock.samples import random_inputs
 from penstock.targets import TARGETS
@@ -496,3 +497,21 @@ def test_the_schedule_file_runs_on_its_own(tmp_path):
 def test_nothing_is_printed(capfd):
     tvm_cpu.execute(causal_softmax(4, 5), {"T": grid((4, 5))})
     assert capfd.readouterr() == ("", "")
+
+
+ONE_CORE = """mapping m for eca on cpu
+keep GP, CV in cache
+GP on vector: n, c@lanes
+CV on vector: k, c@lanes
+O on vector: n, c@lanes
+"""
+
+
+def test_what_a_condition_leaves_out_is_not_read_outside_either():
+    """TVM took the bounds of an index from the condition of `T.Select` and read before a buffer."""
+    bound, target = bind(zoo.load("eca"), shapes={"n": 8, "c": 4, "k": 3}), TARGETS.get("cpu")
+    made = lower(bound, parse_mapping(ONE_CORE), target, parse_format("fp32"))
+    assert "p_select(" in tvm_cpu.schedule(made)
+    inputs = random_inputs(bound, parse_format("fp32"))
+    wanted = interpret(bound, inputs, parse_format("fp32"))["O"]
+    close(tvm_cpu.execute(made, inputs)["O"], wanted)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from penstock.codegen.loops.nodes import Buffer, Const, Load, LoopExpr, Name, Op
+from penstock.codegen.loops.walk import loads
 from penstock.codegen.tvm.math import MATH_NAMES
 from penstock.codegen.tvm.ranges import Ranges, interval
 from penstock.einsum_ir.formats import Format, parse_format
@@ -113,6 +114,21 @@ def safe(expr: LoopExpr, buffers: Mapping[str, Buffer], ranges: Ranges) -> bool:
             return all(safe(arg, buffers, ranges) for arg in args)
         case _:
             return True
+
+
+def _held(expr: LoopExpr) -> bool:
+    """Whether a load has an index that is kept inside its buffer."""
+    return any(_limited(index) for load in loads(expr) for index in load.indices)
+
+
+def _limited(index: LoopExpr) -> bool:
+    match index:
+        case Op("min" | "max" | "clamp", _):
+            return True
+        case Op(_, args):
+            return any(_limited(arg) for arg in args)
+        case _:
+            return False
 
 
 def _not_zero(expr: LoopExpr, ranges: Ranges) -> bool:
@@ -284,7 +300,10 @@ class ExprPrinter:
         if kind == "int" and _number(other.text):
             other = Typed(self._integer(other.text), "int")
         eager = all(safe(arg, self.buffers, ranges) for arg in expr.args[1:])
-        name = "T.Select" if eager else "T.if_then_else"
+        name = "T.if_then_else"
+        if eager:
+            # TVM takes a condition for known in a side and drops what keeps a load inside
+            name = "p_select" if any(_held(arg) for arg in expr.args[1:]) else "T.Select"
         return Typed(f"{name}({condition.text}, {then.text}, {other.text})", kind)
 
     def _power(self, args: list[Typed]) -> Typed:

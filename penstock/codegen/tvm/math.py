@@ -115,6 +115,11 @@ p_sin, p_cos = _precise("sin"), _precise("cos")
 
 _DERIVED = '''
 
+def p_select(condition, then, other):
+    """Choose; sides are computed before, so that the condition says nothing of their indices."""
+    return _let(then, lambda then: _let(other, lambda other: T.Select(condition, then, other)))
+
+
 def p_sq(x):
     return _let(x, lambda x: x * x)
 

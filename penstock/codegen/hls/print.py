@@ -262,6 +262,8 @@ class _TaskPrinter(Printer):
         outer, inner = indices[: -len(lanes)], indices[-len(lanes) :]
         whole = inner == tuple(Name(lane) for lane in lanes)
         full = self.shapes[buffer][-len(lanes) :] == tuple(lanes.values())
+        if not outer and any(each.name == buffer for each in self._parameters()):
+            return ""  # a parameter is a pointer: C++ does not know its first extent
         if not whole or not full or self.kinds[buffer] == "mask" or {*names(*outer)} & {*lanes}:
             return ""
         return self.names[buffer] + "".join(f"[{self.index(each, 0)}]" for each in outer)

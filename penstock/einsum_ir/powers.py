@@ -1,11 +1,11 @@
-"""Small whole powers as products, ``x ** 3`` as ``x * sq(x)``: how hardware does them.
+"""Small whole powers of elements as products: ``X[m] ** 3`` is ``X[m] * sq(X[m])`` in hardware.
 
 The interpreter raises to the power; in fixed point that is the same product, exact.
 """
 
 from __future__ import annotations
 
-from penstock.einsum_ir.nodes import Apply, Expr, Num
+from penstock.einsum_ir.nodes import Apply, Expr, Num, accesses
 
 __all__ = ["MOST", "as_products", "multiplications"]
 
@@ -27,8 +27,8 @@ def multiplications(expr: Expr) -> int:
 
 def _exponent(expr: Expr) -> int:
     match expr:
-        case Apply("**", (_, Num(value))) if value in range(2, MOST + 1):
-            return int(value)
+        case Apply("**", (base, Num(value))) if value in range(2, MOST + 1):
+            return int(value) if accesses(base) else 0  # else it is a table of constants
         case _:
             return 0
 

@@ -6,7 +6,7 @@ import pytest
 import penstock
 from penstock.design import remap
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.nodes import Access, Apply, Num
+from penstock.einsum_ir.nodes import Access, Apply, Num, Var
 from penstock.einsum_ir.powers import MOST, as_products, multiplications
 from penstock.einsum_ir.rewrite.terms import evaluate
 from penstock.einsum_ir.work import point_ops
@@ -22,9 +22,11 @@ def test_the_product_is_the_power(exponent):
     assert str(product).count("*") + str(product).count("sq") == multiplications(expr)
 
 
-@pytest.mark.parametrize("exponent", [0, 1, 0.5, -2, MOST + 1])
-def test_other_powers_stay(exponent):
-    expr = Apply("**", (X, Num(exponent)))
+@pytest.mark.parametrize(
+    ("base", "exponent"), [*((X, each) for each in (0, 1, 0.5, -2, MOST + 1)), (Var("m"), 3)]
+)
+def test_other_powers_stay(base, exponent):
+    expr = Apply("**", (base, Num(exponent)))
     assert as_products(expr) is None
     assert multiplications(expr) == 0
 

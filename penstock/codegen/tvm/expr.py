@@ -13,6 +13,7 @@ Excluded on purpose: statements and loops (`tvm/script.py`), what ``p_exp`` and 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -116,6 +117,15 @@ def safe(expr: LoopExpr, buffers: Mapping[str, Buffer], ranges: Ranges) -> bool:
             return True
 
 
+def _flat(text: str) -> str:
+    """Return a text without `p_select` beside other functions: TVM has no `Let` inside a `Let`.
+
+    `T.if_then_else` does the same, one lane after the other.
+    """
+    nested = "p_select(" in text and len(re.findall(r"\bp_\w+\(", text)) > 1
+    return text.replace("p_select(", "T.if_then_else(") if nested else text
+
+
 def _held(expr: LoopExpr) -> bool:
     """Whether a load has an index that is kept inside its buffer."""
     return any(_limited(index) for load in loads(expr) for index in load.indices)
@@ -168,7 +178,7 @@ class ExprPrinter:
 
     def condition(self, expr: LoopExpr, ranges: Ranges) -> str:
         """Return the text of a condition."""
-        return self._as_bool(self.typed(expr, ranges)).text
+        return _flat(self._as_bool(self.typed(expr, ranges)).text)
 
     def index(self, expr: LoopExpr, ranges: Ranges) -> str:
         """Return the text of an index."""
@@ -182,6 +192,9 @@ class ExprPrinter:
 
     def stored(self, name: str, expr: LoopExpr, ranges: Ranges) -> str:
         """Return the text of a value as it is stored in a buffer: rounded to its type."""
+        return _flat(self._stored(name, expr, ranges))
+
+    def _stored(self, name: str, expr: LoopExpr, ranges: Ranges) -> str:
         buffer = self.buffers[name]
         if buffer.kind == "mask":
             return f'T.cast({self.condition(expr, ranges)}, "int8")'
@@ -300,10 +313,11 @@ class ExprPrinter:
         if kind == "int" and _number(other.text):
             other = Typed(self._integer(other.text), "int")
         eager = all(safe(arg, self.buffers, ranges) for arg in expr.args[1:])
-        name = "T.if_then_else"
-        if eager:
-            # TVM takes a condition for known in a side and drops what keeps a load inside
-            name = "p_select" if any(_held(arg) for arg in expr.args[1:]) else "T.Select"
+        # TVM takes the condition of T.Select for known in a side: it drops what holds a load inside
+        held = any(_held(arg) for arg in expr.args[1:])
+        name = "T.Select" if eager and not held else "T.if_then_else"
+        if eager and held and kind == "value":
+            name = "p_select"
         return Typed(f"{name}({condition.text}, {then.text}, {other.text})", kind)
 
     def _power(self, args: list[Typed]) -> Typed:

@@ -58,7 +58,7 @@ def streamed(
         CascadeError: a shape is missing or no rank's.
     """
     sizes = tiles or Tiles()
-    cascade = cascade.with_constants(**constants) if constants else cascade
+    cascade = cascade.with_constants(**(constants or {}))
     bound = bind(cascade, shapes=shapes)
     if any(each.iterative for each in cascade.einsums):
         return settled(bound)
@@ -98,7 +98,7 @@ def parted(
         CascadeError: see `streamed`.
         MappingError: no rank has parts that can be merged.
     """
-    cascade = cascade.with_constants(**constants) if constants else cascade
+    cascade = cascade.with_constants(**(constants or {}))
     for rank in slow_ranks(cascade):
         plan = reduce_passes(cascade, rank, size=part)
         if not isinstance(plan, Refusal) and plan.tree is not None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from penstock.codegen.hls.generate import tasks_of
 from penstock.codegen.hls.pragmas import HlsNotes
-from penstock.codegen.hls.resources import NAMES, kernel_constructs, uses
+from penstock.codegen.hls.resources import exceeded, kernel_constructs, uses
 from penstock.codegen.loops.nodes import Program
 from penstock.targets.base import Memory, Target
 
@@ -33,13 +33,9 @@ def excess(program: Program, target: Target) -> dict[str, float]:
         PenstockError: no project can be made of it; says why.
     """
     tasks = tasks_of(program)
-    used = uses(kernel_constructs(tasks, HlsNotes.of(tasks, target.clock_hz)))[-1]
+    used = uses(kernel_constructs(tasks, HlsNotes.of(tasks, target.clock_hz)))
     has = dict(target.resources)
-    return {
-        name: count / max(1, has[name])
-        for name, count in zip(NAMES, used.counts, strict=True)
-        if name in has and count > has[name]
-    }
+    return {name: count / max(1, has[name]) for name, count in exceeded(used, has).items()}
 
 
 def with_less(

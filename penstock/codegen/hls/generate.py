@@ -38,7 +38,14 @@ from penstock.codegen.hls.project import (
     report,
     streams,
 )
-from penstock.codegen.hls.resources import NAMES, Use, exceeded, kernel_constructs, uses
+from penstock.codegen.hls.resources import (
+    NAMES,
+    Use,
+    exceeded,
+    in_words,
+    kernel_constructs,
+    uses,
+)
 from penstock.codegen.hls.rows import in_rows
 from penstock.codegen.hls.split import Tasks, split, stages_in
 from penstock.codegen.hls.strides import cut_strides
@@ -112,16 +119,17 @@ def generate(
 
 def _check_fits(used: tuple[Use, ...], target: Target) -> None:
     """Refuse a kernel that takes more than the part has, in numbers."""
-    too_much = exceeded(used, dict(target.resources))
-    if not too_much:
+    has = dict(target.resources)
+    too_many = exceeded(used, has)
+    if not too_many:
         return
-    name = too_much[0].split()[1]
+    name = next(iter(too_many))
     place = NAMES.index(name)
     most = sorted(used[:-1], key=lambda each: -each.counts[place])[:3]
     listed = ", ".join(f"{each.task} {each.counts[place]:,}" for each in most)
     raise TargetError(
-        f"the project needs {', '.join(too_much)} that {target.name} has; of {name} most take "
-        f"{listed}",
+        f"the project needs {', '.join(in_words(used, has))} that {target.name} has; "
+        f"of {name} most take {listed}",
         fix="let 'penstock explore' find a design that fits, take a larger part, or write it all "
         "the same with --oversize",
     )
@@ -332,7 +340,7 @@ def _readme(
         "streams": streams(tasks, text, source),
         "resources": NAMES,
         "uses": used,
-        "exceeded": ", ".join(exceeded(used, dict(target.resources))),
+        "exceeded": ", ".join(in_words(used, dict(target.resources))),
         "limits": [dict(target.resources).get(name) for name in NAMES],
         "loops": _loops(text, timing) if timing else (),
     }

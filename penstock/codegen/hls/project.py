@@ -14,7 +14,7 @@ from penstock.codegen.backends import Provenance, Timing
 from penstock.codegen.hls.data import file_type, memory_type
 from penstock.codegen.hls.pragmas import bundles
 from penstock.codegen.hls.print import KernelText, token_type
-from penstock.codegen.hls.resources import NAMES, Use, element_bits, exceeded
+from penstock.codegen.hls.resources import NAMES, Use, element_bits, in_words
 from penstock.codegen.hls.split import Task, Tasks
 from penstock.codegen.loops.nodes import Alloc, Buffer, Program, walk_statements
 from penstock.errors import TargetError
@@ -236,7 +236,7 @@ def report(
         "resources": {
             "evidence": "model",
             "has": dict(target.resources),
-            "exceeded": exceeded(used, dict(target.resources)),
+            "exceeded": in_words(used, dict(target.resources)),
             "tasks": {each.task: dict(zip(NAMES, each.counts, strict=True)) for each in used},
         },
         "streams": streams(tasks, text, source),

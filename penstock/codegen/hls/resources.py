@@ -17,7 +17,8 @@ from penstock.codegen.hls.words import PORT_BITS
 from penstock.codegen.loops.nodes import Alloc, Buffer, Program, walk_statements
 from penstock.targets.cores import Cost, control, fifo, port
 
-__all__ = ["NAMES", "Use", "element_bits", "exceeded", "kernel_constructs", "uses"]
+__all__ = ["NAMES", "Use", "element_bits", "exceeded", "in_words"]
+__all__ += ["kernel_constructs", "uses"]
 
 NAMES = ("LUT", "FF", "DSP", "BRAM", "URAM")
 
@@ -70,14 +71,16 @@ def uses(constructs: tuple[Construct, ...]) -> tuple[Use, ...]:
     return (*rows, _use("all", list(constructs)))
 
 
-def exceeded(used: tuple[Use, ...], has: Mapping[str, int]) -> tuple[str, ...]:
-    """Return in words what the kernel takes more of than there is."""
+def exceeded(used: tuple[Use, ...], has: Mapping[str, int]) -> dict[str, int]:
+    """Return how many the kernel takes of what it takes more of than there is."""
     counts = zip(NAMES, used[-1].counts, strict=True)
-    return tuple(
-        f"{count:,} {name} of {has[name]:,}"
-        for name, count in counts
-        if name in has and count > has[name]
-    )
+    return {name: count for name, count in counts if name in has and count > has[name]}
+
+
+def in_words(used: tuple[Use, ...], has: Mapping[str, int]) -> tuple[str, ...]:
+    """Return what the kernel takes more of than there is as ``9,100 DSP of 9,024``."""
+    found = exceeded(used, has).items()
+    return tuple(f"{count:,} {name} of {has[name]:,}" for name, count in found)
 
 
 def _use(name: str, constructs: list[Construct]) -> Use:

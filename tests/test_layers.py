@@ -84,3 +84,11 @@ def test_files_and_functions_stay_readable():
             if isinstance(node, ast.FunctionDef) and node.end_lineno:
                 length = node.end_lineno - node.lineno + 1
                 assert length <= 60, f"{path.name}: {node.name} has {length} lines"
+
+
+def test_modules_that_texts_name_exist():
+    known = [f"/{path.relative_to(ROOT)}" for path in ROOT.rglob("*.py")]
+    for path in ROOT.rglob("*.py"):
+        for name in re.findall(r"`((?:\w+/)*\w+\.py)`", path.read_text()):
+            wanted = "/" + name.removeprefix("penstock/")
+            assert any(each.endswith(wanted) for each in known), f"{path.name} names {name}"

@@ -1,7 +1,7 @@
 """Whether a mapping is legal: `check` says which rule a bad one breaks, where, and by how much.
 
 In this order: names and loops of every node (here), what depends on what (`order.py`), where
-tensors are kept, room in the memories, operators of a part. What it costs is in `model.py`.
+tensors are kept, room in the memories, operators of a part. What it costs is in `model/`.
 """
 
 from __future__ import annotations

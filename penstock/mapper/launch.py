@@ -1,7 +1,7 @@
 """What a mapping chose, in the words of its machine: block tile, warps, split-K; PEs, channels.
 
 All of it can be read off the mapping and the machine; the kinds of the machine's axes say which
-of it there is. Excluded: what it costs (`model.py`).
+of it there is. Excluded: what it costs (`model/`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`Mapping`: a loop forest over a cascade. Legality is in `check.py`, cost in `model.py`.
+"""`Mapping`: a loop forest over a cascade. Legality is in `check.py`, cost in `model/`.
 
 ```
 mapping binding for attention_1pass on fusemax
@@ -28,7 +28,7 @@ whole in the outermost memory. Nodes of one body run in order; Einsums that shar
 ``pipelined`` on a loop is the interleave: its iterations overlap as a modulo schedule. The Einsums
 below it at ``stage s`` work, during one initiation interval, on the iteration that entered s
 intervals before; tiles in flight = highest stage + 1. The initiation interval is not written down:
-it follows from what each array has to do (`model.py`). Without ``pipelined``, Einsums in a body
+it follows from what each array has to do (`model/`). Without ``pipelined``, Einsums in a body
 run one after the other. ``for p by 256 in 4 phases`` is a stricter interleave: an interval has 4
 phases, one after another; ``stage 5`` works in phase 1 on the iteration before. Within a phase the
 arrays work side by side; it ends when the last is done.

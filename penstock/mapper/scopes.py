@@ -1,6 +1,6 @@
 """A mapping's tree, walked once: leaves with the loops and kept tensors around them.
 
-Excluded: counting and legality. Both `check.py` and `model.py` work on a `Tree`.
+Excluded: counting and legality. Both `check.py` and `model/` work on a `Tree`.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def compared(
 
     Args:
         cases: all for the same hardware.
-        binary: of `rtl_run.build`; made if left out.
+        binary: of `codegen.rtl.run.build`; made if left out.
         arguments: for the simulation.
 
     Raises:

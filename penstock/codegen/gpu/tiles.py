@@ -1,7 +1,7 @@
 """Tiles in shared memory: which element of which tensor is where, and who brings it there.
 
 The left side of a product that is no fragment is computed once, in front of the loop, by all
-threads (`staged_lines`). The right side comes from global memory for each key tile: `Source` says
+threads (`staged_of`). The right side comes from global memory for each key tile: `Source` says
 which 16 bytes are which, so that cp.async can take them one by one, and whether a TMA box covers
 them.
 """

@@ -1,10 +1,11 @@
 """Program → Vitis HLS project: kernel, number types, testbench, scripts, README.
 
-The files are templates of ``penstock/hls_templates`` filled strictly (`fill`); headers are copied
-as they are. The kernel's loops come from `cpp.py`, its pragmas from `hls/pragmas.py`.
+`tasks_of` rewrites the program into tasks and streams of a ``DATAFLOW`` region, one small rewrite
+of statements after the other. The files are templates of ``penstock/hls_templates`` filled strictly
+(`fill`); headers are copied as they are. The kernel's text comes from `print.py`, its pragmas from
+`hls/pragmas.py`.
 
-Excluded on purpose: streams and ``DATAFLOW`` (one kernel function, loops in mapping order), host
-programs, running any tool (`csim.py` runs g++).
+Excluded on purpose: running any tool (`csim.py` runs g++).
 """
 
 from __future__ import annotations

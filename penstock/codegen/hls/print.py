@@ -4,7 +4,7 @@ One style for all loops (`penstock_loops.hpp`): heads that contain nothing but e
 one line, a body of one statement goes with them if it fits, and the comment says which loops of
 the mapping they are. So a kernel stays short enough to be read.
 
-Excluded on purpose: which pragma stands where (`hls/pragmas.py`), files (`hls.py`).
+Excluded on purpose: which pragma stands where (`hls/pragmas.py`), files (`hls/generate.py`).
 """
 
 from __future__ import annotations

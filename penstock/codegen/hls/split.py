@@ -143,7 +143,7 @@ def split(
     """Split a program into tasks.
 
     Args:
-        program: any, spatial loops inside serial ones (`hls_loops.sink_spatial`).
+        program: any, spatial loops inside serial ones (`hls.loops.sink_spatial`).
         workspace: names of its intermediates that live in the outer memory.
         tiles: buffers that belong to the writer of an output → that output (`hls/rows.py`).
     """

@@ -1,4 +1,4 @@
-"""`Program` → Python text, for `loops_interp.run_program`.
+"""`Program` → Python text, for `interp.run_program`.
 
 Buffers are flat lists. An index that the ranges of the loops prove to be inside is not checked
 again. Loops that are nested deeper than Python allows continue in a function of their own.

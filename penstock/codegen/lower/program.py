@@ -1,10 +1,10 @@
 """Cascade + mapping → `Program`: the one lowering that every generator prints from.
 
-The stages, each in a module of its own: `lower_tree` (the mapping's loops as one tree, with what
-they leave of each rank), `lower_plan` (what is folded, where tensors live), `lower_nest` and
-`lower_point` (statements), on top of `lower_expr` (expressions with presence), `lower_index`
-and `lower_ranges` (index arithmetic), `lower_regions` and `lower_storage` (buffers). Buffers have
-the dimensions of their tensor, in its order; the folded rank of a state is left out.
+The stages, each in a module of its own: `tree` (the mapping's loops as one tree, with what
+they leave of each rank), `plan` (what is folded, where tensors live), `nest` and `point`
+(statements), on top of `expr` (expressions with presence), `index` and `ranges` (index
+arithmetic), `regions` and `storage` (buffers). Buffers have the dimensions of their tensor, in
+its order; the folded rank of a state is left out.
 
 Excluded: legality (`mapper.check`; an illegal mapping gives a wrong program or an error), order
 of stages of a pipelined loop (they work in sequence, which gives the same values).

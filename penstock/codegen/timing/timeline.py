@@ -90,7 +90,7 @@ def timeline(body: LoopStmt, hardware: Hardware) -> Timeline:
     """Schedule a task.
 
     Args:
-        body: spatial loops inside those in time (`hls_loops.sink_spatial`).
+        body: spatial loops inside those in time (`hls.loops.sink_spatial`).
         hardware: what it runs on.
 
     Raises:

@@ -5,10 +5,10 @@ memory, order of arguments, workspace buffers); `cuda_source` only the source. A
 a kernel is one pool, in which buffers lie by their scopes (what lives at different times shares its
 place), so that the size is known here and not read off generated text. TVM's pass that inserts
 barriers is not used: it refuses loads in conditions, and may place a barrier under a condition
-on the thread. The barriers of `tvm_kernels` stand where all threads pass.
+on the thread. The barriers of `tvm/kernels.py` stand where all threads pass.
 
-Excluded on purpose: launching (this package has no GPU runtime), tensor cores, which loop is
-what (`tvm/kernels.py`).
+Excluded on purpose: launching (this package has no GPU runtime), which loop is what
+(`tvm/kernels.py`), the text of kernels for tensor cores (`codegen/gpu`).
 """
 
 from __future__ import annotations

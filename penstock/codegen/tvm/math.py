@@ -1,6 +1,6 @@
 """Functions that TVM lacks or does slowly, as Python functions that build TVM expressions.
 
-They are kept as text, because a schedule file carries them (`tvm_cpu.artifact`) and the text that
+They are kept as text, because a schedule file carries them (`cpu.artifact`) and the text that
 runs here must be the text in the file. ``T`` is ``tvm.script.tirx``, ``tirx`` is ``tvm.tirx``.
 
 ``p_exp`` and ``p_exp2`` in float32 are a polynomial of degree 6 after reduction to

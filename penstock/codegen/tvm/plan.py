@@ -14,7 +14,7 @@
 * What fits none of these, and any loop whose iterations write the same element, is a plain loop.
 
 Each step keeps the meaning of the program, except for the order of floating-point reductions;
-the planned program is a `Program` still, and tests run both with `loops_interp`.
+the planned program is a `Program` still, and tests run both with `loops/interp.py`.
 
 Excluded on purpose: choosing tiles and spatial loops, which is the mapping's business; GPUs
 (`tvm/kernels.py`).

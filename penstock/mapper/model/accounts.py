@@ -2,7 +2,7 @@
 
 `charge` turns a mapping's counts into energy: operations, accesses of shared memories, and what
 passes through the register files of all places. `Accounting` says where a published model counted
-otherwise; the default is the right count. Excluded: the counts themselves (`model.py`,
+otherwise; the default is the right count. Excluded: the counts themselves (`evaluate.py`,
 `registers.py`).
 """
 

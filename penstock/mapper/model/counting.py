@@ -2,7 +2,7 @@
 
 Everything is counted over the loop nest, remainders and empty tiles included; nothing here knows
 a cascade, a machine or a shape. The rules of reuse are in `moves.py` (kept tiles) and
-`leafcount.py` (operands of one visit). Excluded: time of the whole, energy (`model.py`).
+`leafcount.py` (operands of one visit). Excluded: time of the whole, energy (`evaluate.py`).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ For arrays whose places each have a register file (a memory of the target that i
 axes of the array). Every operation reads its operands there and writes its result there. An operand
 is brought in when it changes (the rule of `leafcount.py`), unless it lives there or the leaf takes
 it from the places that computed it. A reduction reads back what it adds to, but not before its
-first addition; partial sums that return from another memory are brought in and read too. `model.py`
+first addition; partial sums that return from another memory are brought in and read too. `model/`
 leaves all this out: it counts what kept tensors move. Excluded: energy.
 """
 

@@ -3,7 +3,7 @@
 `default_mapping` never fails on a cascade that binds, unless no array has an operator that it
 needs. It shares the loops that most Einsums carry, steps iterative ranks around their groups,
 keeps intermediates as far in as they fit, and leaves the rest in the outermost memory.
-Excluded: choosing well (`search.py`).
+Excluded: choosing well (`explore.py`).
 """
 
 from __future__ import annotations

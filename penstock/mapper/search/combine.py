@@ -1,7 +1,7 @@
 """The costs of all combinations of a skeleton's options at once, as numpy arrays.
 
 Each site with several options is an axis. What depends on few sites is a small array that
-broadcasts; sums over all sites are the only large ones. Excluded: what is best (`search.py`).
+broadcasts; sums over all sites are the only large ones. Excluded: what is best (`explore.py`).
 """
 
 from __future__ import annotations

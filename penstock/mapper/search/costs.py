@@ -2,7 +2,7 @@
 
 The cost of a mapping is a sum over its leaves and tensors once shared loops are fixed: a leaf's
 cycles and operations depend on its own option, its traffic with a tensor on its option and on the
-memory of that tensor, copies of inputs on that memory alone. Excluded: combining (`search.py`).
+memory of that tensor, copies of inputs on that memory alone. Excluded: combining (`combine.py`).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ For each skeleton the costs of all combinations of its options are computed as a
 tensor as far in as it may live; where these fit and nothing can be cheaper, that is their best.
 The others, the most promising first, are searched for their best residency until their lower
 bounds cannot beat what was found. What wins is evaluated by the model, must cost what the search
-believed, and is checked. Excluded: cost (`model.py`), legality (`check.py`).
+believed, and is checked. Excluded: cost (`model/`), legality (`check.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The Pareto front of latency and energy over a whole space: every point covered, none sampled.
 
-The same space, costs and bounds as in `search.py`, with "no better in both" in the place of "no
-better". Excluded: what a point costs (`model.py`), fronts over machines (`sweep`).
+The same space, costs and bounds as in `explore.py`, with "no better in both" in the place of "no
+better". Excluded: what a point costs (`model/`), fronts over machines (`sweep`).
 """
 
 from __future__ import annotations

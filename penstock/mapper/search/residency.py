@@ -2,7 +2,7 @@
 
 A tensor is kept at the innermost body that holds all its uses (an iterative one: outside the
 loop over its rank), in the innermost memory that its readers reach and that has room. Excluded:
-what moves between the memories (`model.py`).
+what moves between the memories (`model/`).
 """
 
 from __future__ import annotations

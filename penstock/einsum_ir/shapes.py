@@ -184,10 +184,11 @@ def _joined(
             for index, dim in zip(access.indices, dims, strict=True):
                 for name in chosen.intersection(variables(index)) - known.keys():
                     form = affine(index, symbols)
-                    if form is None or dim is None or form.coefficients != ((name, 1),):
-                        unsure.add(name)
+                    extent = form and dim and _reaching(form, dim, name, known)
+                    if extent:
+                        found[name] = max(found.get(name, 1), extent)
                     else:
-                        found[name] = max(found.get(name, 1), dim - form.constant)
+                        unsure.add(name)
     return {name: extent for name, extent in found.items() if name not in unsure}
 
 
@@ -209,16 +210,23 @@ def _implied(form: Affine, dim: int, known: Mapping[str, int]) -> dict[str, int]
     Nothing follows if the index may be negative: there is more than one convention for halos.
     """
     unknown = [(name, factor) for name, factor in form.coefficients if name not in known]
-    if len(unknown) != 1 or unknown[0][1] < 1:
-        return {}
-    name, factor = unknown[0]
-    first = {**known, name: 1}
-    lowest, highest = form.minimum(first), form.maximum(first)
-    if lowest < 0:
-        return {}
-    reaching = -((highest - dim + 1) // factor) + 1
-    inside = (dim - 1 - lowest) // factor + 1
-    return {name: max(1, min(reaching, inside))}
+    for name, factor in unknown:
+        reaching = _reaching(form, dim, name, known)
+        lowest = form.minimum({**known, name: 1}) if reaching else -1
+        if reaching and lowest >= 0:
+            return {name: max(1, min(reaching, (dim - 1 - lowest) // factor + 1))}
+    return {}
+
+
+def _reaching(form: Affine, dim: int, name: str, known: Mapping[str, int]) -> int | None:
+    """Return the least extent of a variable for which an index reaches the last coordinate.
+
+    None if it is not the only unknown one, or steps back.
+    """
+    factors = {each: factor for each, factor in form.coefficients if each not in known}
+    if list(factors) != [name] or factors[name] < 1:
+        return None
+    return -((form.maximum({**known, name: 1}) - dim + 1) // factors[name]) + 1
 
 
 def _known_dims(cascade: Cascade, tensor: str, known: Mapping[str, int]) -> tuple[int | None, ...]:

@@ -309,15 +309,31 @@ def test_lazy_rescaling():
     assert moves == {0.0: 511, 8.0: 7}
 
 
-@pytest.mark.parametrize("mask", ["", "s.t. m < L[p]"])
-def test_means(mask):
+MEANS = {
+    "all": ("X[p, m]", ""),
+    "data": ("X[p, m]", "s.t. m < L[p]"),
+    "coordinates": ("X[p, m]", "s.t. m <= p + 2"),
+    "border": ("X[p, m + 2]", ""),
+    "filled": ("fill(X[p, m - 1], 0)", ""),
+    "operand": ("where(m < 5, X[p, m], X[p, m] / 2) + L[p]", ""),
+}
+
+
+@pytest.mark.parametrize(("ranks", "deviation"), [("m", "Y[p, m] - A[p]"), ("m, e", "D[p, m, e]")])
+@pytest.mark.parametrize("points", MEANS)
+def test_means(points, ranks, deviation):
+    """How many points there are is told by predicates, not by values that are not complete."""
+    value, mask = MEANS[points]
     plan = plan_of(f"""
-cascade c(X[p, m], L[p]) -> V[p]
-  A[p] = X[p, m]            :: mean[m] {mask}
-  V[p] = sq(X[p, m] - A[p]) :: mean[m] {mask}
+cascade c(X[p, m], L[p], W[e]) -> V[p]
+  Y[p, {ranks}] = ({value}) * {"W[e]" if "e" in ranks else "W[1]"} {mask}
+  A[p] = Y[p, {ranks}] :: mean[{ranks}]
+  D[p, {ranks}] = Y[p, {ranks}] - A[p]
+  V[p] = sq({deviation}) :: mean[{ranks}]
 """)
     assert (plan.before, plan.after) == (2, 1)
-    agree(plan, {"X": np.random.default_rng(10).normal(size=(3, 9)), "L": np.array([9, 0, 4.0])})
+    rng = np.random.default_rng(10)
+    agree(plan, {"X": rng.normal(size=(3, 9)), "L": np.array([9, 0, 4.0]), "W": rng.normal(size=2)})
 
 
 def test_number_formats_of_single_tensors_stay():

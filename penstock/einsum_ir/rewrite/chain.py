@@ -22,7 +22,6 @@ from penstock.einsum_ir.nodes import (
     Expr,
     Group,
     Num,
-    Reduce,
     Statement,
     Sym,
     Var,
@@ -32,6 +31,7 @@ from penstock.einsum_ir.nodes import (
     variables,
     walk,
 )
+from penstock.einsum_ir.rewrite.means import without_means
 from penstock.einsum_ir.rewrite.terms import map_access
 from penstock.errors import UnknownNameError
 
@@ -138,45 +138,7 @@ def extract(cascade: Cascade, rank: str) -> Chain:
     used = {name for each in cascade.einsums for name in each.variables}
     if rank not in used:
         raise UnknownNameError("rank variable", rank, sorted(used))
-    return _Sorting(_one_name(_without_means(cascade, rank), rank), rank).chain()
-
-
-def _without_means(cascade: Cascade, rank: str) -> Cascade:
-    """Write means over the rank as sums.
-
-    Before → after: ``A = X :: mean[m]`` → ``A = X / M :: sum[m]``; where points may be absent,
-    ``A_S = X :: sum[m]``, ``A_N = 1 :: sum[m] s.t. X == X`` and ``A = A_S / A_N``.
-    """
-    inputs = {each.tensor for each in cascade.inputs}
-    found: list[Statement] = []
-    for each in cascade.statements:
-        means = isinstance(each, Einsum) and each.reduce is not None and each.reduce.op == "mean"
-        if isinstance(each, Einsum) and each.reduce is not None and means:
-            over = each.reduce.over
-            found += _mean(each, over, inputs) if rank in over else [each]
-        else:
-            found.append(each)
-    return replace(cascade, statements=tuple(found))
-
-
-def _mean(einsum: Einsum, over: tuple[str, ...], inputs: set[str]) -> list[Einsum]:
-    read = [a for a in dict.fromkeys(_values(einsum.body)) if set(variables(a)) & set(over)]
-    plain = all(a.tensor in inputs and all(isinstance(i, Var) for i in a.indices) for a in read)
-    if plain and einsum.where is None:
-        body = einsum.body
-        for name in over:
-            body = Apply("/", (body, Sym(name.upper())))
-        return [replace(einsum, body=body, reduce=Reduce("sum", over))]
-    where = einsum.where
-    for access in read:
-        same = Apply("==", (access, access))
-        where = same if where is None else Apply("and", (where, same))
-    total, count = (replace(einsum.output, tensor=f"{einsum.name}_{end}") for end in "SN")
-    return [
-        replace(einsum, output=total, reduce=Reduce("sum", over)),
-        Einsum(count, Num(1), Reduce("sum", over), where),
-        Einsum(einsum.output, Apply("/", (total, count))),
-    ]
+    return _Sorting(_one_name(without_means(cascade, rank), rank), rank).chain()
 
 
 def _one_name(cascade: Cascade, rank: str) -> Cascade:

@@ -44,7 +44,7 @@ from penstock.einsum_ir.rewrite.chain import Chain, Link
 from penstock.einsum_ir.rewrite.live import einsums_of, live, names_of
 from penstock.einsum_ir.rewrite.plan import Accumulator, Fused, Reference, accumulated
 from penstock.einsum_ir.rewrite.prepare import bounded
-from penstock.einsum_ir.rewrite.terms import ONE, map_access, multiply, replaced
+from penstock.einsum_ir.rewrite.terms import ONE, map_access, multiply, repeated, replaced
 
 __all__ = ["DEAR", "Derivation", "Emitter"]
 
@@ -559,6 +559,8 @@ class Emitter:
         present = set(variables(body, *([where] if where else []))) - {self.chain.rank}
         reduced = link.einsum.reduce.over if link.einsum.reduce else ()
         over = (*(n for n in reduced if n in present), self.inner_var)
+        for name in (n for n in reduced if n not in {*present, self.chain.rank}):
+            body = repeated(each.op, body, Sym(name.upper()))
         self.body.append(Einsum(output, body, Reduce(each.op, over), where))
         return output
 

@@ -26,6 +26,7 @@ __all__ = [
     "multiply",
     "power",
     "rebuilt",
+    "repeated",
     "replaced",
     "subtract",
     "summands",
@@ -349,3 +350,14 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "where": lambda c, test, a, b: a if test else b,
     "fill": lambda c, a, b: a,
 }
+
+
+def repeated(op: str, body: Expr, times: Expr) -> Expr:
+    """Return the reduction of as many equal values."""
+    match op:
+        case "sum":
+            return multiply(body, times)
+        case "prod":
+            return Apply("**", (body, times))
+        case _:
+            return body

@@ -81,7 +81,7 @@ def _elements(buffer: Buffer, inputs: Mapping[str, npt.ArrayLike], fmt: Format) 
         given = given if buffer.own is None else quantise(given, buffer.own)
         return [_coordinate(each, fmt) for each in given.ravel().tolist()]
     if fmt.exact:
-        integers: list[Any] = to_fixed(given, fmt).ravel().tolist()
+        integers: list[Any] = to_fixed(given, buffer.own or fmt).ravel().tolist()
         return integers
     return list(quantise(given, buffer.own or fmt).astype(compute_type(fmt)).ravel())
 
@@ -97,6 +97,7 @@ def _array(elements: list[Any], buffer: Buffer, fmt: Format) -> Array:
     if buffer.kind == "index":
         return np.array(elements, dtype=np.int64).reshape(buffer.shape)
     if fmt.exact:
-        return from_fixed(np.array(elements, dtype=np.int64).reshape(buffer.shape), fmt)
+        integers = np.array(elements, dtype=np.int64).reshape(buffer.shape)
+        return from_fixed(integers, buffer.own or fmt)
     computed = np.array(elements, dtype=compute_type(fmt)).reshape(buffer.shape)
     return quantise(computed, buffer.own or fmt)

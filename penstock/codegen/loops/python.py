@@ -29,7 +29,7 @@ from penstock.codegen.loops.nodes import (
     Store,
 )
 from penstock.codegen.lower.index import atom, range_of
-from penstock.einsum_ir.formats import Format
+from penstock.einsum_ir.formats import Format, parse_format
 from penstock.einsum_ir.interpreter.numerics import FIXED_FUNCTIONS
 from penstock.einsum_ir.interpreter.rounding import stripped, to_fixed, unsupported
 
@@ -145,6 +145,8 @@ class _Writer:
             return self.expr(value).text
         code = self.value(value)
         if self.fmt.exact:
+            if buffer.own is not None:
+                return code.text
             if buffer.kind == "data":
                 return f"rounded({code.text}, {code.fraction})"
             width, whole = self.accumulator
@@ -181,7 +183,7 @@ class _Writer:
             text = f"({checks[0]}, {text})[1]"
         if buffer.kind in ("mask", "index"):
             return Code(text, whole=True)
-        fraction = self.fmt.fraction_bits if self.fmt.exact else 0
+        fraction = (buffer.own or self.fmt).fraction_bits if self.fmt.exact else 0
         if self.fmt.exact and buffer.kind == "acc":
             fraction = self.accumulator[0] - self.accumulator[1]
         return Code(text, whole=False, fraction=fraction)
@@ -235,12 +237,19 @@ class _Writer:
             case "not", (inner,):
                 return Code(f"(not {self.truth(inner)})", whole=True)
             case op, (inner,) if op.startswith("as "):
-                return Code(f"rounded_to({op[3:]!r}, {self.value(inner).text})", whole=False)
+                return self.rounded(op[3:], self.value(inner))
             case op, args:
                 codes = [self.expr(arg) for arg in args]
                 if all(code.whole for code in codes) and op != "/":
                     return self.whole(op, [code.text for code in codes])
                 return self.real(op, expr, [self.value(arg) for arg in args])
+
+    def rounded(self, name: str, value: Code) -> Code:
+        """Return a value rounded to the format with this name."""
+        if not self.fmt.exact:
+            return Code(f"rounded_to({name!r}, {value.text})", whole=False)
+        text = f"rounded_to({name!r}, {value.text}, {value.fraction})"
+        return Code(text, whole=False, fraction=parse_format(name).fraction_bits)
 
     def literal(self, value: float) -> Code:
         if self.fmt.exact:

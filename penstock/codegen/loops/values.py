@@ -150,6 +150,7 @@ def _fixed(fmt: Format) -> dict[str, Any]:
     rounded = _rounding(fmt)
     return {
         "rounded": rounded,
+        "rounded_to": lambda name, n, fraction: _rounding(parse_format(name))(n, fraction),
         "exactly": _exactly,
         "function": function,
         "divide": divide,
@@ -160,14 +161,16 @@ def _fixed(fmt: Format) -> dict[str, Any]:
     }
 
 
+@lru_cache
 def _rounding(fmt: Format) -> Callable[[int, int], int]:
     low, high = limits(fmt)
-    places = fmt.fraction_bits
+    places, even = fmt.fraction_bits, fmt.kind == "int"
 
     def rounded(n: int, fraction: int) -> int:
         shift = fraction - places
+        tie = even and shift > 0 and n % (1 << shift) == 1 << (shift - 1)
         n = (n + (1 << (shift - 1))) >> shift if shift > 0 else n << -shift
-        return min(max(n, low), high)
+        return min(max(n - (n & 1) if tie else n, low), high)
 
     return rounded
 

@@ -57,7 +57,8 @@ def lower(bound: Bound, mapping: Mapping, target: Target, fmt: Format) -> Progra
         MappingError: a leaf whose loops leave more than one coordinate, or what only the model has.
         DataError: an operator or a comparison that the format cannot decide, or what generated
             code does not have: selections that are states, the formats fp8 and integers for all
-            tensors, and formats of single tensors beside fixed point or of selections.
+            tensors, and formats of single tensors that are floats beside fixed point, or of
+            selections.
     """
     check_lowered(mapping)
     _check_selections(bound.cascade)
@@ -94,8 +95,9 @@ def _check_formats(cascade: Cascade, fmt: Format) -> None:
     check_formats(own, fmt)
     selected = {each.name for each in cascade.einsums if each.selects}
     for tensor in own:
-        if fmt.exact or tensor in selected:
-            where = f"beside {fmt}" if fmt.exact else "of a selection"
+        beside = fmt.exact and own[tensor].kind == "float"
+        if beside or tensor in selected:
+            where = f"beside {fmt}" if beside else "of a selection"
             raise DataError(
                 f"generated code has no {own[tensor]} {where}, and {tensor} is in it",
                 fix=f"leave out 'format {tensor} = {own[tensor]}', or use penstock run, explore or "

@@ -501,6 +501,17 @@ struct storage<ap_fixed<W, I, Q, O> > {
     return from_raw<ap_fixed<W, I, Q, O> >(bits);
   }
 };
+template <int W, int I, ap_q_mode Q, ap_o_mode O>
+struct storage<ap_ufixed<W, I, Q, O> > {
+  typedef int raw;
+  static raw get(const ap_ufixed<W, I, Q, O>& x) { return raw(pk::raw(fixed_of(x))); }
+  static ap_ufixed<W, I, Q, O> set(raw bits) {
+    const ap_int<32> n = bits;
+    ap_ufixed<W, I, Q, O> x;
+    x.range(W - 1, 0) = n.range(W - 1, 0);
+    return x;
+  }
+};
 
 }  // namespace pk
 

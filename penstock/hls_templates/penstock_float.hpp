@@ -4,6 +4,7 @@
 #define PENSTOCK_FLOAT_HPP
 
 #include <cmath>
+#include <cstdint>
 
 #include "penstock_math.hpp"
 
@@ -86,6 +87,41 @@ R round(R x) {  // half up
   const R whole = std::floor(x);
   return x - whole >= R(0.5) ? whole + R(1) : whole;
 }
+
+// --- numbers n / 2^F with n of W bits, held as n and computed with as C ---
+// Rounded half up, or half to even; saturated; NaN becomes the lowest.
+
+template <class C, class N, int W, int F, bool to_even>
+struct scaled {
+  N n;
+  scaled() : n(0) {}
+  scaled(C x) : n(rounded(x)) {}
+  operator C() const { return C(n) * (C(1) / step()); }
+
+ private:
+  static C step() { return C(static_cast<unsigned long long>(1) << F); }
+  static N rounded(C x) {
+    const bool minus = N(-1) < N(0);
+    const C end = C(static_cast<unsigned long long>(1) << (minus ? W - 1 : W));
+    const C y = x * step();
+    if (!(y > (minus ? -end : C(0)))) return minus ? N(-end) : N(0);
+    if (y >= end - C(1)) return N(end - C(1));
+    const C whole = to_even ? C(std::rint(y)) : pk::round<C>(y);
+    return N(whole);
+  }
+};
+
+// In a file: n, 32 bits.
+template <class C, class N, int W, int F, bool to_even>
+struct storage<scaled<C, N, W, F, to_even> > {
+  typedef int raw;
+  static raw get(const scaled<C, N, W, F, to_even>& x) { return raw(x.n); }
+  static scaled<C, N, W, F, to_even> set(raw bits) {
+    scaled<C, N, W, F, to_even> x;
+    x.n = N(bits);
+    return x;
+  }
+};
 
 }  // namespace pk
 

@@ -191,7 +191,7 @@ def core(op: str, number: Number) -> Cost:
     """Return what one operator costs, pipelined to take operands every cycle.
 
     Args:
-        op: an operator of `einsum_ir.ops`, or ``mac``.
+        op: an operator of `einsum_ir.ops`, ``mac``, or ``as int8``: rounding to a format.
         number: what it computes with. Formats of fewer than 32 bits in floating point are computed
             in 32 bits (`hls_templates/penstock_half.hpp`).
 
@@ -200,7 +200,7 @@ def core(op: str, number: Number) -> Cost:
     """
     if op in _LOGIC:
         return Cost(number.bits / 2, delay_ns=0.4, loop_ns=0.4)
-    if op in _SIMPLE:
+    if op in _SIMPLE or op.startswith("as "):
         return core("max", number)
     return _fixed(op, number) if number.kind == "fixed" else _float(op, number)
 

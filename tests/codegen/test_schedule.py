@@ -200,7 +200,7 @@ def test_a_port_of_the_outer_memory_carries_neighbours_together():
         return lanes("u", 16, Store("x", (Name("u"),), Load("in", (index,))))
 
     shapes = {"x": (16,), "in": (4096,)}
-    kept = {"splits": {"x": (("complete", 16),)}, "axi": frozenset({"in"}), "bits": 32}
+    kept = {"splits": {"x": (("complete", 16),)}, "axi": frozenset({"in"}), "bits": {"in": 32}}
     found = [pipelined(copy(step), {"k": 8}, hardware(FP32, shapes, **kept)) for step in (1, 16)]
     assert [each.interval for each in found] == [1, 16]
     assert found[1].cause == "port of in: 16 words of 512 bits, one a cycle"

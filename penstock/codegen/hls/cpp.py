@@ -19,6 +19,7 @@ from functools import singledispatchmethod
 
 import numpy as np
 
+from penstock.codegen.hls.data import type_name
 from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
@@ -37,8 +38,8 @@ from penstock.codegen.loops.nodes import (
 )
 from penstock.codegen.loops.walk import elements
 from penstock.codegen.lower.index import integer
-from penstock.einsum_ir.formats import Format
-from penstock.einsum_ir.interpreter.rounding import quantise, unsupported
+from penstock.einsum_ir.formats import Format, parse_format
+from penstock.einsum_ir.interpreter.rounding import limits, quantise, unsupported
 from penstock.einsum_ir.ops import OPERATORS
 
 __all__ = [
@@ -172,6 +173,7 @@ class Printer:
         self.scalars = {each.name for each in self._all_buffers() if not each.shape}
         self.given = {each.name for each in self._parameters()}
         self.kinds = {each.name: each.kind for each in self._all_buffers()}
+        self.types = {each.name: type_name(each.kind, each.own) for each in self._all_buffers()}
         self.read = {each.buffer for each in elements(program.body) if not each.written}
         self.literals: dict[float, str] = {}
 
@@ -201,7 +203,7 @@ class Printer:
     def pointer(self, buffer: Buffer, *, constant: bool) -> str:
         """Return the declaration of an array that is a parameter."""
         name = f"{self.names[buffer.name]}{dims(buffer) or '[1]'}"
-        return f"{'const ' if constant else ''}{buffer.kind}_t {name}"
+        return f"{'const ' if constant else ''}{type_name(buffer.kind, buffer.own)} {name}"
 
     def unused(self) -> Iterator[str]:
         """Yield a line for each parameter that nothing touches: compilers ask for it."""
@@ -218,6 +220,12 @@ class Printer:
                 return f"pk::{'highest' if value > 0 else 'lowest'}<{kind}_t>()"
             case Const(0):
                 return "0"
+            case Op(op, (inner,)) if op.startswith("as ") and kind == "data":
+                return self.value(inner, 0)  # storing rounds
+            case Op(op, (inner,)) if op.startswith("as ") and kind == "index":
+                low, high = limits(parse_format(op[3:]))
+                text = self.index(inner, 0)
+                return text if high >= 1 << 31 else f"pk::clamp({text}, {low}, {high})"
             case _:
                 return self.value(stmt.value, 0)
 
@@ -262,8 +270,9 @@ class Printer:
         return f"compute_t({text})" if self.is_narrow(expr.buffer) else text, _ATOM
 
     def is_narrow(self, buffer: str) -> bool:
-        """Return whether elements are stored in fewer bits than they are computed in."""
-        return self.kinds[buffer] == "data" and self.program.format.name in _NARROW
+        """Return whether elements are stored in another type than they are computed in."""
+        own, fmt = self.types[buffer] != f"{self.kinds[buffer]}_t", self.program.format
+        return self.kinds[buffer] == "data" and (not fmt.exact if own else fmt.name in _NARROW)
 
     def element(self, buffer: str, indices: tuple[LoopExpr, ...]) -> str:
         """Return the text of one element of a buffer."""
@@ -280,6 +289,10 @@ class Printer:
             return f"{sign}{self.value(expr.args[0], _ATOM)}", _UNARY
         if expr.op == "where":
             return self.where(*expr.args)
+        if expr.op.startswith("as "):
+            name = type_name("data", parse_format(expr.op[3:]))
+            text = f"{name}({self.value(expr.args[0], 0)})"
+            return text if self.program.format.exact else f"compute_t({text})", _ATOM
         args = ", ".join(self.value(arg, 0) for arg in expr.args)
         name = _FUNCTIONS.get(expr.op, expr.op)
         if expr.op in _DEDUCED:
@@ -464,7 +477,7 @@ def _legal(name: str) -> str:
     if text[0].isdigit():
         text = f"x{text}"
     generated = text.startswith(
-        ("AP_", "SC_", "PK_", "L_", "const_", "read_", "write_", "compute_")
+        ("AP_", "SC_", "PK_", "L_", "const_", "data_", "read_", "write_", "compute_")
     )
     return f"{text}_" if text in _KEYWORDS or generated else text
 

@@ -10,7 +10,7 @@ Excluded on purpose: running any tool (`csim.py` runs g++).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -22,7 +22,16 @@ from penstock.codegen.backends import Golden, Provenance, Timing
 from penstock.codegen.base import Artifact
 from penstock.codegen.hls.buffers import hoisted, without_units
 from penstock.codegen.hls.cpp import WIDTH, together, top_name, workspace, wrapped
-from penstock.codegen.hls.data import FLOATS, decode, described, element, encode, tolerance
+from penstock.codegen.hls.data import (
+    FLOATS,
+    decode,
+    described,
+    element,
+    encode,
+    own_type,
+    tolerance,
+    type_name,
+)
 from penstock.codegen.hls.facts import without_implied
 from penstock.codegen.hls.fills import spread_fills
 from penstock.codegen.hls.loops import sink_spatial
@@ -55,7 +64,7 @@ from penstock.codegen.hls.words import widen
 from penstock.codegen.loops.nodes import Program
 from penstock.codegen.loops.walk import all_buffers
 from penstock.einsum_ir.formats import Format
-from penstock.errors import DataError, TargetError
+from penstock.errors import TargetError
 from penstock.targets.base import Target
 
 __all__ = ["decode", "encode", "fill", "generate", "sources"]
@@ -147,17 +156,7 @@ def shaped(program: Program) -> tuple[Program, dict[str, str]]:
     """Return the program as nests of loops that an HLS tool makes pipelines of.
 
     With it come the tiles of outputs, as `split` takes them.
-
-    Raises:
-        DataError: a tensor has its own number format, which this generator does not have.
     """
-    for each in all_buffers(program):
-        if each.own is not None:
-            raise DataError(
-                f"HLS code has one number format for all tensors, and {each.name} has its own: "
-                f"{each.own}",
-                fix=f"leave out 'format {each.name} = {each.own}', or use --backend tvm",
-            )
     program = sink_spatial(widen(unroll_units(program)))
     program, tiles = in_rows(program)
     program = widen(program)
@@ -180,7 +179,8 @@ def sources(program: Program, source: Provenance) -> dict[str, str]:
 
 def _sources(tasks: Tasks, text: KernelText, source: Provenance) -> dict[str, str]:
     program, fmt = tasks.program, tasks.program.format
-    header = _header(fmt)
+    own = _own_types(program)
+    header = _header(fmt, own)
     result = {name: _read(name) for name in _included(header)}
     result["config.hpp"] = _filled(
         "config.hpp",
@@ -189,6 +189,10 @@ def _sources(tasks: Tasks, text: KernelText, source: Provenance) -> dict[str, st
         header=header,
         format=described(fmt),
         algorithms=_algorithms(fmt),
+        own=[
+            (own_type(each, fmt), type_name("data", each), f"{', '.join(names)}: {each}")
+            for each, names in own.items()
+        ],
         **_types(program),
     )
     head = f'extern "C" void {top_name(program)}({", ".join(text.parameters)})'
@@ -258,10 +262,24 @@ def _filled(name: str, source: Provenance, mark: str, **values: Any) -> str:
     return fill(name, banner="\n".join(mark + line for line in lines), **values)
 
 
-def _header(fmt: Format) -> str:
+def _header(fmt: Format, own: Collection[Format]) -> str:
     if fmt.exact:
         return "penstock_fixed.hpp"
-    return "penstock_half.hpp" if fmt.bits < 32 else "penstock_float.hpp"
+    narrow = any(each.kind == "float" and each.bits < 32 for each in (fmt, *own))
+    return "penstock_half.hpp" if narrow else "penstock_float.hpp"
+
+
+def _own_types(program: Program) -> dict[Format, list[str]]:
+    """Return format → the parameters, or else the buffer, that have it for themselves."""
+    found: dict[Format, list[str]] = {}
+    for each in all_buffers(program):
+        if each.own is not None and each.kind == "data":
+            found.setdefault(each.own, []).append(each.name)
+    given = {each.name for each in (*program.inputs, *program.outputs)}
+    return {
+        own: [name for name in names if name in given] or [min(names, key=len)]
+        for own, names in found.items()
+    }
 
 
 def _included(header: str) -> tuple[str, ...]:

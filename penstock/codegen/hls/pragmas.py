@@ -19,6 +19,7 @@ from functools import cached_property
 
 from penstock.codegen.hls.banks import Split, in_registers, partitions
 from penstock.codegen.hls.cpp import WIDTH, Notes, identifiers, together, workspace
+from penstock.codegen.hls.data import bits_of, type_name
 from penstock.codegen.hls.loops import UNROLLED, has_serial, is_serial
 from penstock.codegen.hls.split import Stream, Tasks
 from penstock.codegen.loops.nodes import (
@@ -70,7 +71,7 @@ def streams(tasks: Tasks, names: dict[str, str]) -> tuple[str, ...]:
     found: dict[str, list[str]] = {}
     for each in tasks.streams.values():
         name = names[each.name]
-        text = f"PK_STREAM({name}, {each.depth}, {each.kind}_t, {each.lanes})"
+        text = f"PK_STREAM({name}, {each.depth}, {type_name(each.kind, each.own)}, {each.lanes})"
         if kind := fifo_kind(each, tasks.program):
             text += f" PK_KEEP_FIFO({name}, {kind})"
         found.setdefault(each.reason, []).append(text)
@@ -92,7 +93,7 @@ def _commented(lines: list[str], said: str) -> Iterator[str]:
 
 def fifo_kind(stream: Stream, program: Program) -> str:
     """Return the memory that a stream asks for, "" if the tool may choose."""
-    bits = stream.depth * stream.lanes * program.format.bits
+    bits = stream.depth * stream.lanes * bits_of(stream.kind, stream.own, program.format)
     return stream.memory if stream.memory in IMPLEMENTATIONS and bits >= FIFO_BITS else ""
 
 
@@ -138,7 +139,7 @@ class HlsNotes(Notes):
             splits,
             frozenset(outer),
             self.streams,
-            fmt.bits,
+            {name: bits_of(each.kind, each.own, fmt) for name, each in outer.items()},
         )
 
     @cached_property
@@ -206,7 +207,7 @@ class HlsNotes(Notes):
 
     def _storage(self, buffer: Buffer, name: str, words: int) -> list[str]:
         """Return where a buffer lies, by the size of its banks in words."""
-        bits = 1 if buffer.kind == "mask" else self.program.format.bits
+        bits = bits_of(buffer.kind, buffer.own, self.program.format)
         if words * bits < BIND_BITS:
             return []
         kind = buffer.memory if buffer.memory in IMPLEMENTATIONS else "auto"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from penstock.codegen.hls.cpp import WIDTH, Notes, Printer, comment_lines, dims, together, wrapped
+from penstock.codegen.hls.data import type_name
 from penstock.codegen.hls.loops import is_serial
 from penstock.codegen.hls.split import Stream, Task, Tasks
 from penstock.codegen.loops.nodes import (
@@ -93,11 +94,12 @@ def _apart(functions: list[list[str]]) -> Iterator[str]:
 
 def token_type(stream: Stream) -> str:
     """Return the C++ type of what goes through a stream."""
-    return _register_type(stream.kind, stream.lanes)
+    return _register_type(stream, stream.lanes)
 
 
-def _register_type(kind: str, lanes: int) -> str:
-    return f"{kind}_t" if lanes == 1 else f"pk::word<{kind}_t, {lanes}>"
+def _register_type(of: Stream | Buffer, lanes: int) -> str:
+    name = type_name(of.kind, of.own)
+    return name if lanes == 1 else f"pk::word<{name}, {lanes}>"
 
 
 class _TaskPrinter(Printer):
@@ -118,7 +120,8 @@ class _TaskPrinter(Printer):
         arguments = [self.pointer(buffers[p], constant=p in inputs) for p in task.ports]
         for name in task.streams:
             each = self.tasks.streams[name]
-            arguments.append(f"pk::fifo<{each.kind}_t, {each.lanes}>& {self.names[name]}")
+            kind = type_name(each.kind, each.own)
+            arguments.append(f"pk::fifo<{kind}, {each.lanes}>& {self.names[name]}")
         yield from wrapped(f"static void {self.task(task)}({', '.join(arguments)}) {{", 0)
         yield from self.lines(task.body, 1)
         yield "}"
@@ -245,7 +248,7 @@ class _TaskPrinter(Printer):
     def all_of(self, stmt: Store, load: Load, lanes: dict[str, int]) -> str:
         """Return the call that moves a token into all of an array's last dimensions, or back."""
         words, flat = self.tasks.words, flattened(lanes)
-        if self.kinds[stmt.buffer] != self.kinds[load.buffer]:
+        if self.types[stmt.buffer] != self.types[load.buffer]:
             return ""
         if load.buffer in words and load.indices == (flat,):
             token = self.inlined.get(load.buffer, self.names[load.buffer])
@@ -281,7 +284,7 @@ class _TaskPrinter(Printer):
     def row(self, stmt: Store, load: Load, lane: str, count: int) -> str:
         """Return the call that moves a token into a row, or neighbours of a row into a token."""
         words, here = self.tasks.words, (Name(lane),)
-        if self.kinds[stmt.buffer] != self.kinds[load.buffer]:
+        if self.types[stmt.buffer] != self.types[load.buffer]:
             return ""
         if load.buffer in words and load.indices == here and self.shapes[load.buffer] == (count,):
             place = self.place(stmt.buffer, stmt.indices, lane)
@@ -382,7 +385,7 @@ class _TaskPrinter(Printer):
     def stored(self, stmt: Store) -> str:
         """Return the text of the value; what is only moved is not converted."""
         match stmt.value:
-            case Load(buffer, indices) if self.kinds[buffer] == self.kinds[stmt.buffer]:
+            case Load(buffer, indices) if self.types[buffer] == self.types[stmt.buffer]:
                 return self.element(buffer, indices)
             case _:
                 return super().stored(stmt)
@@ -390,7 +393,7 @@ class _TaskPrinter(Printer):
     def kind(self, buffer: Buffer) -> str:
         """Return the C++ type of a register or a token."""
         lanes = buffer.shape[0] if buffer.name in self.tasks.words else 1
-        return _register_type(buffer.kind, lanes)
+        return _register_type(buffer, lanes)
 
     def definitions(self, buffers: list[Buffer], depth: int) -> list[str]:
         """Return the definitions of arrays in one memory, several to a line."""
@@ -409,7 +412,8 @@ class _TaskPrinter(Printer):
         """Return the definition of an array with its banks."""
         name = self.names[buffer.name]
         unread = "" if buffer.name in self.read else f" (void){name};"
-        text = f"PK_LOCAL {buffer.kind}_t {name}{dims(buffer)};{unread} {self.notes.buffer(buffer)}"
+        kind = type_name(buffer.kind, buffer.own)
+        text = f"PK_LOCAL {kind} {name}{dims(buffer)};{unread} {self.notes.buffer(buffer)}"
         return text.rstrip()
 
     def definition(self, buffer: Buffer, depth: int) -> list[str]:
@@ -419,7 +423,7 @@ class _TaskPrinter(Printer):
         if buffer.name in self.tasks.words:
             return list(wrapped(f"{self.kind(buffer)} {name};{unread}", depth))
         if not buffer.shape:
-            text = f"{buffer.kind}_t {name} = 0;{unread}"
+            text = f"{type_name(buffer.kind, buffer.own)} {name} = 0;{unread}"
             return list(wrapped(text, depth))
         place = (f"in {buffer.memory}",) if buffer.memory else ()
         return _with_comment(wrapped(self.array(buffer), depth), place, depth)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.codegen.backends import Provenance, Timing
-from penstock.codegen.hls.data import file_type, memory_type
+from penstock.codegen.hls.data import file_type, memory_type, type_name
 from penstock.codegen.hls.pragmas import bundles
 from penstock.codegen.hls.print import KernelText, token_type
 from penstock.codegen.hls.resources import NAMES, Use, element_bits, in_words
@@ -102,7 +102,7 @@ def _port(
     return Port(
         name=text.names[buffer.name],
         file=buffer.name,
-        type=f"{buffer.kind}_t",
+        type=type_name(buffer.kind, buffer.own),
         dims="".join(f"[{extent}]" for extent in buffer.shape) or "[1]",
         shape=_shape(buffer),
         role=role,
@@ -190,7 +190,7 @@ def local_buffers(tasks: Tasks, text: KernelText) -> list[dict[str, str | int]]:
         {
             "name": text.names[buffer.name],
             "shape": _shape(buffer),
-            "type": f"{buffer.kind}_t",
+            "type": type_name(buffer.kind, buffer.own),
             "memory": buffer.memory or "-",
             "bits": math.prod(buffer.shape) * element_bits(buffer, program),
         }

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from penstock.codegen.hls.constructs import Construct, buffer_constructs, operator_constructs
+from penstock.codegen.hls.data import bits_of
 from penstock.codegen.hls.pragmas import HlsNotes, bundles, fifo_kind
 from penstock.codegen.hls.split import Tasks
 from penstock.codegen.hls.words import PORT_BITS
@@ -34,12 +35,11 @@ class Use:
 
 def element_bits(buffer: Buffer, program: Program) -> int:
     """Return the bits of an element on the chip."""
-    if buffer.kind == "mask":
-        return 1
-    wide = program.accumulator_bits[0] or program.format.bits
+    if buffer.kind != "acc":
+        return bits_of(buffer.kind, buffer.own, program.format)
     if not program.format.exact:
-        wide = max(program.format.bits, 32)
-    return wide if buffer.kind == "acc" else program.format.bits
+        return max(program.format.bits, 32)
+    return program.accumulator_bits[0] or program.format.bits
 
 
 def kernel_constructs(tasks: Tasks, notes: HlsNotes) -> tuple[Construct, ...]:
@@ -56,7 +56,7 @@ def kernel_constructs(tasks: Tasks, notes: HlsNotes) -> tuple[Construct, ...]:
         rows += buffer_constructs(task.name, task.body, hardware, bits)
     found = bundles(program)
     for each in tasks.streams.values():
-        wide = each.lanes * (1 if each.kind == "mask" else program.format.bits)
+        wide = each.lanes * bits_of(each.kind, each.own, program.format)
         cost = fifo(each.depth, wide, fifo_kind(each, program))
         rows.append(Construct("streams", "stream", each.name, each.depth, cost))
     rows += [Construct("ports", "port", each.name, 1, port(PORT_BITS)) for each, _, _ in found]

@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from penstock.codegen.hls.data import bits_of
 from penstock.codegen.hls.direct import direct_tensors
 from penstock.codegen.hls.loops import is_serial
 from penstock.codegen.hls.words import PORT_BITS, word_lanes
@@ -103,7 +104,7 @@ def _collected(program: Program, output: Buffer, tiles: dict[str, str]) -> Progr
     if any(form is None or min(form[0].values(), default=0) < 0 for form in forms):
         return program
     known = [form for form in forms if form is not None]
-    bits = program.format.bits
+    bits = bits_of(output.kind, output.own, program.format)
     best, cost = None, _scattered(site, output, known, bits)
     for depth in reversed(range(len(site.serial))):
         sizes = _sizes(site, depth, known)
@@ -178,7 +179,7 @@ def _tiled(
 ) -> tuple[Program, str]:
     """Return the program with a tile inside the outermost `depth` loops, and its name."""
     inner = _inner(site, depth)
-    tile = Buffer(f"{output.name}{TILE}", _sizes(site, depth, forms))
+    tile = Buffer(f"{output.name}{TILE}", _sizes(site, depth, forms), own=output.own)
     local = tuple(to_expr(_part(form, inner, inside=True)) for form in forms)
     bases = [_part(form, inner, inside=False) for form in forms]
     taken = {each.variable for each in walk_statements(program.body) if isinstance(each, For)}

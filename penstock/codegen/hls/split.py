@@ -50,6 +50,7 @@ from penstock.codegen.loops.nodes import (
 from penstock.codegen.loops.rewrite import placed, unused
 from penstock.codegen.loops.walk import elements, names, walk_expression
 from penstock.codegen.lower.index import atom, has_load, integer, range_of
+from penstock.einsum_ir.formats import Format
 
 __all__ = ["Stream", "Task", "Tasks", "split", "stages_in"]
 
@@ -72,6 +73,7 @@ class Stream:
         depth: tokens that it holds.
         memory: of the target that holds them, "" for registers.
         reason: the mapping decision behind the depth.
+        own: the format of its elements, as in `Buffer.own`.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Stream:
     depth: int = 2
     memory: str = ""
     reason: str = "one token is written while one is read"
+    own: Format | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,7 @@ def split(
         tasks.append(Task(stages.names[0], Block(()), (), ()))
     joined: LoopStmt = Block(tuple(task.body for task in tasks))
     for each in splitter.streams.values():
-        joined = Alloc(Buffer(each.name, (), each.kind), joined)
+        joined = Alloc(Buffer(each.name, (), each.kind, own=each.own), joined)
     whole = replace(program, body=joined)
     words = frozenset(splitter.words)
     return Tasks(whole, tuple(tasks), splitter.streams, words, direct)
@@ -500,13 +503,19 @@ class _Split:
             if (each.tensor, each.lanes, each.reader, each.kind) == wanted:
                 return each.name
         name = self.fresh(f"{tensor}_on_s" if kind == "mask" else f"{tensor}_s")
-        self.streams[name] = Stream(name, tensor, reader, wanted[3], lanes)
+        own = self.own(tensor, wanted[3])
+        self.streams[name] = Stream(name, tensor, reader, wanted[3], lanes, own=own)
         return name
+
+    def own(self, tensor: str, kind: Kind) -> Format | None:
+        """Return the format that elements of this kind have for themselves."""
+        return None if kind == "mask" else self.buffers[tensor].own
 
     def word(self, tensor: str, lanes: int, kind: Kind, made: list[Buffer]) -> Buffer:
         """Return a new register for one token, and add it to `made`."""
         name = self.fresh(f"{tensor}_w")
-        buffer = Buffer(name, (lanes,) if lanes > 1 else (), kind)
+        shape = (lanes,) if lanes > 1 else ()
+        buffer = Buffer(name, shape, kind, own=self.own(tensor, kind))
         if lanes > 1:
             self.words.add(name)
         made.append(buffer)

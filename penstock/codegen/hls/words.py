@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from penstock.codegen.hls.data import bits_of
 from penstock.codegen.hls.loops import is_serial
 from penstock.codegen.loops.nodes import (
     Alloc,
@@ -36,6 +37,7 @@ from penstock.codegen.loops.nodes import (
 from penstock.codegen.loops.rewrite import placed
 from penstock.codegen.loops.walk import names
 from penstock.codegen.lower.index import integer
+from penstock.einsum_ir.formats import Format
 
 __all__ = ["PORT_BITS", "WORD", "widen", "word_lanes"]
 
@@ -50,7 +52,7 @@ def widen(program: Program) -> Program:
     """Return the program with copies of words where a row of the outer memory is copied."""
     outer = {each.name: each for each in (*program.inputs, *program.outputs)}
     taken = {each.variable for each in walk_statements(program.body) if isinstance(each, For)}
-    return replace(program, body=_Widen(outer, program.format.bits, taken).statement(program.body))
+    return replace(program, body=_Widen(outer, program.format, taken).statement(program.body))
 
 
 def word_lanes(extent: int, bits: int) -> int:
@@ -63,7 +65,7 @@ class _Widen:
     """Rebuilds one program; `taken` are the loop variables that exist."""
 
     outer: dict[str, Buffer]
-    bits: int
+    format: Format
     taken: set[str]
 
     def statement(self, stmt: LoopStmt) -> LoopStmt:
@@ -71,31 +73,34 @@ class _Widen:
         match stmt:
             case Block(body):
                 return replace(stmt, body=tuple(self.statement(each) for each in body))
-            case For() if is_serial(stmt) and self.copies_a_row(stmt):
-                return self.widened(stmt)
+            case For() if is_serial(stmt) and (rows := self.copied_rows(stmt)):
+                bits = max(bits_of(each.kind, each.own, self.format) for each in rows)
+                return self.widened(stmt, bits)
             case For() | If() | Alloc():
                 return replace(stmt, body=self.statement(stmt.body))
             case Store():
                 return stmt
 
-    def copies_a_row(self, loop: For) -> bool:
-        """Return whether a loop does nothing but move along a row of the outer memory."""
+    def copied_rows(self, loop: For) -> tuple[Buffer, ...]:
+        """Return in whose rows a loop moves along, if it does nothing else; outer memory only."""
         store: LoopStmt = loop.body
         while isinstance(store, If):
             store = store.body
         if not isinstance(store, Store) or not isinstance(loop.extent, Const):
-            return False
+            return ()
         sides = [Load(store.buffer, store.indices), store.value]
         if not isinstance(store.value, Load | Const):
-            return False
+            return ()
         outside = [each for each in sides if isinstance(each, Load) and each.buffer in self.outer]
-        return bool(outside) and all(_along(each.indices, loop.variable) for each in outside)
+        if not all(_along(each.indices, loop.variable) for each in outside):
+            return ()
+        return tuple(self.outer[each.buffer] for each in outside)
 
-    def widened(self, loop: For) -> LoopStmt:
+    def widened(self, loop: For, bits: int) -> LoopStmt:
         """Return the loop as one over words, or over the one word that the row is."""
         assert isinstance(loop.extent, Const)
         extent = int(loop.extent.value)
-        lanes = word_lanes(extent, self.bits)
+        lanes = word_lanes(extent, bits)
         if lanes == 1:
             return loop
         lane = f"{loop.variable}_w"

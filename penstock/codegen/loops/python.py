@@ -150,6 +150,8 @@ class _Writer:
             if buffer.kind == "data":
                 return f"rounded({code.text}, {code.fraction})"
             width, whole = self.accumulator
+            if isinstance(value, Const) and math.isinf(value.value):  # an end of its own range
+                return str((1 << width - 1) - 1 if value.value > 0 else -(1 << width - 1))
             return f"exactly({code.text}, {code.fraction}, {width - whole})"
         return f"rnd({code.text})" if buffer.kind == "data" and not buffer.own else code.text
 

@@ -70,7 +70,7 @@ class Hardware:
         splits: buffer → how each dimension is split, for those that are.
         axi: buffers in the outer memory: each has a port of its own.
         streams: buffers that are streams.
-        bits: of one element in memory.
+        bits: buffer in the outer memory → of one element there; 32 if it is not named.
         reassociates: whether sums of floats may be taken in another order
             (config_compile -unsafe_math_optimizations).
     """
@@ -81,7 +81,7 @@ class Hardware:
     splits: Mapping[str, tuple[Split, ...]] = field(default_factory=dict)
     axi: frozenset[str] = frozenset()
     streams: frozenset[str] = frozenset()
-    bits: int = 32
+    bits: Mapping[str, int] = field(default_factory=dict)
     reassociates: bool = False
 
     def kept(self, buffer: str) -> bool:
@@ -467,11 +467,11 @@ class _Body:
         self, accesses: list[tuple[Step, tuple[LoopExpr, ...], bool]], buffer: str, written: bool
     ) -> int:
         """Return the words of a port that one step moves in one direction."""
-        total = 0
+        total, bits = 0, self.hardware.bits.get(buffer, 32)
         for step, indices, way in accesses:
             if way == written:
                 _, address = self._addresses(step, indices, buffer)
-                total += len(np.unique(address * self.hardware.bits // AXI_BITS))
+                total += len(np.unique(address * bits // AXI_BITS))
         return total
 
 

@@ -20,7 +20,7 @@ from penstock.einsum_ir.nodes import Apply, Expr, accesses
 from penstock.einsum_ir.nodes import variables as variables_of
 from penstock.einsum_ir.regions.counting import holds_at
 from penstock.einsum_ir.shapes import Bound
-from penstock.errors import MappingError
+from penstock.errors import DataError, MappingError
 from penstock.machine.hardware import Hardware, hardware_of
 from penstock.machine.program import (
     Op,
@@ -101,9 +101,15 @@ def assemble(
         fifo_out: the same of the stream out.
 
     Raises:
+        DataError: a tensor has a format of its own.
         MappingError: an operator, a pattern of access or a size that the machine does not have.
         TargetError: no machine is generated for the target.
     """
+    for tensor, own in bound.cascade.formats:
+        raise DataError(
+            f"the RTL has one number format for all tensors, and {tensor} has its own: {own}",
+            fix=f"leave out 'format {tensor} = {own}', or map it to an FPGA",
+        )
     hw = hardware or hardware_of(target, fmt)
     with collection_paused():
         recorder = recorded(planned(mapping, bound, target, fmt))

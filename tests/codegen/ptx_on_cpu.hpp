@@ -8,6 +8,7 @@
 #define PS_INF INFINITY
 #define PS_NAN NAN
 #define PS_DEVICE static inline
+#define PS_DEVICE_IN inline
 
 struct alignas(16) uint4 { uint32_t x, y, z, w; };
 typedef nv_bfloat16 __nv_bfloat16;

@@ -10,6 +10,7 @@ import pytest
 
 from penstock import parse, zoo
 from penstock.codegen.backends import BACKENDS, Provenance
+from penstock.codegen.gpu import fragment
 from penstock.codegen.gpu.plain import plain
 from penstock.codegen.lower.program import lower
 from penstock.codegen.tvm.cuda import compile_cubin, cuda_module, tensor_module
@@ -42,6 +43,16 @@ cascade unseen(Q[h, p, e], K[h, m, e], V[h, m, f], B[m], G[h]) -> (O[h, p, f], L
   L[h, p] = N[h, p, m] :: sum[m]
   O[h, p, f] = N[h, p, m] / L[h, p] * V[h, m, f] :: sum[m]
 """)
+
+LATENT = parse("""
+cascade latent(Q[h, p, e], C[m, e]) -> O[h, p, f]
+  S[h, p, m] = Q[h, p, e] * C[m, e] / 24 s.t. m <= p + M - P
+  X[h, p] = S[h, p, m] :: max[m]
+  N[h, p, m] = exp(S[h, p, m] - X[h, p])
+  L[h, p] = N[h, p, m] :: sum[m]
+  O[h, p, f] = N[h, p, m] / L[h, p] * C[m, f] :: sum[m]
+""")
+"""A latent vector is the key, and its first elements are the value (MLA, arXiv:2405.04434)."""
 
 needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
@@ -131,6 +142,31 @@ def test_emulated_kernels_agree_with_fp64(tmp_path, cascade, machine, more):
     assert emulated(module, program, bound, tmp_path) < LIMIT[program.format.name]
 
 
+CUT = [
+    (LATENT, "h200", {"e": 576, "f": 512, "p": 40, "m": 90}),
+    (LATENT, "a100", {"e": 576, "f": 512, "p": 40, "m": 90, "fmt": "fp16"}),
+    (UNSEEN, "h200", {"f": 256, "tile": 48, "p": 37}),
+    (UNSEEN, "a100", {"f": 264, "e": 71, "tile": 48, "p": 37}),
+    ("document_mask", "h200", {"f": 256, "p": 64, "m": 64, "overlap": False}),
+]
+
+
+@needs_gxx
+@pytest.mark.parametrize(("cascade", "machine", "more"), CUT)
+def test_results_wider_than_registers_are_cut_into_columns(
+    tmp_path, monkeypatch, cascade, machine, more
+):
+    """Two warps have the same rows; large logits, and NaN in keys that rows do not see."""
+    if cascade is not LATENT:  # which is wide indeed
+        monkeypatch.setattr(fragment, "_MOST_HELD", 100)
+    bound, program, target = made(cascade, machine, **more)
+    module = cuda_module(program, target)
+    assert kinds(module) == ["wgmma" if machine == "h200" else "mma.sync"]
+    assert "ps_across(" in module.source
+    assert module.source.count("// 2 of") == (1 if cascade is LATENT else 2)  # one ring, two
+    assert emulated(module, program, bound, tmp_path, scale=8.0) < LIMIT[program.format.name]
+
+
 SPLIT = """
 mapping decode for gqa_causal on {machine}
 QS on sm: e@blocks, h@threads
@@ -193,17 +229,22 @@ STRANGE = [
     ("causal_attention", "a100", {"e": 71, "f": 71}),
     ("sliding_window", "h200", {"constants": {"W": 20.0}, "p": 101, "overlap": False}),
     ("document_mask", "a100", {"p": 101}),
+    ("causal_attention", "h200", {"f": 256, "p": 64, "m": 64}),
+    ("causal_attention", "a100", {"f": 256, "p": 64, "m": 64}),
 ]
 
 
 @needs_gxx
 @pytest.mark.parametrize(("cascade", "machine", "more"), STRANGE)
-def test_masked_keys_that_are_no_number_do_not_leak(tmp_path, cascade, machine, more):
+def test_masked_keys_that_are_no_number_do_not_leak(tmp_path, monkeypatch, cascade, machine, more):
     """NaN and Inf in K and V of some keys: rows that do not see them are as they would be."""
+    if "f" in more:
+        monkeypatch.setattr(fragment, "_MOST_HELD", 100)
     bound, program, target = made(cascade, machine, **more)
     inputs = drawn(bound, program.format, 1.0)
-    inputs["K"][..., 40, :], inputs["V"][..., 70, 3:9] = np.nan, np.nan
-    inputs["V"][..., 90, 1], inputs["V"][..., 97:, :] = np.inf, -np.inf
+    at = [inputs["K"].shape[-2] * tenths // 10 for tenths in (4, 7, 9)]
+    inputs["K"][..., at[0], :], inputs["V"][..., at[1], 3:9] = np.nan, np.nan
+    inputs["V"][..., at[2], 1], inputs["V"][..., at[2] + 5 :, :] = np.inf, -np.inf
     found = cuda_on_cpu.run(cuda_module(program, target), program, inputs, tmp_path)["O"]
     exact = {name: np.asarray(each, float) for name, each in inputs.items()}
     want = interpret(bound, exact, parse_format("fp64"))["O"]

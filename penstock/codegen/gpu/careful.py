@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from penstock.codegen.gpu.fragment import Layout
 from penstock.codegen.gpu.order import Parts, Sum
 from penstock.codegen.gpu.tile import Step, TileKernel
 from penstock.codegen.gpu.tiles import Source
@@ -87,14 +88,28 @@ def strange_line(added: Sum) -> str:
     return f"ps_strange |= ps_not_finite(x_{added.target});"
 
 
-def terms_lines(added: Sum, element: str) -> list[str]:
-    """Return the product term by term; ``element`` is the right side at ``ps_red``, ``ps_col``."""
+def terms_lines(added: Sum, element: str, layout: Layout, depth: int) -> list[str]:
+    """Return the product term by term.
+
+    Args:
+        added: the sum.
+        element: the right side at ``ps_red``, ``ps_col``.
+        layout: of the fragments.
+        depth: of the product, padded.
+    """
     name = added.product.result.buffer
     zeros = [f"ps_clear(x_{added.target});"] if added.fresh else []
+    call = f"ps_add_terms(x_{added.target}, a_{name}, ps_lane, [&](int ps_red, int ps_col) {{"
+    if layout.across > 1:
+        first = 8 * layout.eights(layout.shapes[added.target].column)
+        call = (
+            f"ps_add_shared_terms<{layout.blocks}>(x_{added.target}, {depth}, ps_row, "
+            f"{first} * ps_side, ps_quad, ps_at_{name}, [&](int ps_red, int ps_col) {{"
+        )
     return [
         f"// {added.target} += {name}, without absent terms",
         *zeros,
-        f"ps_add_terms(x_{added.target}, a_{name}, ps_lane, [&](int ps_red, int ps_col) {{",
+        call,
         f"  return ps_float({element});",
         "});",
     ]

@@ -3,13 +3,14 @@
 A tile with rows and columns is held as the accumulators of m16n8 matrix instructions, and so are
 those of wgmma: thread t of a warp has rows t / 4 and t / 4 + 8 of each 16, and columns 2 (t % 4)
 and the next of each 8. What has rows only is held by all four lanes of a row, what has columns
-only by all that share them. Presence of single elements is a bit each.
+only by all that share them. Presence of single elements is a bit each. Results that are wider than
+the registers of a thread are cut into columns of several warps, which have the same rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from penstock.codegen.gpu.tile import Product, TileKernel
@@ -21,6 +22,12 @@ from penstock.codegen.tvm.ranges import names
 __all__ = ["Layout", "Shape", "layout_of", "padded"]
 
 Kind = Literal["scalar", "row", "col", "matrix", "tile"]
+
+_MOST_HELD = 208
+"""Registers of a thread, of 255, that results of products may take before columns are cut."""
+
+_WARPS = 8
+"""Warps that may have so many registers each: 65536 in a multiprocessor."""
 
 
 def padded(extent: int, unit: int = 16) -> int:
@@ -51,6 +58,7 @@ class Layout:
         blocks: of 16 rows that a warp has.
         columns: class of a rank → its extent.
         shapes: buffer → what it is.
+        across: parts into which columns are cut, each of other warps with the same rows.
     """
 
     rows: int
@@ -58,10 +66,15 @@ class Layout:
     blocks: int
     columns: dict[int, int]
     shapes: dict[str, Shape]
+    across: int = 1
+
+    def covered(self, column: int) -> int:
+        """Return the columns of a class, padding included."""
+        return padded(self.columns[column], 16 * self.across)
 
     def eights(self, column: int) -> int:
-        """Return how many blocks of 8 columns a class has, padding included."""
-        return padded(self.columns[column]) // 8
+        """Return how many blocks of 8 columns of a class a warp has, padding included."""
+        return self.covered(column) // self.across // 8
 
     def count(self, name: str) -> int:
         """Return how many elements of a buffer a thread holds."""
@@ -101,7 +114,15 @@ def layout_of(made: TileKernel, warp_rows: int, together: int) -> Layout:
     }
     tile = _row_extent(made)
     warps = padded(padded(tile, warp_rows) // warp_rows, together)
-    return Layout(tile, warps, warp_rows // 16, columns, shapes)
+    layout = Layout(tile, warps, warp_rows // 16, columns, shapes)
+    while _held(made, layout) > _MOST_HELD and layout.across * warps < _WARPS:
+        layout = replace(layout, across=2 * layout.across)
+    return layout
+
+
+def _held(made: TileKernel, layout: Layout) -> int:
+    """Return the registers of a thread that results of products take."""
+    return sum(layout.count(each.result.buffer) for each in made.products)
 
 
 def _row_extent(made: TileKernel) -> int:

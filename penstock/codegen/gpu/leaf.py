@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from penstock.codegen.gpu.fragment import Layout, named, padded
+from penstock.codegen.gpu.fragment import Layout, named
 from penstock.codegen.gpu.spell import Speller, flat, variable
 from penstock.codegen.gpu.tile import Product, Step, TileKernel
 from penstock.codegen.gpu.unfit import Unfit
@@ -130,9 +130,16 @@ class LeafPrinter:
                 "#pragma unroll",
                 f"for (int c_{name} = 0; c_{name} < 2; ++c_{name}) {{",
             ],
-            [f"const int {value} = 8 * j_{name} + 2 * ps_quad + c_{name};"],
+            [f"const int {value} = {self._column(name)} + c_{name};"],
             ["}"],
         )
+
+    def _column(self, name: str) -> str:
+        """Return the first of the two columns that a thread has of a block of 8."""
+        text = f"8 * j_{name} + 2 * ps_quad"
+        if self.layout.across > 1:
+            text = f"{8 * self.layout.eights(self.made.classes[name])} * ps_side + {text}"
+        return text
 
     def _is_column(self, number: int) -> bool:
         return any(self.made.classes[each.cols.variable] == number for each in self.made.products)
@@ -142,7 +149,7 @@ class LeafPrinter:
         number = self.made.classes[loop.variable]
         covered = self.layout.warps * self.layout.blocks * 16
         if number:
-            covered = padded(self.layout.columns[number])
+            covered = self.layout.covered(number)
         if isinstance(loop.extent, Const):
             if int(loop.extent.value) >= covered:
                 return ""
@@ -215,9 +222,9 @@ class LeafPrinter:
         yield from block_lines(list(self._lines(loop.body, inner, (*loops, loop))))
         yield from closed
         if self.made.classes[loop.variable]:
-            yield from self._folded(loop)
+            yield from self._folded(loop, loops)
 
-    def _folded(self, loop: For) -> Iterator[str]:
+    def _folded(self, loop: For, around: tuple[For, ...]) -> Iterator[str]:
         """Yield the folds over lanes of what a loop over columns has folded."""
         for stmt in walk_statements(loop.body):
             if not isinstance(stmt, Store) or loop.variable in _names_of(stmt.indices):
@@ -226,16 +233,25 @@ class LeafPrinter:
                 if self._same_everywhere(stmt.buffer, loop):
                     continue
                 text = self._target(stmt)
-                yield f"{text} = ps_quad_any({text});"
+                yield f"{text} = {self._across('any', f'ps_quad_any({text})', around)};"
                 continue
             match stmt.value:
                 case Op(op, (Load(same, indices), _)) if (
                     same == stmt.buffer and indices == stmt.indices and op in _FOLDS
                 ):
-                    text = self._target(stmt)
-                    yield f"{text} = ps_quad_{_FOLDS[op][0]}({text});"
+                    text, name = self._target(stmt), _FOLDS[op][0]
+                    yield f"{text} = {self._across(name, f'ps_quad_{name}({text})', around)};"
                 case _:
                     raise Unfit(f"{stmt.buffer} is written in each step over {loop.variable}")
+
+    def _across(self, name: str, text: str, around: tuple[For, ...]) -> str:
+        """Return a fold over the lanes of a row as one over all warps with that row."""
+        if self.layout.across == 1:
+            return text
+        rows = [each.variable for each in around if self.made.classes.get(each.variable) == 0]
+        if not rows:
+            raise Unfit("something is folded over columns without a row, and columns are cut")
+        return f"ps_across({text}, {variable(rows[0])}, PsFold_{name}())"
 
     def _marks_apart(self, loop: For) -> tuple[For, ...]:
         """Return a loop over columns as two, if it reads and writes a mask that a row has once.
@@ -366,10 +382,10 @@ class LeafPrinter:
         yield "  float ps_pair[2];"
         yield "  #pragma unroll"
         yield f"  for (int c_{name} = 0; c_{name} < 2; ++c_{name}) {{"
-        yield f"    const int {variable(name)} = 8 * j_{name} + 2 * ps_quad + c_{name};"
+        yield f"    const int {variable(name)} = {self._column(name)} + c_{name};"
         yield f"    ps_pair[c_{name}] = {self.speller.value(stmt.value)};"
         yield "  }"
-        yield f"  const int {variable(name)} = 8 * j_{name} + 2 * ps_quad;"
+        yield f"  const int {variable(name)} = {self._column(name)};"
         test = f"if ({' && '.join(tests)}) " if tests else ""
         yield f"  {test}*(uint32_t*)&x_{stmt.buffer}[{place}] = ps_pack(ps_pair[0], ps_pair[1]);"
         yield "}"
@@ -431,17 +447,21 @@ class LeafPrinter:
             value, absent = f"ps_careful ? {value} + 0.0f : {value}", "ps_careful ? -0.0f : 0.0f"
         chosen = f"{' && '.join(tests)} ? ({value}) : ({absent})" if tests else value
         eights, row = self.layout.eights(self.made.classes[red]), rows.variable
-        place = f"[r_{row} >> 1][j_{red} >> 1][(r_{row} & 1) + 2 * (j_{red} & 1)]"
+        to = f"a_{product.result.buffer}"
+        to += f"[r_{row} >> 1][j_{red} >> 1][(r_{row} & 1) + 2 * (j_{red} & 1)]"
+        if self.layout.across > 1:
+            at = f"{variable(row)}, {self._column(red)}"
+            to = f"*(uint32_t*)ps_at_{product.result.buffer}({at})"
         inner = [
             "#pragma unroll",
             f"for (int j_{red} = 0; j_{red} < {eights}; ++j_{red}) {{",
             "  float ps_pair[2];",
             "  #pragma unroll",
             f"  for (int c_{red} = 0; c_{red} < 2; ++c_{red}) {{",
-            f"    const int {variable(red)} = 8 * j_{red} + 2 * ps_quad + c_{red};",
+            f"    const int {variable(red)} = {self._column(red)} + c_{red};",
             f"    ps_pair[c_{red}] = {chosen};",
             "  }",
-            f"  a_{product.result.buffer}{place} = ps_pack(ps_pair[0], ps_pair[1]);",
+            f"  {to} = ps_pack(ps_pair[0], ps_pair[1]);",
             "}",
         ]
         return [*row_open, *block_lines([*row_def, *inner]), *row_close]

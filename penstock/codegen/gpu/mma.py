@@ -13,12 +13,19 @@ from itertools import accumulate
 from typing import ClassVar
 
 from penstock.codegen.gpu.careful import needs_care, shown_at_end, strange_line, terms_lines
-from penstock.codegen.gpu.fragment import Layout, layout_of, padded
+from penstock.codegen.gpu.fragment import Layout, layout_of
 from penstock.codegen.gpu.leaf import LeafPrinter, block_lines
 from penstock.codegen.gpu.order import Parts, Sum, parts_of
 from penstock.codegen.gpu.spell import Speller, flat, variable
 from penstock.codegen.gpu.tile import Product, Step, TileKernel
-from penstock.codegen.gpu.tiles import Source, Staged, line_test, source_of, staged_of
+from penstock.codegen.gpu.tiles import (
+    Source,
+    Staged,
+    in_rings,
+    line_test,
+    source_of,
+    staged_of,
+)
 from penstock.codegen.loops.nodes import Alloc, Buffer, Const, walk_statements
 from penstock.codegen.loops.walk import touched
 from penstock.codegen.tvm.kernels import extent_of
@@ -66,19 +73,25 @@ class MmaKernel:
 
     zeroed: ClassVar[bool] = True
     """Whether lines that no row needs are brought as zeros."""
+    together: ClassVar[int] = 1
+    """Warps that work on one instruction."""
 
     def __post_init__(self) -> None:
-        self.layout: Layout = layout_of(self.made, self.warp_rows, 1)
+        self.layout: Layout = layout_of(self.made, self.warp_rows, self.together)
         self.parts: Parts = parts_of(self.made, self.layout)
         given = {each.name: each for each in self.parameters}
         self.given = given
         self.printer = LeafPrinter(self.made, self.layout, given)
         self.staged = staged_of(self.made, self.layout, self.parts.scores)
         products = (*self.parts.scores, *(each.product for each in self.parts.sums))
-        self.sources = {
-            each.result.buffer: source_of(each, self.layout, self.made, given[each.right.buffer])
-            for each in products
-        }
+        self.sources = in_rings(
+            {
+                each.result.buffer: source_of(
+                    each, self.layout, self.made, given[each.right.buffer]
+                )
+                for each in products
+            }
+        )
         for each in products:
             source, score = self.sources[each.result.buffer], each in self.parts.scores
             buffer, loop = given[source.tensor], self.made.loop.variable
@@ -92,7 +105,7 @@ class MmaKernel:
     @property
     def threads(self) -> int:
         """Threads of a block."""
-        return self.layout.warps * 32
+        return self.layout.warps * self.layout.across * 32
 
     @property
     def shared_bytes(self) -> int:
@@ -101,21 +114,42 @@ class MmaKernel:
 
     def _places(self) -> tuple[dict[str, int], int]:
         """Return where each tile starts, in bytes, and where the last ends."""
-        sizes = {f"left_{name}": self._left_bytes(each) for name, each in self.staged.items()}
+        sizes = {f"left_{name}": self._left_bytes(each) for name, each in self._lefts().items()}
         sizes |= {
-            f"right_{name}": self.stages * self._bytes(each) for name, each in self.sources.items()
+            f"right_{name}": self.stages * self._bytes(each)
+            for name, each in self.sources.items()
+            if each.brought
         }
+        sizes["exchange"] = 0 if self.layout.across == 1 else 8 * self.layout.across * self.rows
         starts = accumulate(sizes.values(), initial=0)
         places = dict(zip((*sizes, "end"), starts, strict=True))
         return places, places["end"]
 
-    def _left_bytes(self, staged: Staged) -> int:
-        covered = self.layout.warps * self.layout.blocks * 16
-        return covered * (staged.width + _PAD) * 2
+    @property
+    def rows(self) -> int:
+        """Rows of the block's tile, padding included."""
+        return self.layout.warps * self.layout.blocks * 16
+
+    def _lefts(self) -> dict[str, int]:
+        """Return the widths of left sides in shared memory, by the results of their products.
+
+        Those of sums are there where warps have cut the columns: each has a part of the depth, and
+        needs all of it.
+        """
+        found = {name: each.width for name, each in self.staged.items()}
+        if self.layout.across > 1:
+            found |= {each.product.result.buffer: self._depth(each) for each in self.parts.sums}
+        return found
+
+    def _depth(self, added: Sum) -> int:
+        return self.layout.covered(self.made.classes[added.product.reds.variable])
+
+    def _left_bytes(self, width: int) -> int:
+        return self.rows * (width + _PAD) * 2
 
     def _bytes(self, source: Source) -> int:
         """Return the bytes of a tile of a right side."""
-        return source.lines * (source.width + _PAD) * 2
+        return source.lines * (source.pitch + _PAD) * 2
 
     def maps(self) -> tuple[TensorMap, ...]:
         """Return the TMA descriptors that the kernel takes: none."""
@@ -151,43 +185,80 @@ class MmaKernel:
             "extern __shared__ __align__(1024) uint8_t ps_shared_memory[];",
             "const int ps_tid = threadIdx.x, ps_lane = ps_tid % 32, ps_warp = ps_tid / 32;",
             "const int ps_quad = ps_lane % 4;",
-            f"const int ps_row = ps_warp * {16 * self.layout.blocks} + ps_lane / 4;",
+        ]
+        band = "ps_warp"
+        if self.layout.across > 1:
+            band = f"ps_warp % {self.layout.warps}"
+            lines.append(f"const int ps_side = ps_warp / {self.layout.warps};")
+        lines += [
+            f"const int ps_band = {band};",
+            f"const int ps_row = ps_band * {16 * self.layout.blocks} + ps_lane / 4;",
         ]
         return lines + grid_lines(self.made)
 
     def _tiles(self) -> list[str]:
         places, _ = self._places()
         lines = []
-        for name, staged in self.staged.items():
+        for name, width in self._lefts().items():
             start = places[f"left_{name}"]
             lines += [
                 f"ps_element* const left_{name} = (ps_element*)(ps_shared_memory + {start});",
                 f"auto ps_at_{name} = [&](int row, int red) {{",
-                *block_lines(self._left_at(name, staged)),
+                *block_lines(self._left_at(name, width)),
                 "};",
             ]
         for name, source in self.sources.items():
-            lines.append(
-                f"uint8_t* const right_{name} = ps_shared_memory + {places[f'right_{name}']};"
-                f"  // {self.stages} of {source.lines} x {source.width}"
-            )
+            if source.brought:
+                lines.append(
+                    f"uint8_t* const right_{name} = ps_shared_memory + {places[f'right_{name}']};"
+                    f"  // {self.stages} of {source.lines} x {source.width}"
+                )
+        if self.layout.across > 1:
+            lines += self._exchange(places["exchange"])
         return lines
 
-    def _left_at(self, name: str, staged: Staged) -> list[str]:
-        return [f"return left_{name} + row * {staged.width + _PAD} + red;"]
+    def _exchange(self, start: int) -> list[str]:
+        """Return the fold of a value that each warp with a row has; two places in turn."""
+        across, rows = self.layout.across, self.rows
+        return [
+            f"float* const ps_exchange = (float*)(ps_shared_memory + {start});",
+            "int ps_turn = 0;",
+            "auto ps_across = [&](float x, int row, auto fold) {",
+            f"  float* const all = ps_exchange + (ps_turn ^= 1) * {across * rows} + row;",
+            f"  if (ps_quad == 0) all[ps_side * {rows}] = x;",
+            f"  {self._meet()}",
+            "  x = all[0];",
+            f"  for (int s = 1; s < {across}; ++s) x = fold(x, all[s * {rows}]);",
+            "  return x;",
+            "};",
+        ]
+
+    def _meet(self) -> str:
+        """Return the barrier of all threads that compute."""
+        return "__syncthreads();"
+
+    def _packed(self) -> list[str]:
+        """Return the lines that pack the left sides of sums."""
+        lines: list[str] = []
+        for each in self.parts.sums:
+            lines += self.printer.packed(each.product, careful=self.careful)
+        return [*lines, self._meet()] if self.layout.across > 1 else lines
+
+    def _left_at(self, name: str, width: int) -> list[str]:
+        return [f"return left_{name} + row * {width + _PAD} + red;"]
 
     def _right_at(self, source: Source, stage: str) -> str:
         """Return the start of a stage of a right side."""
-        name = source.product.result.buffer
-        return f"(ps_element*)(right_{name} + {stage} * {self._bytes(source)})"
+        return f"(ps_element*)(right_{source.ring} + {stage} * {self._bytes(source)})"
 
     def _term(self, source: Source, stage: str) -> str:
         """Return the element of a right side at depth ``ps_red``, column ``ps_col``."""
         line, run = ("ps_col", "ps_red") if source.deep else ("ps_red", "ps_col")
-        return f"({self._right_at(source, stage)})[{line} * {source.width + _PAD} + {run}]"
+        return f"({self._right_at(source, stage)})[{line} * {source.pitch + _PAD} + {run}]"
 
     def _terms(self, added: Sum, stage: str) -> list[str]:
-        return terms_lines(added, self._term(self.sources[added.product.result.buffer], stage))
+        term = self._term(self.sources[added.product.result.buffer], stage)
+        return terms_lines(added, term, self.layout, self._depth(added))
 
     def _strange(self, *, at_end: bool) -> list[str]:
         """Return the lines that look for sums that are no finite number."""
@@ -196,8 +267,8 @@ class MmaKernel:
 
     def _fragments(self) -> list[str]:
         lines = fragment_lines(self.made, self.layout)
-        for each in self.parts.sums:
-            depth = padded(self.layout.columns[self.made.classes[each.product.reds.variable]]) // 16
+        for each in self.parts.sums if self.layout.across == 1 else ():
+            depth = self._depth(each) // 16
             lines.append(
                 f"uint32_t a_{each.product.result.buffer}[{self.layout.blocks}][{depth}][4];"
             )
@@ -229,27 +300,32 @@ class MmaKernel:
         return lines
 
     def _left_lines(self, name: str, to: str, steps: int) -> list[str]:
-        row = f"ps_warp * {16 * self.layout.blocks} + 16 * b + ps_lane % 16"
         return [
             "#pragma unroll",
             f"for (int b = 0; b < {self.layout.blocks}; ++b)",
             "#pragma unroll",
             f"for (int k = 0; k < {steps}; ++k)",
-            f"  ps_ldmatrix({to}, ps_at_{name}({row}, 16 * k + ps_lane / 16 * 8));",
+            f"  {self._left(name, to)}",
         ]
+
+    def _left(self, name: str, to: str) -> str:
+        """Return the line that reads step k of block b of a left side in shared memory."""
+        row = f"ps_band * {16 * self.layout.blocks} + 16 * b + ps_lane % 16"
+        return f"ps_ldmatrix({to}, ps_at_{name}({row}, 16 * k + ps_lane / 16 * 8));"
 
     # -- loading -------------------------------------------------------------------------------
 
     def _loads(self) -> list[str]:
         loop = variable(self.made.loop.variable)
         lines = [f"auto ps_load = [&](int {loop}, int ps_stage) {{"]
-        for name, source in self.sources.items():
-            lines += block_lines(self._load(name, source))
+        for source in self.sources.values():
+            if source.brought:
+                lines += block_lines(self._load(source))
         return [*lines, "};"]
 
-    def _load(self, name: str, source: Source) -> list[str]:
+    def _load(self, source: Source) -> list[str]:
         buffer = self.given[source.tensor]
-        line, pitch = variable(source.line.variable), source.width + _PAD
+        line, pitch = variable(source.line.variable), source.pitch + _PAD
         indices = [self.speller.index(each) for each in source.product.right.indices[:-1]]
         test = line_test(source, self.speller, buffer)
         extent = source.run.extent
@@ -289,8 +365,8 @@ class MmaKernel:
             lines += self._score(each)
         for step in (*self.parts.early, *self.parts.late):
             lines += self.printer.between(step, self.parts.scores)
+        lines += self._packed()
         for added in self.parts.sums:
-            lines += self.printer.packed(added.product, careful=self.careful)
             sums = self._sum(added)
             if self.careful:
                 terms = self._terms(added, "ps_stage")
@@ -311,49 +387,49 @@ class MmaKernel:
     def _score(self, product: Product) -> list[str]:
         name = product.result.buffer
         staged, source = self.staged[name], self.sources[name]
-        steps, blocks = staged.width // 16, self.layout.blocks
-        left = f"q_{name}[b][k]"
-        lines = [f"// {name}: {source.lines if source.deep else source.width} columns"]
+        steps = staged.width // 16
+        lines = [f"// {name}: {source.columns} columns"]
         lines += zero_lines(f"x_{name}", self.layout.count(name))
+        return lines + self._steps(source, "" if self._kept(staged) else name, f"x_{name}", steps)
+
+    def _sum(self, each: Sum) -> list[str]:
+        name = each.product.result.buffer
+        source = self.sources[name]
+        steps = self._depth(each) // 16
+        lines = [f"// {each.target} += {name}"]
+        if each.fresh:
+            lines += zero_lines(f"x_{each.target}", self.layout.count(each.target))
+        shared = name if self.layout.across > 1 else ""
+        return lines + self._steps(source, shared, f"x_{each.target}", steps)
+
+    def _steps(self, source: Source, shared: str, to: str, steps: int) -> list[str]:
+        """Return a product; ``shared`` is its left side in shared memory, "" if in registers."""
+        name, blocks = source.product.result.buffer, self.layout.blocks
+        left = "ps_a[b]" if shared else f"{'q' if name in self.staged else 'a'}_{name}[b][k]"
         inner: list[str] = []
-        if not self._kept(staged):
-            left = "ps_a[b]"
-            row = f"ps_warp * {16 * blocks} + 16 * b + ps_lane % 16"
+        if shared:
             inner += [
                 f"uint32_t ps_a[{blocks}][4];",
                 "#pragma unroll",
                 f"for (int b = 0; b < {blocks}; ++b)",
-                f"  ps_ldmatrix(ps_a[b], ps_at_{name}({row}, 16 * k + ps_lane / 16 * 8));",
+                f"  {self._left(shared, 'ps_a[b]')}",
             ]
-        inner += self._right(source, left, f"x_{name}")
-        return [
-            *lines,
-            "#pragma unroll",
-            f"for (int k = 0; k < {steps}; ++k) {{",
-            *block_lines(inner),
-            "}",
-        ]
-
-    def _sum(self, each: Sum) -> list[str]:
-        product, name = each.product, each.product.result.buffer
-        source = self.sources[name]
-        steps = padded(self.layout.columns[self.made.classes[product.reds.variable]]) // 16
-        lines = zero_lines(f"x_{each.target}", self.layout.count(each.target)) if each.fresh else []
-        inner = self._right(source, f"a_{name}[b][k]", f"x_{each.target}")
+        inner += self._right(source, left, to)
         head = ["#pragma unroll", f"for (int k = 0; k < {steps}; ++k) {{"]
-        return [f"// {each.target} += {name}", *lines, *head, *block_lines(inner), "}"]
+        return [*head, *block_lines(inner), "}"]
 
     def _right(self, source: Source, left: str, to: str) -> list[str]:
         """Return the products of step k with 16 columns at a time."""
-        pitch = source.width + _PAD
-        columns = source.lines if source.deep else source.width
+        pitch = source.pitch + _PAD
+        columns = source.columns // self.layout.across
+        side = f"{columns} * ps_side + " if self.layout.across > 1 else ""
         start = self._right_at(source, "ps_stage")
         if source.deep:
-            row = "16 * n + ps_lane % 8 + ps_lane / 16 * 8"
+            row = f"{side}16 * n + ps_lane % 8 + ps_lane / 16 * 8"
             at = f"({row}) * {pitch} + 16 * k + ps_lane / 8 % 2 * 8"
             call = "ps_ldmatrix"
         else:
-            at = f"(16 * k + ps_lane % 16) * {pitch} + 16 * n + ps_lane / 16 * 8"
+            at = f"(16 * k + ps_lane % 16) * {pitch} + {side}16 * n + ps_lane / 16 * 8"
             call = "ps_ldmatrix_t"
         place = f"4 * ({columns // 8} * b + 2 * n" if self.layout.blocks > 1 else "4 * (2 * n"
         return [

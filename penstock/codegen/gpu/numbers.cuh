@@ -64,6 +64,12 @@ PS_DEVICE float ps_quad_min(float x) {
   x = fminf(x, ps_shuffle_xor(x, 1));
   return fminf(x, ps_shuffle_xor(x, 2));
 }
+// The same folds between warps that have parts of a row.
+struct PsFold_sum { PS_DEVICE_IN float operator()(float a, float b) const { return a + b; } };
+struct PsFold_prod { PS_DEVICE_IN float operator()(float a, float b) const { return a * b; } };
+struct PsFold_max { PS_DEVICE_IN float operator()(float a, float b) const { return fmaxf(a, b); } };
+struct PsFold_min { PS_DEVICE_IN float operator()(float a, float b) const { return fminf(a, b); } };
+typedef PsFold_max PsFold_any;
 template <int N> PS_DEVICE void ps_clear(float (&x)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) x[i] = 0.0f;
@@ -96,6 +102,28 @@ PS_DEVICE void ps_add_terms(float (&x)[N], const uint32_t (&a)[B][K][4], int lan
       for (int n = 0; n < N / (2 * B); ++n)
         sums[r / 2 * (N / B) + n / 2 * 4 + r % 2 * 2 + n % 2] +=
             weight * right(m, n / 2 * 8 + lane % 4 * 2 + n % 2);
+    }
+#pragma unroll
+  for (int i = 0; i < N; ++i) x[i] = sums[i];
+}
+// The same for weights in shared memory: B blocks of 16 rows, columns from `first` on.
+template <int B, int N, typename Left, typename Right>
+PS_DEVICE void ps_add_shared_terms(float (&x)[N], int depth, int row, int first, int quad, Left left,
+                                   Right right) {
+  float sums[N];
+#pragma unroll
+  for (int i = 0; i < N; ++i) sums[i] = x[i];
+#pragma unroll 1
+  for (int m = 0; m < depth; ++m)
+#pragma unroll 1
+    for (int r = 0; r < 2 * B; ++r) {
+      const ps_element word = *left(row + r / 2 * 16 + r % 2 * 8, m);
+      if (*(const uint16_t*)&word == 0x8000) continue;
+      const float weight = ps_float(word);
+#pragma unroll 1
+      for (int n = 0; n < N / (2 * B); ++n)
+        sums[r / 2 * (N / B) + n / 2 * 4 + r % 2 * 2 + n % 2] +=
+            weight * right(m, first + n / 2 * 8 + quad * 2 + n % 2);
     }
 #pragma unroll
   for (int i = 0; i < N; ++i) x[i] = sums[i];

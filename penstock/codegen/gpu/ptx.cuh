@@ -10,6 +10,7 @@ typedef __nv_bfloat16 ps_element;
 typedef __half ps_element;
 #endif
 #define PS_DEVICE static __device__ __forceinline__
+#define PS_DEVICE_IN __device__ __forceinline__
 
 PS_DEVICE float ps_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 PS_DEVICE float ps_float(__half x) { return __half2float(x); }

@@ -9,7 +9,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.codegen.gpu.fragment import Layout, padded
 from penstock.codegen.gpu.leaf import LeafPrinter, block_lines
@@ -32,7 +32,7 @@ from penstock.codegen.loops.rewrite import substituted
 from penstock.codegen.loops.walk import loads
 from penstock.codegen.tvm.ranges import names, stride
 
-__all__ = ["Source", "Staged", "source_of", "staged_of"]
+__all__ = ["Source", "Staged", "in_rings", "source_of", "staged_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,9 @@ class Source:
         lines, width: extents of the two, padded to multiples of 16.
         deep: whether the depth of the product lies along a line.
         whole: whether every line starts at a multiple of 16 bytes.
+        ring: the tiles that it is in, called by the result of the product that they are brought
+            for: products that read the same lines share them.
+        pitch: elements of a line of those, at least ``width``.
     """
 
     product: Product
@@ -54,6 +57,18 @@ class Source:
     width: int
     deep: bool
     whole: bool
+    ring: str = ""
+    pitch: int = 0
+
+    @property
+    def brought(self) -> bool:
+        """Whether its tiles are brought for it."""
+        return self.ring == self.product.result.buffer
+
+    @property
+    def columns(self) -> int:
+        """Columns of the product."""
+        return self.lines if self.deep else self.width
 
     @property
     def tensor(self) -> str:
@@ -109,17 +124,40 @@ def source_of(product: Product, layout: Layout, made: TileKernel, buffer: Buffer
     for run, line in pairs:
         inner = any(run.variable in names(each) for each in product.right.indices[:-1])
         if last == Name(run.variable) and not inner:
-            width = _extent(run)
+            width, unit = _extent(run), 16 * layout.across
             return Source(
                 product,
                 line,
                 run,
-                padded(_extent(line)),
-                padded(width),
+                padded(_extent(line), unit),
+                padded(width, unit),
                 run is product.reds,
                 width % 8 == 0 and buffer.shape[-1] % 8 == 0,
             )
     raise Unfit(f"neither rank of {product.right.buffer} in its product is the last of the tensor")
+
+
+def in_rings(sources: Mapping[str, Source]) -> dict[str, Source]:
+    """Return right sides that share tiles: lines that one product reads to their end are all there.
+
+    A latent vector is key and value: its first elements are what the second product reads.
+    """
+    found: dict[str, Source] = {}
+    for name, source in sources.items():
+        same = [other for other in sources.values() if _same_lines(source, other)]
+        widest = max(same, key=lambda each: each.width)
+        found[name] = replace(source, ring=widest.product.result.buffer, pitch=widest.width)
+    return found
+
+
+def _same_lines(one: Source, other: Source) -> bool:
+    def told(source: Source) -> object:
+        line = {source.line.variable: Name("ps_line")}
+        indices = tuple(substituted(each, line) for each in source.product.right.indices[:-1])
+        tests = frozenset(substituted(each, line) for each in source.tests())
+        return source.tensor, source.lines, source.whole, indices, tests
+
+    return told(one) == told(other)
 
 
 def _extent(loop: For) -> int:

@@ -12,13 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from penstock.codegen.gpu.fragment import layout_of, padded
 from penstock.codegen.gpu.leaf import block_lines
 from penstock.codegen.gpu.mma import (
     FLAGS,
     MmaKernel,
     TensorMap,
-    fragment_lines,
     next_lines,
     written,
 )
@@ -46,17 +44,18 @@ class WgmmaKernel(MmaKernel):
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     zeroed: ClassVar[bool] = False
+    together: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.layout = layout_of(self.made, 16, 4)
-        self.groups = self.layout.warps // 4
-        self.printer.layout = self.layout
+        self.groups = self.layout.warps * self.layout.across // 4
         for name, source in self.sources.items():
             self._check_source(source)
-            columns = source.lines if source.deep else source.width
+            columns = self._columns(source)
             if columns > 256:
                 raise Unfit(f"{name} has {columns} columns in a tile, wgmma at most 256")
+            if self.layout.across > 1 and not source.deep and columns % _CHUNK:
+                raise Unfit(f"{name} has {columns} columns in a part, no multiple of {_CHUNK}")
         self.behind = not self.parts.post and all(self._later(each) for each in self.parts.sums)
 
     def _later(self, each: Sum) -> bool:
@@ -89,24 +88,32 @@ class WgmmaKernel(MmaKernel):
         """Threads of a block: one warpgroup brings tiles, the others compute."""
         return (self.groups + 1) * 128
 
+    def _columns(self, source: Source) -> int:
+        """Return the columns of one instruction."""
+        return source.columns // self.layout.across
+
     def _chunks(self, width: int) -> int:
         return -(-width // _CHUNK)
 
     @property
     def shared_bytes(self) -> int:
         """Bytes of shared memory: tiles, then a pair of barriers for each stage of each ring."""
-        return self._places()[1] + 2 * len(self.sources) * self.stages * 8
+        return self._places()[1] + 2 * len(self._rings()) * self.stages * 8
 
-    def _left_bytes(self, staged: Staged) -> int:
-        return self.groups * 64 * self._chunks(staged.width) * 128
+    def _rings(self) -> dict[str, Source]:
+        """Return the right sides for which tiles are brought."""
+        return {name: each for name, each in self.sources.items() if each.brought}
+
+    def _left_bytes(self, width: int) -> int:
+        return self.rows * self._chunks(width) * 128
 
     def _bytes(self, source: Source) -> int:
-        return source.lines * self._chunks(source.width) * 128
+        return source.lines * self._chunks(source.pitch) * 128
 
     def maps(self) -> tuple[TensorMap, ...]:
         """Return the TMA descriptors, in the order of arguments (after the buffers)."""
         found = []
-        for name, source in self.sources.items():
+        for name, source in self._rings().items():
             box = [
                 source.lines if source.line.variable in names(index) else 1
                 for index in source.product.right.indices[:-1]
@@ -136,28 +143,38 @@ class WgmmaKernel(MmaKernel):
         helpers = [line for each in sorted(self.shapes) for line in wgmma_lines(*_parsed(each))]
         return [*helpers, head, *block_lines(body), "}"]
 
-    def _left_at(self, name: str, staged: Staged) -> list[str]:
+    def _left_at(self, name: str, width: int) -> list[str]:
+        at = f"red / 64 * {self.rows * 64} + row * 64 + ps_eight * 8 + red % 8"
         return [
             "const int ps_eight = red / 8 % 8 ^ row % 8;  // 128-byte swizzle",
-            f"return left_{name} + red / 64 * {self.groups * 4096} + row * 64 + ps_eight * 8;",
+            f"return left_{name} + {at};",
         ]
+
+    def _meet(self) -> str:
+        return f"ps_meet(1, {self.groups * 128});"
+
+    def _packed(self) -> list[str]:
+        packed = super()._packed()
+        if self.layout.across == 1:
+            return packed
+        return [self._meet(), *packed[:-1], "ps_stores_visible();", self._meet()]
 
     def _term(self, source: Source, stage: str) -> str:
         line, run = ("ps_col", "ps_red") if source.deep else ("ps_red", "ps_col")
-        start = f"right_{source.product.result.buffer} + {stage} * {self._bytes(source)}"
+        start = f"right_{source.ring} + {stage} * {self._bytes(source)}"
         return f"ps_swizzled({start}, {source.lines}, {line}, {run})"
 
     def _barriers(self) -> list[str]:
         _, end = self._places()
         lines = [f"uint64_t* const ps_barriers = (uint64_t*)(ps_shared_memory + {end});"]
-        for number, name in enumerate(self.sources):
+        for number, name in enumerate(self._rings()):
             at = 2 * number * self.stages
             lines += [
                 f"uint64_t* const full_{name} = ps_barriers + {at};",
                 f"uint64_t* const empty_{name} = ps_barriers + {at + self.stages};",
             ]
         lines += ["if (ps_tid == 0) {", f"  for (int ps_i = 0; ps_i < {self.stages}; ++ps_i) {{"]
-        for name in self.sources:
+        for name in self._rings():
             lines += [
                 f"    ps_barrier_init(full_{name} + ps_i, 1);",
                 f"    ps_barrier_init(empty_{name} + ps_i, {4 * self.groups});",
@@ -175,7 +192,7 @@ class WgmmaKernel(MmaKernel):
         inner = [
             f"const int ps_stage = ps_n % {self.stages}, ps_parity = ps_n / {self.stages} % 2;"
         ]
-        for name, source in self.sources.items():
+        for name, source in self._rings().items():
             zero = {source.line.variable: Const(0, True)}
             at = [
                 self.speller.index(substituted(each, zero))
@@ -209,25 +226,21 @@ class WgmmaKernel(MmaKernel):
     def _consumer(self) -> list[str]:
         registers = self._registers()
         lines = [f"ps_more_registers<{registers[1]}>();"] if registers else []
-        lines += ["const int ps_group = ps_warp / 4;", *self._fragments()]
+        lines += ["const int ps_group = ps_band / 4;", *self._fragments()]
         lines += [*self._staging(), *self._lambdas(), *self._initial(), *self._loop()]
         if self.careful:
             again = [*self._initial(), *self._careful_loop()]
             lines += ["if (ps_block_any(ps_strange)) {", *block_lines(again), "}"]
         return [*lines, *self._after()]
 
-    def _fragments(self) -> list[str]:
-        lines = fragment_lines(self.made, self.layout)
-        for each in self.parts.sums:
-            depth = padded(self.layout.columns[self.made.classes[each.product.reds.variable]]) // 16
-            lines.append(f"uint32_t a_{each.product.result.buffer}[1][{depth}][4];")
-        return [*lines, "bool ps_strange = false;"] if self.careful else lines
+    def _kept(self, staged: Staged) -> bool:
+        return False
 
     def _staging(self) -> list[str]:
         lines: list[str] = []
         for tile in self.staged.values():
             lines += tile.lines(self.printer, self.given, self.groups * 128)
-        return [*lines, "ps_stores_visible();", f"ps_meet(1, {self.groups * 128});"]
+        return [*lines, "ps_stores_visible();", self._meet()]
 
     def _lambdas(self) -> list[str]:
         """Return the code between the products, once for whole tiles and once for others."""
@@ -239,8 +252,7 @@ class WgmmaKernel(MmaKernel):
             for step in steps:
                 body += self.printer.between(step, self.parts.scores)
             if name == "late":
-                for each in self.parts.sums:
-                    body += self.printer.packed(each.product, careful=self.careful)
+                body += self._packed()
             head = f"auto ps_{name} = [&](int {loop}, auto ps_tag) {{"
             lines += [head, *block_lines([FLAGS, *body]), "};"]
         full = " && ".join(self.printer.full) or "true"
@@ -259,62 +271,67 @@ class WgmmaKernel(MmaKernel):
             name = product.result.buffer
             source, staged = self.sources[name], self.staged[name]
             stage = f"({number}) % {self.stages}"
-            lines.append(f"ps_wait(full_{name} + {stage}, ({number}) / {self.stages} % 2);")
-            rows, columns = self.groups * 64, source.lines if source.deep else source.width
-            call = self._function("ss", columns, source)
+            lines.append(f"ps_wait(full_{source.ring} + {stage}, ({number}) / {self.stages} % 2);")
+            call, right = self._function("ss", source), self._described(source, stage)
             lines += [
                 "ps_wgmma_fence();",
                 "#pragma unroll",
                 f"for (int k = 0; k < {staged.width // 16}; ++k)",
-            ]
-            at = f"k / 4 * {rows * 64} + ps_group * 4096 + k % 4 * 16"
-            left = f"ps_descriptor(left_{name} + {at}, 0, 1024)"
-            lines.append(
-                f"  {call}(x_{name}, {left}, {self._described(name, source, stage)}, k > 0);"
-            )
-            lines.append("ps_wgmma_commit();")
-        return lines
-
-    def _sums(self, number: str) -> list[str]:
-        lines = []
-        for each in self.parts.sums:
-            product, name = each.product, each.product.result.buffer
-            source = self.sources[name]
-            stage = f"({number}) % {self.stages}"
-            steps = padded(self.layout.columns[self.made.classes[product.reds.variable]]) // 16
-            columns = source.lines if source.deep else source.width
-            call = self._function("rs", columns, source)
-            kept = "k > 0" if each.fresh else "true"
-            right = self._described(name, source, stage)
-            lines += [
-                f"ps_wait(full_{name} + {stage}, ({number}) / {self.stages} % 2);",
-                "ps_wgmma_fence();",
-                "#pragma unroll",
-                f"for (int k = 0; k < {steps}; ++k)",
-                f"  {call}(x_{each.target}, a_{name}[0][k], {right}, {kept});",
+                f"  {call}(x_{name}, {self._left_described(name)}, {right}, k > 0);",
                 "ps_wgmma_commit();",
             ]
         return lines
 
-    def _described(self, name: str, source: Source, stage: str) -> str:
-        start = f"right_{name} + {stage} * {self._bytes(source)}"
+    def _left_described(self, name: str) -> str:
+        at = f"k / 4 * {self.rows * 64} + ps_group * 4096 + k % 4 * 16"
+        return f"ps_descriptor(left_{name} + {at}, 0, 1024)"
+
+    def _sums(self, number: str) -> list[str]:
+        lines = []
+        for each in self.parts.sums:
+            name = each.product.result.buffer
+            source = self.sources[name]
+            stage = f"({number}) % {self.stages}"
+            cut = self.layout.across > 1
+            call = self._function("ss" if cut else "rs", source)
+            left = self._left_described(name) if cut else f"a_{name}[0][k]"
+            kept = "k > 0" if each.fresh else "true"
+            right = self._described(source, stage)
+            lines += [
+                f"ps_wait(full_{source.ring} + {stage}, ({number}) / {self.stages} % 2);",
+                "ps_wgmma_fence();",
+                "#pragma unroll",
+                f"for (int k = 0; k < {self._depth(each) // 16}; ++k)",
+                f"  {call}(x_{each.target}, {left}, {right}, {kept});",
+                "ps_wgmma_commit();",
+            ]
+        return lines
+
+    def _described(self, source: Source, stage: str) -> str:
+        start = f"right_{source.ring} + {stage} * {self._bytes(source)}"
+        columns = self._columns(source)
+        if self.layout.across > 1:
+            part = columns * 128 if source.deep else columns // _CHUNK * source.lines * 128
+            start += f" + ps_side * {part}"
         if source.deep:
             return f"ps_descriptor({start} + k / 4 * {source.lines * 128} + k % 4 * 32, 0, 1024)"
         return f"ps_descriptor({start} + k * 2048, {source.lines * 128}, 1024)"
 
-    def _function(self, kind: str, columns: int, source: Source) -> str:
+    def _function(self, kind: str, source: Source) -> str:
+        columns = self._columns(source)
         name = f"ps_wgmma_{kind}_n{columns}_t{int(not source.deep)}"
         self.shapes[name] = (columns, int(not source.deep))
         return name
 
     def _release(self, products: list[str], number: str, after: str = "") -> list[str]:
+        """Return the lines that give back the tiles which no later product reads."""
         stage = f"({number}) % {self.stages}"
-        if after:
-            return [
-                f"if (ps_lane == 0) ps_arrive_after(empty_{name} + {stage}, {after});"
-                for name in products
-            ]
-        return [f"if (ps_lane == 0) ps_arrive(empty_{name} + {stage});" for name in products]
+        last = {each.ring: name for name, each in self.sources.items()}
+        rings = [self.sources[name].ring for name in products if name in last.values()]
+        call = f"ps_arrive_after(empty_{{}} + {stage}, {after});"
+        if not after:
+            call = f"ps_arrive(empty_{{}} + {stage});"
+        return [f"if (ps_lane == 0) {call.format(ring)}" for ring in rings]
 
     def _last_row(self) -> str:
         """Return an element of the last row values that `early` makes: it comes after all of it."""
@@ -377,7 +394,8 @@ class WgmmaKernel(MmaKernel):
         scores = [each.result.buffer for each in self.parts.scores]
         sums = [each.product.result.buffer for each in self.parts.sums]
         ready = [
-            f"ps_wait(full_{name} + ps_n % {self.stages}, ps_n / {self.stages} % 2);"
+            f"ps_wait(full_{self.sources[name].ring} + ps_n % {self.stages}, "
+            f"ps_n / {self.stages} % 2);"
             for name in sums
         ]
         terms = [

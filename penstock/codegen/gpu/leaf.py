@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from penstock.codegen.gpu.fragment import Layout, named
+from penstock.codegen.gpu.met import Met
 from penstock.codegen.gpu.spell import Speller, flat, variable
 from penstock.codegen.gpu.tile import Product, Step, TileKernel
 from penstock.codegen.gpu.unfit import Unfit
@@ -71,6 +72,7 @@ class LeafPrinter:
         self.buffers = {**self.made.local, **self.parameters}
         self.speller = Speller(self.buffers, frozenset(self.parameters), self._element, {})
         self.once = frozenset(_written_once(self.made))
+        self.met = Met(self.layout, self.made.classes)
 
     # -- elements ------------------------------------------------------------------------------
 
@@ -94,10 +96,13 @@ class LeafPrinter:
 
     def _place(self, load: Load) -> str:
         shape = self.layout.shapes[load.buffer]
-        row, col = named(load, shape.row_at), named(load, shape.col_at)
+        return self._at(named(load, shape.row_at), named(load, shape.col_at))
+
+    def _at(self, row: str, col: str) -> str:
+        """Return the place in its fragment of the element that two loops are at."""
         if self.layout.blocks == 1:
             return f"4 * j_{col} + 2 * r_{row} + c_{col}"
-        eights = self.layout.eights(shape.column)
+        eights = self.layout.eights(self.made.classes[col])
         return f"4 * ({eights} * (r_{row} >> 1) + j_{col}) + 2 * (r_{row} & 1) + c_{col}"
 
     # -- loops ---------------------------------------------------------------------------------
@@ -167,10 +172,25 @@ class LeafPrinter:
             if (number := self.made.classes.get(name)) is not None
         }
         whole = holds(condition, box, frozenset())
-        if whole is None or any(True for _ in loads(whole)):
+        known = whole is not None and not any(True for _ in loads(whole))
+        kept = self.met.bit(condition, whole=known)
+        if kept is not None:
+            found, row, col = kept
+            text = f"ps_bit({found.bits}, {self._at(row, col)})"
+        if whole is None or not known:
             return text
         self.full[self.speller.condition(whole)] = None
         return f"(ps_full || {text})"
+
+    def met_lines(self) -> list[str]:
+        """Return the lines that test the conditions which are kept, for one tile."""
+        lines: list[str] = []
+        for each in self.met.kept.values():
+            number = self.made.classes[each.col]
+            side = f"{8 * self.layout.eights(number)} * ps_side + "
+            first = f"{side if self.layout.across > 1 else ''}2 * ps_quad"
+            lines += self.met.lines(each, self.speller, first)
+        return lines
 
     def _size(self, number: int) -> int:
         return self.layout.columns[number] if number else self.layout.rows

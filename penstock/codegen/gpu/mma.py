@@ -377,10 +377,12 @@ class MmaKernel:
         for step in self.parts.post:
             lines += self.printer.step(step, inside=True)
         head = f"auto ps_step = [&](int {loop}, int ps_stage, auto ps_tag) {{"
+        tests = self.printer.met_lines()
         return [
+            *self.printer.met.declarations(),
             head,
             f"  {FLAGS}",
-            *block_lines(lines),
+            *block_lines([*tests, *lines]),
             "};",
         ]
 

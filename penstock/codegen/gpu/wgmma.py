@@ -245,14 +245,16 @@ class WgmmaKernel(MmaKernel):
     def _lambdas(self) -> list[str]:
         """Return the code between the products, once for whole tiles and once for others."""
         parts = {"early": self.parts.early, "late": self.parts.late, "post": self.parts.post}
-        lines: list[str] = []
-        loop = variable(self.made.loop.variable)
+        bodies: dict[str, list[str]] = {}
         for name, steps in parts.items():
-            body: list[str] = []
-            for step in steps:
-                body += self.printer.between(step, self.parts.scores)
-            if name == "late":
-                body += self._packed()
+            bodies[name] = [
+                line for step in steps for line in self.printer.between(step, self.parts.scores)
+            ]
+        bodies["late"] += self._packed()
+        bodies["early"] = [*self.printer.met_lines(), *bodies["early"]]
+        lines = self.printer.met.declarations()
+        loop = variable(self.made.loop.variable)
+        for name, body in bodies.items():
             head = f"auto ps_{name} = [&](int {loop}, auto ps_tag) {{"
             lines += [head, *block_lines([FLAGS, *body]), "};"]
         full = " && ".join(self.printer.full) or "true"

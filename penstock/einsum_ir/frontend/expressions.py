@@ -438,7 +438,15 @@ class Cursor:
             return fix
         elif token.kind in {"name", "number"}:
             return "write ',' or an operator before it"
+        elif token.text == "::" and bracket.text == "(" and self._closes_later():
+            return "give what is reduced an Einsum of its own, and read that tensor here"
         return f"close the '{bracket.text}' with '{wanted}' before this"
+
+    def _closes_later(self) -> bool:
+        """Whether the rest of the line closes a parenthesis that is open here."""
+        line = [each for each in self.tokens[self.position :] if each.line == self.now.line]
+        texts = [each.text for each in line]
+        return texts.count(")") > texts.count("(")
 
     def _hint_operand(self) -> str:
         if self.at(":") and self.last.text in {"[", ","}:

@@ -199,11 +199,11 @@ def _compare(work: Workload, made: design.Design) -> None:
         columns.append("published")
     rows = []
     for name, metric in ours.items():
-        row = [name, metric.unit, output.number(metric.value)]
+        row = [name, metric.parts()[1], metric.parts()[0]]
         if theirs:
-            row.append(output.number(theirs[name].value) if name in theirs else "")
+            row.append(theirs[name].parts()[0] if name in theirs else "")
         if said:
-            row.append(output.number(said[name].value) if name in said else "")
+            row.append(said[name].parts()[0] if name in said else "")
         rows.append(row)
     output.table(columns, rows)
 

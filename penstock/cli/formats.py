@@ -10,6 +10,7 @@ from penstock.cli import output
 from penstock.cli.sources import machine_of, source_of
 from penstock.einsum_ir.formats import parse_format
 from penstock.errors import PenstockError
+from penstock.metrics import quantity
 
 if TYPE_CHECKING:
     from penstock.studies.precision import FormatRow
@@ -45,7 +46,7 @@ def explore_formats(options: argparse.Namespace) -> None:
         "hard inputs",
         "latency (cycles)",
         *names,
-        "DRAM (bytes)",
+        "DRAM",
         "front",
     ]
     output.table(columns, [_cells(row) for row in rows])
@@ -58,7 +59,8 @@ def explore_formats(options: argparse.Namespace) -> None:
 
 
 def _cells(row: FormatRow) -> list[str]:
-    numbers = (row.latency_cycles, *row.parts.values(), row.dram_bytes)
-    shown = ["-" if row.refused else output.number(value) for value in numbers]
+    numbers = (row.latency_cycles, *row.parts.values())
+    shown = [*map(output.number, numbers), quantity(row.dram_bytes, "B")]
+    shown = ["-" for _ in shown] if row.refused else shown
     errors = [f"{value:.2g}" for value in (row.error, row.hard_error)]
     return [row.format, *errors, *shown, "yes" if row.best else ""]

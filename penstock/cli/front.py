@@ -8,6 +8,7 @@ from penstock.cli import output
 from penstock.cli.sources import format_of, machine_of, source_of
 from penstock.errors import PenstockError
 from penstock.mapper.search.front import Front
+from penstock.metrics import quantity
 
 __all__ = ["explore_front"]
 
@@ -51,7 +52,7 @@ def _print_front(front: Front) -> None:
     for number, each in enumerate(front.members, 1):
         print(f"# {number}\n{each.mapping}\n")
         said = each.evaluation
-        shown = (said.latency_cycles, said.energy_pj, said.dram_bytes)
-        rows.append([str(number), *(output.number(value) for value in shown)])
-    output.table(["mapping", "latency (cycles)", "energy (pJ)", "DRAM (bytes)"], rows)
+        energy, moved = quantity(said.energy_pj * 1e-12, "J"), quantity(said.dram_bytes, "B")
+        rows.append([str(number), output.number(said.latency_cycles), energy, moved])
+    output.table(["mapping", "latency (cycles)", "energy", "DRAM"], rows)
     print(front.summary())

@@ -60,8 +60,8 @@ def _escaped(text: str) -> str:
 
 
 def print_metrics(metrics: Sequence[Metric]) -> None:
-    """Print metrics with unit and evidence."""
-    rows = [(each.name, number(each.value), each.unit, each.evidence) for each in metrics]
+    """Print metrics with unit and evidence, as people write them; JSON has SI units."""
+    rows = [(each.name, *each.parts(), each.evidence) for each in metrics]
     table(["metric", "value", "unit", "evidence"], rows)
 
 

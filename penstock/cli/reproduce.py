@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from penstock.cli import output
 from penstock.cli.output import number
 from penstock.errors import UnknownNameError
+from penstock.metrics import quantity
 from penstock.report.data import Section, Table
 from penstock.reproduce import fusemax
 from penstock.reproduce.found import Beside, beside
@@ -162,7 +163,7 @@ def _sizes(sizes: Sequence[Size]) -> Table:
         (
             f"{each.side} x {each.side}",
             number(each.area_um2 / 1e6),
-            *(number(seconds) for seconds in each.latency_s.values()),
+            *(quantity(seconds, "s") for seconds in each.latency_s.values()),
             "yes" if each.front else "no",
         )
         for each in sizes
@@ -171,7 +172,7 @@ def _sizes(sizes: Sequence[Size]) -> Table:
         "Array sizes",
         "+binding at 256K keys with a buffer of 16 MB (model); on the front if no other size has "
         "less area and less time",
-        ("array", "area mm2", *(f"{name} s" for name in sizes[0].latency_s), "front"),
+        ("array", "area mm2", *sizes[0].latency_s, "front"),
         tuple(rows),
     )
 

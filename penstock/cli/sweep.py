@@ -14,6 +14,7 @@ from penstock.cli import output
 from penstock.cli.files import write_bytes
 from penstock.cli.sources import Source, format_of, machine_named, machine_of, source_of
 from penstock.errors import FileError, PenstockError
+from penstock.metrics import quantity
 from penstock.sweep.grid import Axis, axis, shape_axis, target_axis
 from penstock.sweep.journal import Journal
 from penstock.sweep.points import Options, Plan, plan
@@ -188,7 +189,7 @@ def print_sweep(result: Sweep) -> None:
         for number in (problem.points if result.finished <= ROWS else problem.front)
     ]
     columns = [each.name for each in result.plan.axes]
-    costs = ["latency s", "energy pJ", "area mm2"]
+    costs = ["latency", "energy", "area mm2"]
     rows = [_row(result, problem, number) for problem, number in shown[:ROWS]]
     output.table(["front", *columns, *costs, "mapping"], rows, title=_title(result))
     if len(shown) > ROWS:
@@ -231,7 +232,7 @@ def _row(result: Sweep, problem: Problem, number: int) -> list[str]:
     sized = "" if area is None else output.number(area / 1e6)
     if outcome.failure:
         return [mark, *result.plan.shown(point), "nothing fits", "", sized, "none"]
-    energy = "" if outcome.energy_pj is None else output.number(outcome.energy_pj)
+    energy = "" if outcome.energy_pj is None else quantity(outcome.energy_pj * 1e-12, "J")
     found = "optimal" if outcome.optimal else "best seen"
-    latency = output.number(outcome.latency_s)
+    latency = quantity(outcome.latency_s, "s")
     return [mark, *result.plan.shown(point), latency, energy, sized, found]

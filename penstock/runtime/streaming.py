@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from penstock.codegen.lower.whole import whole_inputs
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import Format, parse_format
+from penstock.einsum_ir.interpreter.whole import whole_inputs
 from penstock.einsum_ir.rewrite.plan import Refusal
 from penstock.einsum_ir.rewrite.ranks import slow_ranks
 from penstock.einsum_ir.rewrite.reduce import reduce_passes

@@ -143,3 +143,19 @@ def test_default_format(dtypes, want):
 def test_default_format_of_constants():
     assert default_format({"X": np.zeros(1, "f2"), "W": np.array(3)}).name == "fp16"
     assert default_format({}).name == "fp32"
+
+
+@pytest.mark.parametrize("fmt", ["fp16", "bf16", "fixed<16,6>"])
+def test_lengths_that_come_as_floats_stay_whole(fmt):
+    cascade = parse("""
+cascade c(X[m], L[p]) -> (Y[p], Z[p])
+  Y[p] = X[m] :: max[m] s.t. m < L[p]
+  Z[p] = X[m] :: sum[m] s.t. m + 2000 == L[p]
+""")
+    found = [
+        interpret(bind_arrays(cascade, given), given, parse_format(fmt))
+        for kind in (float, int)
+        for given in [{"X": np.arange(99) / 8, "L": np.array([1, 37, 90, 2049], kind)}]
+    ]
+    assert found[0]["Y"].tolist() == found[1]["Y"].tolist() == [0, 4.5, 11.125, 12.25]
+    assert found[0]["Z"].tolist() == found[1]["Z"].tolist() == [0, 0, 0, 6.125]

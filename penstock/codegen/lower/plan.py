@@ -20,9 +20,9 @@ from typing import Literal
 from penstock.codegen.lower.ranges import whole
 from penstock.codegen.lower.regions import Region, contains, region_of
 from penstock.codegen.lower.tree import Env, Hold, Leaf, Part, Path, Step, Tree
-from penstock.codegen.lower.whole import whole_inputs
 from penstock.einsum_ir.affine import affine
 from penstock.einsum_ir.formats import Format, tensor_formats
+from penstock.einsum_ir.interpreter.whole import whole_inputs
 from penstock.einsum_ir.nodes import (
     Access,
     Einsum,

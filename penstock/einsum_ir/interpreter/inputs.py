@@ -209,6 +209,7 @@ def as_stored(
     fmt: Format | None = None,
     *,
     raw: bool,
+    counted: bool = False,
 ) -> Tensor:
     """Return an input as the interpreter holds it: rounded to the format, or as it is.
 
@@ -217,12 +218,15 @@ def as_stored(
         array: what the caller gave.
         arithmetic: of the format of the run.
         fmt: the input's own format.
-        raw: whether the elements are coordinates, which only a format of their own rounds.
+        raw: whether only indices and predicates read it, so that only a format of its own rounds.
+        counted: whether its elements, if they are whole, are coordinates (`whole.py`).
 
     Raises:
         DataError: NaN, and the format has none.
     """
     try:
+        if counted and fmt is None and array.dtype.kind == "f" and _is_whole(array):
+            return Tensor(array.astype(np.int64), raw=True)
         if raw:
             return Tensor(array if fmt is None else quantise(array, fmt), raw=True, format=fmt)
         return Tensor(arithmetic.encode(array, fmt), format=fmt)
@@ -230,3 +234,7 @@ def as_stored(
         raise DataError(
             f"input {declaration}: {error.what}", span=declaration.span, fix=error.fix
         ) from None
+
+
+def _is_whole(array: Array) -> bool:
+    return bool(np.all(np.isfinite(array) & (array == np.floor(array)) & (np.abs(array) < 2**53)))

@@ -50,6 +50,7 @@ from penstock.einsum_ir.interpreter.reduce import (
 )
 from penstock.einsum_ir.interpreter.rounding import Array, check_formats, quantise
 from penstock.einsum_ir.interpreter.select import selected
+from penstock.einsum_ir.interpreter.whole import whole_inputs
 from penstock.einsum_ir.nodes import Einsum, Group, Statement, Var, next_variable
 from penstock.einsum_ir.regions.bounds import box_status
 from penstock.einsum_ir.shapes import Bound
@@ -158,7 +159,7 @@ class Evaluator:
         self._formats = tensor_formats(bound.cascade.formats)
         check_formats(self._formats, run_format(fmt))
         self._arithmetic: Arithmetic = FixedArithmetic(fmt) if fmt.exact else FloatArithmetic(fmt)
-        exact = coordinate_inputs(bound.cascade)
+        exact, counted = coordinate_inputs(bound.cascade), whole_inputs(bound.cascade)
         self._tensors: dict[str, Tensor] = {}
         with np.errstate(all="ignore"):
             for declaration in bound.cascade.inputs:
@@ -169,6 +170,7 @@ class Evaluator:
                     self._arithmetic,
                     self._formats.get(name),
                     raw=name in exact,
+                    counted=name in counted,
                 )
         self._plans = {
             (einsum.name, einsum.init): plan(einsum, exact=fmt.exact)

@@ -1,10 +1,10 @@
-"""Which inputs hold coordinates, so that a program may keep their elements as integers.
+"""Which inputs hold coordinates: their whole numbers stay exact, whatever the number format.
 
-The interpreter keeps whole numbers exact in every input that only indices and predicates read
-(`evaluate.coordinate_inputs`), as it sees them. A program is made before there are any: an input
-is taken to hold coordinates if it stands in an index, or is compared with a coordinate or with
-another such input (segment numbers, lengths). One that is compared with values or constants
-(thresholds, flags) is an ordinary input, rounded to the format.
+Of the inputs that only indices and predicates read (`evaluate.coordinate_inputs`), those that
+stand in an index, or are compared with a coordinate or with another such input (segment numbers,
+lengths). What is compared with values or constants (thresholds, flags) is an ordinary input,
+rounded to the format where it comes as floats. A program, which is made before there are any
+numbers, keeps them as integers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["whole_inputs"]
 
 
 def whole_inputs(cascade: Cascade) -> frozenset[str]:
-    """Return the inputs whose elements a program keeps as integers."""
+    """Return the inputs that hold coordinates."""
     candidates = coordinate_inputs(cascade)
     found: set[str] = set()
     for einsum in cascade.einsums:

@@ -329,13 +329,22 @@ def _check_selection(leaf: Leaf) -> None:
     wanted = [name for name in last if any(loop.variable == name for loop in loops)]
     plain = [Loop(name) for name in wanted]
     mine = [loop for loop in loops if loop.variable in wanted]
+    if mine and einsum.places == mine[-1].variable and _beside(leaf, mine[-1]):
+        plain[-1] = mine[-1]
     if mine != plain or plain != list(leaf.compute.loops)[len(leaf.compute.loops) - len(plain) :]:
         raise MappingError(
             f"{leaf.name} selects along {', '.join(last)} with the loops "
             f"{', '.join(str(loop) for loop in loops)}",
             span=leaf.compute.span,
-            fix=f"end its own loops with {', '.join(wanted)}, in time and one by one",
+            fix=f"end its own loops with {', '.join(wanted)}, in time and one by one"
+            + (f" ({einsum.places} may lie along an axis of PEs)" if einsum.places else ""),
         )
+
+
+def _beside(leaf: Leaf, loop: Loop) -> bool:
+    """Whether a loop lies along an axis of PEs."""
+    axis = next((each for each in leaf.array.axes if each.name == loop.axis), None)
+    return axis is not None and axis.kind == "pe" and loop.tile == 1
 
 
 def _check_axes(leaf: Leaf, facts: Facts) -> None:

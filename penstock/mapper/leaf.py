@@ -91,7 +91,7 @@ def _eligible(einsum: Einsum, axis: Axis, remaining: Mapping[str, int]) -> tuple
     """Return the variables that may lie along an axis and are worth it.
 
     Reduced ones only in hardware PEs: cores and threads would have to meet, and lanes reduce
-    slowly.
+    slowly. So are the places of a selection, all of them: each looks at its neighbour.
     """
     if einsum.selects and axis.kind == "simd":  # its compare-and-swap is a branch
         return ()
@@ -103,6 +103,8 @@ def _eligible(einsum: Einsum, axis: Axis, remaining: Mapping[str, int]) -> tuple
     if axis.kind == "simd" and names:  # lanes want neighbours: gathers are not in the model
         most = max(_contiguity(einsum, name) for name in names)
         names = [name for name in names if _contiguity(einsum, name) == most]
+    if einsum.places and axis.kind == "pe" and 1 < remaining[einsum.places] <= axis.size:
+        names.append(einsum.places)
     reduce = einsum.reduce
     if (
         axis.kind == "pe"

@@ -18,6 +18,7 @@ from functools import cache, reduce
 from typing import Literal
 
 from penstock.errors import UnknownNameError
+from penstock.targets.operators import SELECTIONS
 
 __all__ = [
     "Cost",
@@ -170,6 +171,8 @@ _BUILT = {
     "clamp": ("max", "max"),
     "//": ("/", "floor"),
     "%": ("/", "floor", "*", "-"),
+    # a place of a selection compares, and takes a value and its coordinate or that before it
+    **dict.fromkeys(SELECTIONS, ("<", "where", "where")),
 }
 _FLOAT_BUILT = {
     **_BUILT,

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from penstock.targets.base import Array, Axis, Memory, Target
-from penstock.targets.operators import SELECTIONS, general
+from penstock.targets.operators import general
 
 __all__ = ["Fpga", "fpga"]
 
 # Initiation intervals of pipelined operators in 16-bit fixed point: 1 for DSP operators; the
 # divider and the functions of penstock_fixed.hpp are pipelined too.
-ALL = general(simple=1, divide=1, function=1)
-CYCLES = tuple((op, each) for op, each in ALL.items() if op not in SELECTIONS)  # no core of them
+CYCLES = tuple(general(simple=1, divide=1, function=1).items())
 BRAM_BYTES = 4096  # AMD UG573: 36 Kbit, of which 4 KB are data of 8, 16 or 32 bits
 URAM_BYTES = 36 * 1024  # AMD UG573: 288 Kbit
 USABLE = 0.8  # of each resource: what is left beside the platform's shell and for routing

@@ -4,13 +4,15 @@ Before → after, for ``SEL[p, j] = X[p, m] :: topk[m -> j]`` at one p::
 
     for m:
       if SEL_held < J or X[p, m] > SEL_best[J - 1]:
-        spot = how many of SEL_best are not worse than X[p, m]
-        move what follows on by one; SEL_best[spot], SEL_place[spot] = X[p, m], m
+        for j from J - 1 down to 0, if SEL_best[j] is no number yet, or not as good as X[p, m]:
+          SEL_best[j], SEL_place[j] = X[p, m], m     if SEL_best[j - 1] is as good or better, else
+                                      those of j - 1
     for j < SEL_held: SEL[p, j] = SEL_place[j]
 
 Candidates come in the order of their coordinates, so that equals stay in it; NaN comes after every
-number. That takes J steps for a candidate at most, as the model counts. Excluded: other reductions
-(`lower/point.py`).
+number. That takes J steps for a candidate at most, as the model counts; where the mapping has the
+places side by side, each looks at itself and the one before it, all at once: one step. Excluded:
+other reductions (`lower/point.py`).
 """
 
 from __future__ import annotations
@@ -52,9 +54,9 @@ class _Best:
         places: their coordinates.
         held: how many there are.
         new: the candidate that is looked at.
-        spot: where it belongs.
         largest: whether large values are good.
         floating: whether a value may be NaN.
+        side_by_side: the mapping's loop over the places, if they are on an axis.
     """
 
     count: int
@@ -62,14 +64,14 @@ class _Best:
     places: Buffer
     held: Buffer
     new: Buffer
-    spot: Buffer
     largest: bool
     floating: bool
+    side_by_side: Step | None
 
     @property
     def buffers(self) -> tuple[Buffer, ...]:
         """All of them."""
-        return (self.values, self.places, self.held, self.new, self.spot)
+        return (self.values, self.places, self.held, self.new)
 
     def before(self, at: LoopExpr) -> LoopExpr:
         """Return whether the new candidate comes before the one held at a place.
@@ -82,6 +84,11 @@ class _Best:
             return found
         new_there, old_there = (Op(">=", (each, Const(-math.inf))) for each in (new, old))
         return Op("where", (old_there, found, new_there))
+
+    def stays(self, at: LoopExpr) -> LoopExpr:
+        """Return whether something is held at a place, and the new candidate comes after it."""
+        room = Op("<", (at, Load(self.held.name, ())))
+        return Op("where", (room, Op("not", (self.before(at),)), room))
 
 
 class Selector(Pointer):
@@ -130,15 +137,17 @@ class Selector(Pointer):
         assert einsum.reduce is not None
         name, memory = einsum.name, context.storage[einsum.name].buffer.memory
         count = self.plan.bound.extents[einsum.places] if einsum.places else 1
+        path = self.plan.tree.paths[name]
+        steps = [e for e in path if isinstance(e, Step) and e.loop.variable == einsum.places]
         return _Best(
             count,
             Buffer(self.fresh(f"{name}_best"), (count,), "acc", memory),
             Buffer(self.fresh(f"{name}_place"), (count,), "index", memory),
             Buffer(self.fresh(f"{name}_held"), (), "index", memory),
             Buffer(self.fresh(f"{name}_new"), (), "acc", memory),
-            Buffer(self.fresh(f"{name}_spot"), (), "index", memory),
             SELECTIONS[einsum.reduce.op].largest,
             not self.plan.fmt.exact,
+            next((each for each in steps if each.kind is not None), None),
         )
 
     def _candidate(
@@ -148,50 +157,41 @@ class Selector(Pointer):
         value = translator.real(translator.value(einsum.body))
         held = Load(best.held.name, ())
         room = Op("<", (held, integer(best.count)))
-        wanted = Op("where", (room, room, best.before(integer(best.count - 1))))
-        put = block([self._spot(best), self._moved(best), self._put(einsum, best, coordinates)])
-        body = block([Store(best.new.name, (), value), If(wanted, put)])
+        more = If(room, Store(best.held.name, (), _plus(held, 1)))
+        put: LoopStmt = block([self._put(einsum, best, coordinates), more])
+        if best.side_by_side is None:  # most candidates are left out at once
+            put = If(Op("where", (room, room, best.before(integer(best.count - 1)))), put)
+        body = block([Store(best.new.name, (), value), put])
         return guarded(self._conditions(einsum, translator), context.active, body)
 
-    def _spot(self, best: _Best) -> LoopStmt:
-        """Count the held ones that are not worse: they come first."""
-        at = Name(self._loop(best.count))
-        held = Op("<", (at, Load(best.held.name, ())))
-        spot = Op("where", (best.before(at), Load(best.spot.name, ()), _plus(at, 1)))
-        after = Store(best.spot.name, (), spot)
-        return block(
-            [
-                Store(best.spot.name, (), integer(0)),
-                For(at.name, integer(best.count), If(held, after), comment="where it belongs"),
-            ]
-        )
-
-    def _moved(self, best: _Best) -> LoopStmt | None:
-        """Move the worse ones on by one, the last first."""
-        if best.count == 1:
-            return None
-        step = Name(self._loop(best.count - 1))
-        at = Op("-", (integer(best.count - 1), step))
-        earlier = Op("-", (integer(best.count - 2), step))
-        moves = [
-            Store(each.name, (at,), Load(each.name, (earlier,)))
-            for each in (best.values, best.places)
-        ]
-        worse = Op(">", (at, Load(best.spot.name, ())))
-        held = Op("<=", (at, Load(best.held.name, ())))
-        test = If(worse, If(held, block(moves)))
-        return For(step.name, integer(best.count - 1), test, comment="move worse ones on")
-
     def _put(self, einsum: Einsum, best: _Best, coordinates: Coordinates) -> LoopStmt:
-        spot, held = Load(best.spot.name, ()), Load(best.held.name, ())
-        more = Store(best.held.name, (), _plus(held, 1))
-        return block(
-            [
-                Store(best.values.name, (spot,), Load(best.new.name, ())),
-                Store(best.places.name, (spot,), to_expr(self._flat(einsum, coordinates))),
-                If(Op("<", (held, integer(best.count))), more),
-            ]
-        )
+        """Put the candidate where it belongs, and what is worse one place on, the last first."""
+        flat = to_expr(self._flat(einsum, coordinates))
+        if best.count == 1:
+            return If(Op("not", (best.stays(integer(0)),)), self._stored(best, integer(0), flat))
+        step = Name(self.fresh("k"))
+        self.ranges[step.name] = (0, best.count - 1)
+        at = Op("-", (integer(best.count - 1), step))
+        first = Op("<=", (at, integer(0)))
+        first = Op("where", (first, first, best.stays(Op("-", (at, integer(1))))))
+        held = Op("<=", (at, Load(best.held.name, ())))
+        changes = If(held, If(Op("not", (best.stays(at),)), self._stored(best, at, flat, first)))
+        extent, comment = integer(best.count), f"places of {einsum.name}"
+        beside = best.side_by_side
+        if beside is None or beside.kind is None:
+            return For(step.name, extent, changes, comment=comment)
+        return For(step.name, extent, changes, beside.kind, beside.axis, str(beside.loop))
+
+    def _stored(
+        self, best: _Best, at: LoopExpr, flat: LoopExpr, first: LoopExpr | None = None
+    ) -> LoopStmt:
+        """Write the candidate, or unless it is `first` what is one place before, at a place."""
+        found = []
+        for buffer, new in ((best.values, Load(best.new.name, ())), (best.places, flat)):
+            before = Load(buffer.name, (Op("-", (at, integer(1))),))
+            value = new if first is None else Op("where", (first, new, before))
+            found.append(Store(buffer.name, (at,), value))
+        return block(found)
 
     def _flat(self, einsum: Einsum, coordinates: Coordinates) -> Lin:
         """Return the coordinate along all reduced ranks, the last one fastest."""
@@ -216,11 +216,6 @@ class Selector(Pointer):
 
         names = [einsum.places] if einsum.places else []
         return self.over(names, env, make, f"finish {einsum.name}")
-
-    def _loop(self, extent: int) -> str:
-        variable = self.fresh("k")
-        self.ranges[variable] = (0, extent - 1)
-        return variable
 
 
 def _kept(einsum: Einsum) -> tuple[str, ...]:

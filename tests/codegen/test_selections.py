@@ -118,7 +118,24 @@ def test_candidates_are_met_in_order_in_one_place(loops):
     text = f"mapping m for chosen on avx2\nSEL on vector: {loops}\nO on vector: p, e, j"
     with pytest.raises(MappingError, match="SEL selects along r, j with the loops") as error:
         check(parse_mapping(text), bound, target, FP32)
-    assert error.value.fix == "end its own loops with r, j, in time and one by one"
+    assert error.value.fix == (
+        "end its own loops with r, j, in time and one by one (j may lie along an axis of PEs)"
+    )
+
+
+@pytest.mark.parametrize(("name", "fmt"), [("two ranks", "fp32"), ("masked", "fixed<16,6>")])
+def test_places_side_by_side_in_hardware(name, fmt):
+    bound, given = case(name)
+    chosen, part = parse_format(fmt), TARGETS.get("u280")
+    mapping = default_mapping(bound, part, chosen)
+    places = [loop for loop in mapping.computes["S"].loops if loop.variable == "j"]
+    assert [loop.axis for loop in places] == ["rows"]
+    made = lower(bound, mapping, part, chosen)
+    found, wanted = csim.execute(made, given), interpret(bound, given, chosen)
+    for tensor, values in wanted.items():
+        np.testing.assert_allclose(found[tensor], values, rtol=1e-5, err_msg=tensor)
+    kernel = csim_sources(made)["kernel.cpp"]
+    assert "PK_FOR(a, 3) PK_FOR(b, 7) { PK_PIPELINE(1)" in kernel or name != "two ranks"
 
 
 def test_a_machine_without_the_operator():

@@ -40,14 +40,12 @@ from penstock.codegen.loops.nodes import (
     walk_statements,
 )
 from penstock.codegen.loops.walk import names
+from penstock.codegen.timing.addresses import Split, addresses
 from penstock.codegen.timing.dependence import affine, distance
 from penstock.mapper.model.interval import Edge, heaviest_circle
 from penstock.targets.cores import Cost, Number, core, usable_ns
 
 __all__ = ["Hardware", "Pipelined", "Split", "pipelined"]
-
-Split = tuple[str, int] | None
-"""How one dimension of a buffer is split: (complete, cyclic or block; parts)."""
 
 LOAD_STAGES = 2  # the address in one, the data in the next: iteration latency 3 of a copy
 FORWARD_STAGES = 1  # from a store to a load of the same iteration
@@ -425,29 +423,9 @@ class _Body:
     def _addresses(
         self, step: Step, indices: tuple[LoopExpr, ...], buffer: str
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return (bank, address in it) of what the places of a step use, at its first iteration."""
         shape = self.hardware.shapes[buffer]
         splits = self.hardware.splits.get(buffer, (None,) * len(shape))
-        grid = np.indices(tuple(step.places.values()) or (1,)).reshape(max(1, len(step.places)), -1)
-        lanes = dict(zip(step.places, grid, strict=False))
-        bank = address = np.zeros(grid.shape[1], np.int64)
-        for index, extent, how in zip(indices, shape, splits, strict=True):
-            form = affine(index)
-            terms, constant = form or ({}, 0)
-            here = constant + sum(
-                (c * lanes[n] for n, c in terms.items() if n in lanes),
-                start=np.zeros(grid.shape[1], np.int64),
-            )
-            if how is None:
-                address = address * extent + here
-                continue
-            kind, parts = how
-            each = -(-extent // parts)
-            part, rest = (
-                (here // each, here % each) if kind == "block" else (here % parts, here // parts)
-            )
-            bank, address = bank * parts + part, address * each + rest
-        return bank, address
+        return addresses(indices, shape, splits, step.places)
 
     def _in_bank(self, accesses: list[tuple[Step, tuple[LoopExpr, ...], bool]], buffer: str) -> int:
         """Return the accesses of the busiest bank; places that read the same element share one."""

@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +30,11 @@ from penstock.codegen.loops.nodes import (
     If,
     LoopExpr,
     LoopStmt,
-    Name,
-    Op,
     walk_statements,
 )
 from penstock.codegen.loops.walk import elements, names
 from penstock.codegen.lower.index import has_load
+from penstock.codegen.timing.addresses import Values, evaluate
 from penstock.codegen.timing.schedule import Hardware, Pipelined, pipelined
 from penstock.errors import MappingError
 
@@ -46,8 +43,6 @@ __all__ = ["LoopTime", "Timeline", "perfect", "timeline"]
 SWITCH_CYCLES = 1
 
 Steps = NDArray[np.int64]
-Values = Mapping[str, Any]
-"""Loop variable → value, or array of values."""
 
 
 @dataclass(frozen=True)
@@ -328,41 +323,3 @@ def _repeated(line: Timeline, count: int) -> Timeline:
     )
     total = max(0, each_round * count - SWITCH_CYCLES)
     return Timeline(total, sides[0], sides[1], loops)
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "//": operator.floordiv,
-    "%": operator.mod,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-    "min": np.minimum,
-    "max": np.maximum,
-    "and": np.logical_and,
-    "or": np.logical_or,
-    "not": np.logical_not,
-    "abs": np.abs,
-    "neg": operator.neg,
-    "where": np.where,
-    "clamp": lambda x, low, high: np.minimum(np.maximum(x, low), high),
-}
-"""Of whole numbers, or of arrays of them."""
-
-
-def evaluate(expr: LoopExpr, at: Values) -> Any:
-    """Return what an expression of loop variables is."""
-    match expr:
-        case Const(value):
-            return int(value) if value == int(value) else value
-        case Name(name):
-            return at[name]
-        case Op(op, args):
-            return _FUNCTIONS[op](*(evaluate(arg, at) for arg in args))
-        case _:
-            raise AssertionError("an address that is read from memory is not known")

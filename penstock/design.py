@@ -2,7 +2,7 @@
 
 Each function is one stage: explore (cascade → design), run (cascade and arrays → arrays),
 simulate, generate, verify. They contain no algorithm of their own; they put the layers together,
-and know no single machine or cascade. Excluded: printing and files (`cli`).
+and know no single machine or cascade. Excluded: printing (`cli`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.agreement import LIMITS, judged
 from penstock.codegen.backends import BACKENDS, Provenance
 from penstock.codegen.base import Artifact, digest
 from penstock.codegen.gpu.plain import plain
@@ -30,6 +32,7 @@ from penstock.einsum_ir.interpreter.inputs import bind_arrays, default_format
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import Bound, bind
 from penstock.errors import DataError, FileError, ToolError
+from penstock.files import read_text, write_whole
 from penstock.fitting import fitting
 from penstock.mapper.check import check
 from penstock.mapper.launch import launch
@@ -62,7 +65,6 @@ __all__ = [
     "explore_front",
     "generate",
     "page",
-    "relative_error",
     "remap",
     "resized",
     "run",
@@ -143,6 +145,24 @@ class Design:
             "format": fmt,
             "target": json.loads(target),
         }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the design as JSON, whole or not at all; `load` and every command read it.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        return write_whole(path, json.dumps(self.to_json(), indent=1) + "\n")
+
+    @staticmethod
+    def load(path: str | Path) -> Design:
+        """Read a design that `save` or ``penstock explore -o`` wrote.
+
+        Raises:
+            FileError: the file cannot be read, or is no design.
+            PenstockError: a part of it is wrong; the part's own message says where.
+        """
+        return Design.from_json(read_text(path), str(path))
 
     @staticmethod
     def from_json(text: str, file: str = "design.json") -> Design:
@@ -519,32 +539,6 @@ def page(
     )
 
 
-def relative_error(got: MappingABC[str, Any], want: MappingABC[str, Any]) -> float:
-    """Return the worst tensor's largest difference over largest finite value.
-
-    Infinities must be the same; a NaN where a number is wanted counts as an infinite error. Where
-    a NaN is wanted, nothing is (`not_compared` counts these).
-    """
-    worst = 0.0
-    for tensor, expected in want.items():
-        reference = np.asarray(expected, dtype=np.float64)
-        value = np.asarray(got[tensor], dtype=np.float64)
-        with np.errstate(invalid="ignore"):
-            difference = np.asarray(np.abs(value - reference))  # a scalar too is an array
-        difference[(value == reference) | np.isnan(reference)] = 0.0
-        finite = np.abs(reference[np.isfinite(reference)])
-        scale = float(np.max(finite, initial=0.0)) or 1.0
-        error = float(np.max(difference, initial=0.0)) / scale
-        worst = max(worst, math.inf if math.isnan(error) else error)
-    return worst
-
-
-def not_compared(want: MappingABC[str, Any]) -> tuple[int, int]:
-    """Return how many values are NaN, as the cascade itself overflows, and of how many."""
-    arrays = [np.asarray(each, dtype=np.float64) for each in want.values()]
-    return sum(int(np.isnan(each).sum()) for each in arrays), sum(each.size for each in arrays)
-
-
 def verify(design: Design, backend: str, seed: int = 0) -> Check:
     """Run the code of a design on random inputs with large logits against the interpreter.
 
@@ -571,20 +565,7 @@ def verify(design: Design, backend: str, seed: int = 0) -> Check:
         return replace(row, ran=False, detail=error.what)
     seconds = time.perf_counter() - started
     detail = f"{design.format}, {shape}, {seconds:.1f} s in all"
-    return _judged(replace(row, detail=detail), got, want)
-
-
-def _judged(row: Check, got: MappingABC[str, Any], want: MappingABC[str, Any]) -> Check:
-    """Return the row with its error; a row that says so where the cascade itself overflows."""
-    undefined, values = not_compared(want)
-    if undefined:
-        said = f"{undefined:,} of {values:,} values are NaN in the interpreter: not compared"
-        row = replace(row, detail=f"{row.detail}; {said}", ran=undefined < values)
-    return replace(row, error=relative_error(got, want)) if row.ran else row
-
-
-LIMITS = {"fp64": 1e-12, "fp32": 1e-5, "fp16": 2e-2, "bf16": 2e-2}
-"""Largest relative error by format; formats that are not listed must agree exactly."""
+    return judged(replace(row, detail=detail), got, want)
 
 
 def verify_simulation(design: Design, simulation: Simulation, inputs: Arrays) -> Check:
@@ -594,4 +575,4 @@ def verify_simulation(design: Design, simulation: Simulation, inputs: Arrays) ->
     shape = " ".join(f"{name}={extent}" for name, extent in design.bound.cascade.shapes)
     detail = f"{design.format}, {shape}, {simulation.cycles:,.0f} cycles"
     row = Check("simulated values", "interpreter", math.nan, limit, "simulation", detail)
-    return _judged(row, simulation.outputs, want)
+    return judged(row, simulation.outputs, want)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent / "penstock"
 
-BASE = {"errors", "metrics"}
+BASE = {"errors", "files", "metrics"}
 IR = BASE | {"einsum_ir"}
 MAPPER = IR | {"registry", "targets", "mapper"}
 ALLOWED = {
+    "agreement": {"metrics"},
     "errors": set(),
+    "files": {"errors"},
     "metrics": set(),
     "registry": {"errors"},
     "hls_templates": set(),
@@ -33,7 +35,17 @@ ALLOWED = {
     "studies": MAPPER
     | {"sim", "machine", "codegen", "report", "samples", "sweep", "pipelines", "design"},
     "design": MAPPER
-    | {"sim", "codegen", "report", "samples", "zoo", "pipelines", "runtime", "fitting"},
+    | {
+        "sim",
+        "codegen",
+        "report",
+        "samples",
+        "zoo",
+        "pipelines",
+        "runtime",
+        "fitting",
+        "agreement",
+    },
 }
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import penstock
-from penstock.design import relative_error, remap
+from penstock.agreement import relative_error
+from penstock.design import remap
 
 INF, NAN = math.inf, math.nan
 

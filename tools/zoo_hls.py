@@ -19,9 +19,9 @@ import numpy as np
 from zoo_tvm import LIMIT, prepared, ranks_of
 
 from penstock import zoo
+from penstock.agreement import relative_error
 from penstock.codegen.hls.csim import execute
 from penstock.codegen.lower.program import lower
-from penstock.design import relative_error
 from penstock.einsum_ir.formats import Format, parse_format
 from penstock.einsum_ir.interpreter.inputs import bind_arrays
 from penstock.einsum_ir.interpreter.interp import interpret

@@ -33,9 +33,9 @@ from cases import Case  # noqa: E402
 from looped import drawn  # noqa: E402
 
 from penstock import zoo  # noqa: E402
+from penstock.agreement import relative_error  # noqa: E402
 from penstock.codegen.lower.program import lower  # noqa: E402
 from penstock.codegen.tvm.cpu import execute  # noqa: E402
-from penstock.design import relative_error  # noqa: E402
 from penstock.einsum_ir.formats import Format, parse_format, tensor_formats  # noqa: E402
 from penstock.einsum_ir.interpreter.inputs import bind_arrays  # noqa: E402
 from penstock.einsum_ir.interpreter.interp import interpret  # noqa: E402

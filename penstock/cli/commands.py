@@ -11,7 +11,7 @@ from typing import Any
 
 from penstock.cli import output
 from penstock.cli.compare import compare
-from penstock.cli.files import read_arrays, write_arrays, write_bytes
+from penstock.cli.files import read_arrays, write_arrays
 from penstock.cli.formats import explore_formats
 from penstock.cli.front import explore_front
 from penstock.cli.sources import (
@@ -28,6 +28,7 @@ from penstock.cli.tune import tune
 from penstock.design import Design
 from penstock.einsum_ir.hints import hints
 from penstock.errors import PenstockError, UnknownNameError
+from penstock.files import write_whole
 from penstock.mapper.search.explore import SearchResult
 from penstock.report.data import Section
 from penstock.sim.perfetto import perfetto
@@ -150,7 +151,7 @@ def explore(options: argparse.Namespace) -> None:
     _only_with_sweep(options)
     made, found = _explored(options)
     if options.out:
-        write_bytes(options.out, (json.dumps(made.to_json(), indent=1) + "\n").encode())
+        made.save(options.out)
     if options.report:
         from penstock.report import save_report
 
@@ -281,7 +282,7 @@ def simulate(options: argparse.Namespace) -> None:
     checks = [] if options.timing else [design.verify_simulation(made, result, inputs)]
     if options.trace:
         trace = perfetto(result, f"{made.cascade.name} on {made.target.name} ({made.digest})")
-        write_bytes(options.trace, json.dumps(trace).encode())
+        write_whole(options.trace, json.dumps(trace).encode())
     if options.json:
         units = [
             {

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from penstock.cli import output
-from penstock.cli.files import read_text
 from penstock.design import Design, page
 from penstock.errors import PenstockError
 from penstock.metrics import Metric
@@ -22,7 +21,7 @@ def compare(options: argparse.Namespace) -> None:
     """Print what the model says of each design, beside the first one; or write a report of all."""
     if len(options.files) < 2:
         raise PenstockError("there is nothing to compare", fix="give two design files or more")
-    designs = [Design.from_json(read_text(name), name) for name in options.files]
+    designs = [Design.load(name) for name in options.files]
     pages = [
         page(design, commands=(f"penstock report {name}",))
         for design, name in zip(designs, options.files, strict=True)

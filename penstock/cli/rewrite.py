@@ -13,7 +13,6 @@ from textwrap import wrap
 from typing import Any
 
 from penstock.cli import output
-from penstock.cli.files import write_bytes
 from penstock.cli.sources import format_of, source_of
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import Format, parse_format
@@ -30,6 +29,7 @@ from penstock.einsum_ir.rewrite.plan import (
 from penstock.einsum_ir.rewrite.ranks import passes_over, slow_ranks
 from penstock.einsum_ir.rewrite.reduce import reduce_passes
 from penstock.errors import CascadeError, PenstockError
+from penstock.files import write_whole
 
 __all__ = ["rewrite"]
 
@@ -66,7 +66,7 @@ def rewrite(options: argparse.Namespace) -> None:
         raise _error(found, options.passes)
     form = _form(found, tree=options.tree)
     if options.out:
-        write_bytes(options.out, f"{form}\n".encode())
+        write_whole(options.out, f"{form}\n".encode())
     if options.json:
         output.print_json(_json(found, fmt))
     else:

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from penstock.cli import output
-from penstock.cli.files import read_text
 from penstock.cli.sources import design_of
 from penstock.codegen.rtl.synth import Synthesis, synthesize
 from penstock.design import Design
 from penstock.errors import FileError, PenstockError
+from penstock.files import read_text
 from penstock.metrics import Check
 from penstock.sim.clock.clocked import run_clocked
 from penstock.studies.cosim import check_of, cosimulate, program_of
@@ -37,7 +37,7 @@ def _synthesis(options: argparse.Namespace) -> Synthesis:
                 "a design.json is synthesised alone, and its top module is known",
                 fix="give one design.json, or SystemVerilog files with --top",
             )
-        design = Design.from_json(read_text(files[0]), files[0])
+        design = Design.load(files[0])
         return synthesized(design, options.family, route=options.route, fit=options.fit)
     if options.fit or not options.top:
         raise PenstockError(

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock import zoo
-from penstock.cli.files import pairs, read_text
+from penstock.cli.files import pairs
 from penstock.design import Design, as_target, remap
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import Format, parse_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.errors import FileError, PenstockError, nearest
+from penstock.files import read_text
 from penstock.mapper.nodes import Mapping
 from penstock.mapper.notation import parse_mapping
 from penstock.targets.base import Target
@@ -53,7 +54,7 @@ def source_of(options: argparse.Namespace) -> Source:
     path = Path(options.file)
     design = None
     if path.suffix == ".json":
-        design = Design.from_json(read_text(path), str(path))
+        design = Design.load(path)
     cascade = design.cascade if design else _cascade(path, options.file)
     shapes, constants = shapes_of(options.shape), pairs(options.const, "--const")
     if options.model:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from penstock.cli import output
-from penstock.cli.files import write_bytes
 from penstock.cli.sources import Source, format_of, machine_named, machine_of, source_of
 from penstock.errors import FileError, PenstockError
+from penstock.files import write_whole
 from penstock.metrics import quantity
 from penstock.sweep.grid import Axis, axis, shape_axis, target_axis
 from penstock.sweep.journal import Journal
@@ -46,7 +46,7 @@ def run_sweep(options: argparse.Namespace) -> None:
         result = sweep(made, runner, journal=journal, progress=update)
     if options.out:
         text = json.dumps(result.to_json(), indent=1) + "\n"
-        write_bytes(options.out, text.encode())
+        write_whole(options.out, text.encode())
     if options.report:
         from penstock.report import save_report
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from penstock.errors import FileError
+from penstock.files import write_together
 from penstock.report.data import Page, Section
 from penstock.sweep.result import Sweep
 
@@ -52,12 +54,12 @@ def save_report(
         The three paths, HTML first.
 
     Raises:
-        FileError: a file cannot be written.
+        FileError: a file cannot be written, or one beside it is no report's: a design, say.
     """
-    from penstock.report.files import write_together
     from penstock.report.render import html, plain, text
 
     place = Path(path)
+    _check_spare(place)
     files = {
         place: html(pages, command, sweeps, sections),
         place.with_suffix(".json"): json.dumps(
@@ -67,3 +69,23 @@ def save_report(
     }
     write_together(files)
     return tuple(files)
+
+
+def _check_spare(page: Path) -> None:
+    """Check that the JSON beside a report's page may be written: nothing, or an older report's.
+
+    Raises:
+        FileError: it is something else, such as the design that the report is about.
+    """
+    beside = page.with_suffix(".json")
+    if not beside.is_file():
+        return
+    try:
+        found = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or not {"penstock", "designs"} <= found.keys():
+        raise FileError(
+            f"{beside} is there, and is no report: the numbers of {page.name} would overwrite it",
+            fix=f"give the report another name, e.g. -o {page.stem}-report.html",
+        )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from penstock.mapper.model.evaluate import Pipeline
 from penstock.sim.engine import Event
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "palette",
     "roofline_figure",
     "scatter",
+    "steady_state",
     "waterfall",
 ]
 
@@ -226,6 +228,57 @@ def waterfall(
     left_out = len([event for event in events if event.task.cycles > 0]) - len(shown)
     more = f" The first {MAX_EVENTS:,} events; {left_out:,} more are left out." if left_out else ""
     return _figure(figure, 150 + 48 * len(units), caption + more)
+
+
+def steady_state(pipeline: Pipeline, arrays: Sequence[str], colours: Colours) -> Figure:
+    """Draw two intervals of a pipelined loop: which tile each array works on, and for what."""
+    import plotly.graph_objects as go
+
+    interval, figure = pipeline.interval_cycles, go.Figure()
+    for task, first in zip(pipeline.tasks, pipeline.starts, strict=True):
+        before = math.ceil((first + task.cycles) / interval)
+        seen = []
+        for number in range(-before, 2):
+            start = first + number * interval
+            low, high = max(start, 0.0), min(start + task.cycles, 2 * interval)
+            if high > low:
+                tile = number - task.stage
+                seen.append((low, high, f"n{tile:+}" if tile else "n"))
+        figure.add_bar(
+            y=[task.array] * len(seen),
+            x=[high - low for low, high, _ in seen],
+            base=[low for low, *_ in seen],
+            name=task.name,
+            orientation="h",
+            marker={"color": colours.get(task.name), "line": {"width": 0}},
+            text=[f"{task.name} of {tile}" for *_, tile in seen],
+            textposition="inside",
+            insidetextanchor="middle",
+            customdata=[[low, high, tile] for low, high, tile in seen],
+            hovertemplate=(
+                f"{task.name} of tile %{{customdata[2]}} on %{{y}}"
+                "<br>cycles %{customdata[0]:,.0f} to %{customdata[1]:,.0f}<extra></extra>"
+            ),
+        )
+    figure.update_layout(
+        barmode="overlay",
+        bargap=0.25,
+        xaxis_title="cycle",
+        uniformtext={"minsize": 9, "mode": "hide"},
+        shapes=[
+            {"type": "line", "x0": interval, "x1": interval, "y0": 0, "y1": 1, "yref": "paper"}
+            | {"line": {"dash": "dot", "width": 1, "color": COLOURS[9]}}
+        ],
+    )
+    used = [name for name in arrays if name in {task.array for task in pipeline.tasks}]
+    order = {"categoryorder": "array", "categoryarray": used[::-1]}
+    figure.update_yaxes(fixedrange=True, **order)
+    return _figure(
+        figure,
+        150 + 48 * len(used),
+        f"The modulo schedule of '{pipeline.loop}' (model): two intervals of {interval:,.0f} "
+        f"cycles in mid run, set by {pipeline.binding}. Tile n enters; the others are under way.",
+    )
 
 
 def _box(event: Event) -> str:

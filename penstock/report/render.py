@@ -17,7 +17,15 @@ from penstock.metrics import Check, Metric, number
 from penstock.report.bars import bars_svg
 from penstock.report.chain import chain_svg
 from penstock.report.data import Page, Section
-from penstock.report.figures import Colours, Figure, bars, palette, roofline_figure, waterfall
+from penstock.report.figures import (
+    Colours,
+    Figure,
+    bars,
+    palette,
+    roofline_figure,
+    steady_state,
+    waterfall,
+)
 from penstock.report.headline import Headline, headline
 from penstock.report.sweeps import sweep_text, sweep_view
 from penstock.sweep.result import Sweep
@@ -321,6 +329,12 @@ def _figures(page: Page) -> list[Figure]:
         caption = "Energy (model): of each array by operator, of each memory by tensor."
         joules = {at: {part: pj * 1e-12 for part, pj in row.items()} for at, row in energy.items()}
         drawn.insert(2, bars(joules, "J", parts, caption))
+    arrays = [each.name for each in page.target.arrays]
+    drawn += [
+        steady_state(each, arrays, tensors)
+        for each in page.evaluation.pipelines
+        if each.iterations > 1 and len(each.tasks) > 1
+    ]
     if page.simulated:
         drawn.append(_timeline(page, tensors))
     return drawn

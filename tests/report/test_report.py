@@ -11,9 +11,12 @@ from penstock.design import page, remap, resized, sample, simulate, verify, veri
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.passes import telling_row
 from penstock.errors import FileError
+from penstock.mapper.model.evaluate import Pipeline
+from penstock.mapper.model.interval import Task, Wait
 from penstock.metrics import quantity
 from penstock.report import markdown, save_report
 from penstock.report.chain import chain_svg
+from penstock.report.figures import steady_state
 
 SHAPES = {"h": 1, "p": 8, "m": 8, "e": 4, "f": 4}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -125,6 +128,30 @@ def test_energy_adds_up(report):
     made = page(report[1])
     total = sum(pj for row in _energy(made).values() for pj in row.values())
     assert total == pytest.approx(made.evaluation.energy_pj)
+
+
+def test_two_intervals_of_a_pipelined_loop_are_drawn():
+    tasks = (Task("S", "tensor", 0, 6.0), Task("E", "sm", 1, 5.0), Task("O", "tensor", 2, 4.0))
+    waits = (Wait(0, 1, 0), Wait(1, 2, 0))
+    loop = Pipeline("m1", 8, 10.0, "array tensor", {}, tasks, waits)
+    figure = steady_state(loop, ["sm", "tensor", "idle"], {"S": "#111111", "E": "#222222"})
+    bars = {each["name"]: each for each in json.loads(figure.spec)["data"]}
+    assert bars["S"]["text"] == ["S of n", "S of n+1"]
+    assert bars["E"]["text"] == ["E of n-1", "E of n"]
+    assert bars["O"]["text"] == ["O of n-2", "O of n-1"]
+    assert bars["O"]["base"] == [0, 10]
+    assert bars["S"]["base"] == [4, 14]
+    assert "two intervals of 10 cycles" in figure.caption
+
+
+def test_a_design_beside_the_report_is_spared(report, tmp_path):
+    design = report[1]
+    design.save(tmp_path / "mine.json")
+    with pytest.raises(FileError, match=r"(?s)mine.json is there, and is no report.*mine-report"):
+        save_report([page(design)], tmp_path / "mine.html", "x")
+    assert [each.name for each in tmp_path.iterdir()] == ["mine.json"]
+    for _ in range(2):  # an older report is written over
+        assert len(save_report([page(design)], tmp_path / "other.html", "x")) == 3
 
 
 def test_nothing_is_written_where_it_may_not(report, tmp_path):

@@ -28,6 +28,8 @@ from penstock.mapper.model.interval import (
     Wait,
     initiation_interval,
     phased_interval,
+    phased_starts,
+    starts,
 )
 from penstock.mapper.model.occupancy import Occupancy, occupancies
 from penstock.mapper.model.tiles import sizes
@@ -50,6 +52,16 @@ class Pipeline:
     interval_cycles: float
     binding: str
     array_cycles: MappingABC[str, float]
+    tasks: tuple[Task, ...] = ()
+    waits: tuple[Wait, ...] = ()
+    phases: int = 0
+
+    @property
+    def starts(self) -> tuple[float, ...]:
+        """When each task starts in an interval, in cycles (`interval.starts`)."""
+        if self.phases:
+            return phased_starts(self.tasks, self.phases)
+        return starts(self.tasks, self.waits, self.interval_cycles)
 
     @property
     def cycles(self) -> float:
@@ -201,7 +213,19 @@ class Evaluation:
             "leaves": [{**vars(each), "operators": dict(each.operators)} for each in self.leaves],
             "traffic": [{**vars(each)} for each in self.traffic],
             "pipelines": [
-                {**vars(each), "array_cycles": dict(each.array_cycles)} for each in self.pipelines
+                {
+                    "loop": each.loop,
+                    "iterations": each.iterations,
+                    "interval_cycles": each.interval_cycles,
+                    "binding": each.binding,
+                    "array_cycles": dict(each.array_cycles),
+                    "tasks": [
+                        {"einsum": task.name, "array": task.array, "stage": task.stage}
+                        | {"start": start, "cycles": task.cycles}
+                        for task, start in zip(each.tasks, each.starts, strict=True)
+                    ],
+                }
+                for each in self.pipelines
             ],
             "occupancy": [
                 {
@@ -326,19 +350,25 @@ def _pipeline(leaves: list[Leaf], counts: list[LeafCount], facts: Facts) -> Pipe
     )
     if not iterations:
         return Pipeline(str(nests[-1].loop), 0.0, 0.0, "nothing to do", {})
-    tasks = [
+    tasks = tuple(
         Task(
             leaf.name, leaf.array.name, leaf.compute.stage, count.cycles / iterations, _drain(leaf)
         )
         for leaf, count in zip(leaves, counts, strict=True)
-    ]
-    found: Interval
-    if nests[-1].phases:
-        found = phased_interval(tasks, nests[-1].phases)
-    else:
-        found = initiation_interval(tasks, _waits(leaves, nests, facts))
+    )
+    waits, phases = _waits(leaves, nests, facts), nests[-1].phases
+    found: Interval = (
+        phased_interval(tasks, phases) if phases else initiation_interval(tasks, waits)
+    )
     return Pipeline(
-        str(nests[-1].loop), iterations, found.cycles, found.binding, found.array_cycles
+        str(nests[-1].loop),
+        iterations,
+        found.cycles,
+        found.binding,
+        found.array_cycles,
+        tasks,
+        waits,
+        phases,
     )
 
 

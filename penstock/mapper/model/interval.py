@@ -22,6 +22,8 @@ __all__ = [
     "heaviest_circle",
     "initiation_interval",
     "phased_interval",
+    "phased_starts",
+    "starts",
 ]
 
 
@@ -94,6 +96,42 @@ def initiation_interval(tasks: Sequence[Task], waits: Sequence[Wait]) -> Interva
         return Interval(best, f"array {busiest}", loads)
     names = [tasks[edge.start].name for edge in circle]
     return Interval(best, f"recurrence {' -> '.join([*names, names[0]])}", loads)
+
+
+def starts(tasks: Sequence[Task], waits: Sequence[Wait], interval: float) -> tuple[float, ...]:
+    """Return when each task starts in the modulo schedule, at the earliest.
+
+    A task of stage s works in interval k on iteration k - s; its cycle is counted from the start of
+    interval k, and may lie in the next one.
+
+    Args:
+        tasks: in program order.
+        waits: what waits for what.
+        interval: `initiation_interval` of them, or more.
+    """
+    slack = 1e-9 * max(1.0, interval)
+    found, edges = [0.0] * len(tasks), _edges(tasks, waits)
+    for _ in tasks:
+        for edge in edges:
+            reached = found[edge.start] + edge.cycles - interval * edge.intervals
+            if reached > found[edge.end] + slack:
+                found[edge.end] = reached
+    return tuple(found)
+
+
+def phased_starts(tasks: Sequence[Task], phases: int) -> tuple[float, ...]:
+    """Return when each task starts where an interval is phases (`phased_interval`)."""
+    found, begin = [0.0] * len(tasks), 0.0
+    for phase in range(phases):
+        mine = [n for n, task in enumerate(tasks) if task.stage % phases == phase]
+        free: dict[str, float] = {}
+        for number in mine:
+            task = tasks[number]
+            found[number] = free.get(task.array, begin)
+            free[task.array] = found[number] + task.cycles
+        drains = max((tasks[number].drain for number in mine), default=0.0)
+        begin = max(free.values(), default=begin) + drains
+    return tuple(found)
 
 
 def heaviest_circle(

@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"penstock: {options.command}: {wall:.2f} s, {busy:.2f} s of CPU", file=sys.stderr
             )
         return 0
-    except PenstockError as error:
+    except (PenstockError, MemoryError) as error:
         if options.traceback:
             raise
-        print(f"penstock: {error}", file=sys.stderr)
+        print(f"penstock: {_text(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `| head` has seen enough; nothing is left to be flushed at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -56,6 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("penstock: interrupted", file=sys.stderr)
         return 130
+
+
+def _text(error: PenstockError | MemoryError) -> str:
+    if isinstance(error, PenstockError):
+        return str(error)
+    said = f": {error}" if str(error) else ""
+    return f"out of memory{said}\nfix: make the extents smaller"
 
 
 def _names_machines(sweep: Sequence[str]) -> bool:

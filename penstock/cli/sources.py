@@ -113,7 +113,7 @@ def machine_of(options: argparse.Namespace) -> Target | None:
 
 def machine_named(name: str, changes: list[str]) -> Target:
     """Return the machine of a name or a JSON file, with the changes of --set."""
-    machine = from_json(read_text(name)) if name.endswith(".json") else as_target(name)
+    machine = from_json(read_text(name), name) if name.endswith(".json") else as_target(name)
     for path, value in pairs(changes, "--set").items():
         machine = machine.override(path, value)
     return machine

@@ -87,3 +87,28 @@ def test_verbose_says_how_long_it_took(capsys):
     assert "s of CPU" not in out
     assert err.startswith("penstock: show: ")
     assert err.endswith(" s of CPU\n")
+
+
+def test_one_backend_that_refuses_does_not_keep_the_others_from_running(capsys):
+    small = ["--shape", "h=1", "p=2", "m=3", "e=2", "f=2"]
+    command = ["verify", "attention", "--target", "mesh4x4", *small, "--backend", "tvm", "loops"]
+    assert main(command) == 1
+    found = capsys.readouterr()
+    assert re.search(r"^ ok +loops ", found.out, re.MULTILINE)
+    assert found.err.startswith("penstock: the TVM backends have no fixed<16,6>\n")
+
+
+def test_extents_beyond_the_memory_of_this_machine(capsys):
+    huge = [f"{name}=100000000000000" for name in "pm"]
+    command = ["explore", "causal_attention", "--target", "mesh4x4"]
+    assert main([*command, "--shape", "h=1", "e=2", "f=2", *huge]) == 1
+    found = capsys.readouterr().err
+    assert found.startswith("penstock: out of memory: Unable to allocate")
+    assert found.endswith("fix: make the extents smaller\n")
+
+
+def test_errors_name_the_file_of_a_machine(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text("[]")
+    assert main(["explore", "attention", "--target", "mine.json"]) == 1
+    assert capsys.readouterr().err.startswith("penstock: mine.json is no object\n")

@@ -31,7 +31,7 @@ from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.interpreter.inputs import bind_arrays, default_format
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.shapes import Bound, bind
-from penstock.errors import DataError, FileError, ToolError
+from penstock.errors import DataError, FileError, GeneratedCodeError, ToolError
 from penstock.files import read_text, write_whole
 from penstock.fitting import fitting
 from penstock.mapper.check import check
@@ -547,7 +547,7 @@ def verify(design: Design, backend: str, seed: int = 0) -> Check:
 
     Returns:
         A row for the verification table; ``ran`` is False if a tool is missing, and then the
-        detail says which.
+        detail says which. Code that does not compile has an infinite error.
 
     Raises:
         PenstockError: the backend cannot express the design.
@@ -561,6 +561,8 @@ def verify(design: Design, backend: str, seed: int = 0) -> Check:
     started = time.perf_counter()
     try:
         got = generator.execute(design.program(), design.target, inputs)
+    except GeneratedCodeError as error:
+        return replace(row, error=math.inf, detail=error.what)
     except ToolError as error:
         return replace(row, ran=False, detail=error.what)
     seconds = time.perf_counter() - started

@@ -13,6 +13,7 @@ __all__ = [
     "CascadeError",
     "DataError",
     "FileError",
+    "GeneratedCodeError",
     "MappingError",
     "ModelError",
     "NotationError",
@@ -90,6 +91,10 @@ class TargetError(PenstockError):
 
 class ToolError(PenstockError):
     """An external tool that is missing or failed; shows the command."""
+
+
+class GeneratedCodeError(ToolError):
+    """Generated code that a compiler refuses, or that fails when it runs: a defect of penstock."""
 
 
 class FileError(PenstockError):

@@ -7,6 +7,7 @@ import pytest
 
 import penstock
 from penstock.agreement import relative_error
+from penstock.codegen.hls import csim
 from penstock.design import remap
 
 INF, NAN = math.inf, math.nan
@@ -46,3 +47,12 @@ def test_nothing_to_compare_is_not_ok():
     found = checked("sqrt(0 - 1 - S[p] * S[p])")
     assert found.verdict == "not run"
     assert "40 of 40 values are NaN" in found.detail
+
+
+def test_generated_code_that_does_not_compile_fails(monkeypatch, tmp_path):
+    monkeypatch.setattr(csim, "sources", lambda *_: {"kernel.cpp": "int main() { return }"})
+    monkeypatch.setattr(csim, "_own_folder", lambda: tmp_path)
+    cascade = penstock.parse("cascade c(X[p]) -> O[p]\n  O[p] = X[p] + 1")
+    found = penstock.verify(remap(cascade, "u280", shapes={"p": 4}), "hls")
+    assert (found.verdict, found.error) == ("FAILED", INF)
+    assert found.detail.startswith("g++ exited with 1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -34,9 +35,21 @@ def width() -> int:
 
 
 def print_json(data: Any) -> None:
-    """Print a JSON object to stdout."""
-    json.dump(data, sys.stdout, indent=2, default=float)
+    """Print a JSON object to stdout; infinities and NaN, which JSON has not, as "inf" and "nan"."""
+    json.dump(_strict(data), sys.stdout, indent=2, default=lambda each: _strict(float(each)))
     sys.stdout.write("\n")
+
+
+def _strict(data: Any) -> Any:
+    match data:
+        case dict():
+            return {key: _strict(value) for key, value in data.items()}
+        case list() | tuple():
+            return [_strict(each) for each in data]
+        case float() if not math.isfinite(data):
+            return str(float(data))
+        case _:
+            return data
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:

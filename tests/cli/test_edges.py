@@ -1,6 +1,7 @@
 """The command line in odd places: no argument, typos, a pipe, 60 columns, no right to write."""
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import termios
 
+import numpy as np
 import pytest
 
 from penstock.cli import main
@@ -112,3 +114,12 @@ def test_errors_name_the_file_of_a_machine(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.json").write_text("[]")
     assert main(["explore", "attention", "--target", "mine.json"]) == 1
     assert capsys.readouterr().err.startswith("penstock: mine.json is no object\n")
+
+
+def test_json_has_no_infinities_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("in.npz", X=np.array([0.0, 2.0], np.float32))
+    (tmp_path / "a.einsum").write_text("cascade a(X[n]) -> Y[n]\n  Y[n] = log(X[n])\n")
+    assert main(["run", "a.einsum", "--inputs", "in.npz", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    assert found["outputs"][0]["min"] == "-inf"

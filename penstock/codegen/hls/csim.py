@@ -25,7 +25,7 @@ from penstock.codegen.backends import Arrays, Provenance
 from penstock.codegen.base import digest
 from penstock.codegen.hls.generate import decode, encode, sources
 from penstock.codegen.loops.nodes import Program
-from penstock.errors import DataError, ToolError
+from penstock.errors import DataError, GeneratedCodeError, ToolError
 
 __all__ = ["FLAGS", "build", "execute", "header_folder", "run_checked"]
 
@@ -141,7 +141,7 @@ def run_checked(command: list[str], what: str) -> None:
     """Run a command that must exit with 0 and warn of nothing.
 
     Raises:
-        ToolError: it did not; a read from an empty ``hls::stream`` only warns.
+        GeneratedCodeError: it did not; a read from an empty ``hls::stream`` only warns.
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
@@ -149,7 +149,7 @@ def run_checked(command: list[str], what: str) -> None:
         return
     head = "\n".join(said.splitlines()[:20])
     state = f"exited with {done.returncode}" if done.returncode else "warned"
-    raise ToolError(
+    raise GeneratedCodeError(
         f"{what} {state}: {shlex.join(command)}\n{head}",
         fix="this is a defect of the generated code: please report it with the design",
     )

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from penstock.errors import ToolError
+from penstock.errors import GeneratedCodeError, ToolError
 
 if TYPE_CHECKING:
     from penstock.codegen.loops.nodes import Program
@@ -84,7 +84,7 @@ def load_library(path: Path) -> Entry:
 
     def entry(addresses: Sequence[int], threads: int) -> None:
         if run((ctypes.c_void_p * len(addresses))(*addresses), threads):
-            raise ToolError(
+            raise GeneratedCodeError(
                 f"the compiled kernel failed: {error_text().decode(errors='replace')}",
                 fix="this is a defect of the generated code: please report it with the cascade",
             )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from penstock.codegen.gpu.module import PTX_END
+from penstock.codegen.gpu.module import KERNELS, PTX_END
 from penstock.codegen.tvm.cuda import Launch
 from penstock.einsum_ir.interpreter.numerics import quantise
 
@@ -25,13 +25,16 @@ POOL = re.compile(r"extern __shared__ __align__\(\d+\) (\w+) (\w+)\[\];")
 
 def compile_kernels(source, folder):
     """Return the shared library: for each kernel a function run_<kernel>(grid, block, ...)."""
-    plain, mark, tensor = source.partition("#define PS_BF16 ")
-    kernels = [plain[plain.index(FIRST) :]] if FIRST in plain else []
+    head, mark, plain = source.partition(KERNELS)
+    plain = plain if mark else head
+    kernels = [WGMMA.sub("", plain[plain.index(FIRST) :])]
     parts = ['#include "cuda_on_cpu.hpp"', "typedef unsigned char uchar;"]
     if mark:
-        parts += [f"#define PS_BF16 {tensor[0]}", '#include "ptx_on_cpu.hpp"']
-        text = WGMMA.sub("", tensor.partition(PTX_END)[2])
-        kernels.append(re.sub(r"ps_wgmma_(ss|rs)_n(\d+)_t(\d)\(", r"ps_wgmma_\1<\2, \3>(", text))
+        bf16 = head.partition("#define PS_BF16 ")[2][0]
+        parts += [f"#define PS_BF16 {bf16}", '#include "ptx_on_cpu.hpp"']
+        kernels.insert(0, head.partition(PTX_END)[2])
+    calls = re.compile(r"ps_wgmma_(ss|rs)_n(\d+)_t(\d)\(")
+    kernels = [calls.sub(r"ps_wgmma_\1<\2, \3>(", each) for each in kernels]
     parts += [POOL.sub(r"\1* \2 = (\1*)penstock_pool;", each) for each in kernels]
     for name, parameters in SIGNATURE.findall(source):
         taken = [each.rsplit(" ", 1) for each in parameters.split(", ")]

@@ -13,6 +13,7 @@ from penstock.codegen.backends import BACKENDS, Provenance
 from penstock.codegen.gpu import fragment
 from penstock.codegen.gpu.plain import plain
 from penstock.codegen.lower.program import lower
+from penstock.codegen.tvm.cuda import PRODUCTS as PRODUCTS_KIND
 from penstock.codegen.tvm.cuda import compile_cubin, cuda_module, tensor_module
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.interpreter.interp import interpret
@@ -22,6 +23,7 @@ from penstock.mapper.fusion import Flow
 from penstock.mapper.nodes import Compute, Keep, Nest
 from penstock.mapper.notation import parse_mapping
 from penstock.mapper.search.build import build, default_mapping
+from penstock.mapper.search.explore import explore
 from penstock.mapper.search.plan import Recipe
 from penstock.runtime.streaming import parted, streamed
 from penstock.runtime.tiles import Tiles
@@ -114,6 +116,11 @@ def emulated(module, program, bound, folder, scale=1.0):
 
 def kinds(module):
     return [each.kind for each in module.steps if each.kind != "plain"]
+
+
+def launches(steps):
+    for each in steps:
+        yield from launches(each.steps) if hasattr(each, "steps") else (each,)
 
 
 CASES = [
@@ -305,6 +312,80 @@ def test_empty_tiles_are_skipped(tmp_path, cascade, present):
     assert present in test
     if cascade != "causal_attention":  # that one runs above
         assert emulated(module, program, bound, tmp_path) < LIMIT["bf16"]
+
+
+CHUNKS = parse("""
+cascade chunks(Q[h, t, e], K[h, t, e], V[h, t, f], G[h]) -> O[h, t, f]
+  shape s = 16
+  shape u = 16
+  init R[h, 0, e, f] = 0
+  loop i:
+    A[h, i, u, s] = Q[h, i * U + u, e] * K[h, i * U + s, e] :: sum[e] s.t. s <= u
+    W[h, i, u, s] = A[h, i, u, s] * exp(-G[h] * (u - s))
+    X[h, i, u, e] = Q[h, i * U + u, e] * exp(-G[h] * (u + 1))
+    Y[h, i, s, e] = K[h, i * U + s, e] * exp(-G[h] * (U - 1 - s))
+    P[h, i, u, f] = W[h, i, u, s] * V[h, i * U + s, f] :: sum[s]
+    B[h, i, u, f] = X[h, i, u, e] * R[h, i, e, f] :: sum[e]
+    T[h, i, e, f] = Y[h, i, s, e] * V[h, i * U + s, f] :: sum[s]
+    R[h, i + 1, e, f] = exp(-U * G[h]) * R[h, i, e, f] + T[h, i, e, f]
+  O[h, t, f] = P[h, t // U, t % U, f] + B[h, t // U, t % U, f]
+""")
+"""Retention in chunks (arXiv:2307.08621), with its decays in elements of their own."""
+
+PRODUCTS = [
+    (zoo.load("linear_attention"), "h200", "bf16", {"h": 2, "p": 71, "m": 100, "e": 24, "f": 20}),
+    (CHUNKS, "a100", "fp16", {"h": 2, "t": 64, "e": 24, "f": 40}),
+    (zoo.load("mla_absorbed"), "h200", "bf16",
+     {"h": 8, "p": 7, "m": 64, "c": 40, "r": 8, "e": 16, "f": 24}),
+]  # fmt: skip
+
+
+@needs_gxx
+@pytest.mark.parametrize(("cascade", "machine", "fmt", "sizes"), PRODUCTS)
+def test_products_on_the_matrix_unit_are_those_of_the_interpreter(
+    tmp_path, cascade, machine, fmt, sizes
+):
+    """Kernels of no pattern: sides as they lie, results and sums as the format has them."""
+    target, form = TARGETS.get(machine), parse_format(fmt)
+    bound = bind(cascade, shapes=sizes)
+    program = lower(bound, explore(bound, target, form).mapping, target, form)
+    module = cuda_module(program, target)
+    assert PRODUCTS_KIND in {each.kind for each in launches(module.steps)}
+    inputs = drawn(bound, form, 1.0)
+    if "G" in inputs:  # a decay
+        inputs["G"] = np.abs(inputs["G"])
+    found = cuda_on_cpu.run(module, program, inputs, tmp_path)
+    for name, want in interpret(bound, inputs, form).items():
+        assert np.abs(found[name] - want).max() <= LIMIT[fmt] * np.abs(want).max()
+
+
+@needs_gxx
+@pytest.mark.parametrize("care", [True, False])
+def test_products_leave_absent_terms_out_where_a_side_is_no_number(tmp_path, care):
+    """Rows see keys up to their own; NaN and Inf in later values; without care they would leak."""
+    cascade = parse("""
+    cascade prefix(W[p, m], V[m, f]) -> O[p, f]
+      O[p, f] = W[p, m] * V[m, f] :: sum[m] s.t. m <= p
+    """)
+    target, form = TARGETS.get("a100"), parse_format("bf16")
+    bound = bind(cascade, shapes={"p": 50, "m": 50, "f": 24})
+    program = lower(bound, explore(bound, target, form).mapping, target, form)
+    module = cuda_module(program, target)
+    if not care:
+        old = "fabsf(c[n][i]) < PS_INF ?"
+        assert old in module.source
+        module = replace(module, source=module.source.replace(old, "true ?"))
+    inputs = drawn(bound, form, 1.0)
+    inputs["V"][30, 3:9], inputs["V"][45, :] = np.nan, np.inf
+    found = cuda_on_cpu.run(module, program, inputs, tmp_path)["O"]
+    want = interpret(bound, inputs, form)["O"]
+    finite = np.isfinite(want)
+    assert 0.5 < finite.mean() < 0.95
+    same = np.array_equal(np.isnan(found), np.isnan(want))
+    assert same == care
+    if care:
+        error = np.abs(found[finite] - want[finite]).max()
+        assert error <= LIMIT["bf16"] * np.abs(want[finite]).max()
 
 
 def test_mask_code_is_in_partial_tiles_only():

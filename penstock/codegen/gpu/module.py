@@ -18,13 +18,16 @@ from penstock.codegen.loops.nodes import Buffer, Program
 from penstock.codegen.loops.walk import touched
 from penstock.codegen.tvm.kernels import Kernel, extent_of
 
-__all__ = ["TensorKernel", "prelude", "tensor_kernel"]
+__all__ = ["KERNELS", "PTX_END", "TensorKernel", "prelude", "tensor_kernel"]
 
 HOPPER = ("sm_90a",)
 """Architectures with wgmma (PTX ISA: sm_90a alone; sm_100 has others)."""
 
 PTX_END = "// -- end of PTX --\n"
 """What stands behind the part of the prelude that holds all PTX."""
+
+KERNELS = "// -- kernels --\n"
+"""What stands in front of the kernels."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,3 +128,36 @@ PS_DEVICE void ps_add_shared_terms(float (&x)[N], int depth, int row, int first,
 #pragma unroll
   for (int i = 0; i < N; ++i) x[i] = sums[i];
 }
+// R x C results of depth K, by warps: 16 rows and 8 N columns at a time; sides are read where they are.
+// A result that is no finite number is made again term by term.
+template <int R, int C, int K, int N, typename Left, typename Right, typename Exact, typename Put>
+PS_DEVICE void ps_product(int warps, Left left, Right right, Exact exact, Put put) {
+  const int line = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+  constexpr int across = (C + 8 * N - 1) / (8 * N), tiles = (R + 15) / 16 * across;
+  for (int t = threadIdx.x / 32; t < tiles; t += warps) {
+    const int row = t / across * 16 + line, col = t % across * 8 * N;
+    float c[N][4] = {};
+    auto a_at = [&](int r, int k) { return r < R && k < K ? left(r, k) : 0.0f; };
+    auto b_at = [&](int n, int k) { return n < C && k < K ? right(n, k) : 0.0f; };
+    for (int k = 2 * quad; k < K + 2 * quad; k += 16) {
+      uint32_t a[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int r = row + i % 2 * 8, m = k + i / 2 * 8;
+        a[i] = ps_pack(a_at(r, m), a_at(r, m + 1));
+      }
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        const int q = col + 8 * n + line;
+        ps_mma(c[n], a, ps_pack(b_at(q, k), b_at(q, k + 1)), ps_pack(b_at(q, k + 8), b_at(q, k + 9)));
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int r = row + i / 2 * 8, q = col + 8 * n + 2 * quad + i % 2;
+        if (r < R && q < C) put(r, q, fabsf(c[n][i]) < PS_INF ? c[n][i] : exact(r, q));
+      }
+  }
+}

@@ -40,7 +40,7 @@ from penstock.codegen.loops.walk import all_buffers, loads
 from penstock.codegen.tvm.kernels import Kernel, extent_of
 from penstock.codegen.tvm.ranges import interval, moves, names
 
-__all__ = ["Copy", "Product", "Step", "TileKernel", "peeled", "recognise"]
+__all__ = ["Copy", "Product", "Step", "TileKernel", "factors", "peeled", "recognise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +366,7 @@ def _split(
     left: LoopExpr | None = None
     scale: LoopExpr | None = None
     right: Load | None = None
-    for factor in _factors(terms):
+    for factor in factors(terms):
         used = names(factor)
         if reds.variable not in used:
             scale = factor if scale is None else Op("*", (scale, factor))
@@ -382,13 +382,14 @@ def _split(
     return Product(result, rows, cols, reds, left, right, scale, guards, masks, step.stage)
 
 
-def _factors(expr: LoopExpr) -> Iterator[LoopExpr]:
+def factors(expr: LoopExpr) -> Iterator[LoopExpr]:
+    """Yield the factors of a product; what is divided by is its inverse."""
     match expr:
         case Op("*", (left, right)):
-            yield from _factors(left)
-            yield from _factors(right)
+            yield from factors(left)
+            yield from factors(right)
         case Op("/", (left, right)):
-            yield from _factors(left)
+            yield from factors(left)
             yield Op("/", (Const(1.0), right))
         case _:
             yield expr

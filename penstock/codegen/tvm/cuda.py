@@ -28,16 +28,17 @@ from typing import Any
 from penstock.codegen.backends import Provenance
 from penstock.codegen.base import Artifact
 from penstock.codegen.gpu.mma import TensorMap
-from penstock.codegen.gpu.module import TensorKernel, prelude, tensor_kernel
+from penstock.codegen.gpu.module import KERNELS, TensorKernel, prelude, tensor_kernel
+from penstock.codegen.gpu.product import Call, calls_of
 from penstock.codegen.gpu.unfit import Unfit
-from penstock.codegen.loops.nodes import Buffer, Program
-from penstock.codegen.loops.walk import touched
+from penstock.codegen.loops.nodes import Buffer, LoopStmt, Program
+from penstock.codegen.loops.walk import all_buffers, touched
 from penstock.codegen.tvm.env import require_tvm
 from penstock.codegen.tvm.expr import check_format, element_type
 from penstock.codegen.tvm.kernel_text import KernelText, kernel_text
 from penstock.codegen.tvm.kernels import Host, Kernel, Repeat, extent_of, plan
 from penstock.codegen.tvm.math import CUDA_MATH
-from penstock.codegen.tvm.script import from_source, identifiers
+from penstock.codegen.tvm.script import from_source, identifiers, is_wide
 from penstock.errors import MappingError, ToolError
 from penstock.targets.base import Target
 
@@ -48,6 +49,9 @@ SHARED_BYTES = {"sm_75": 65536, "sm_80": 166912, "sm_86": 101376, "sm_87": 16691
 SHARED_BYTES |= {"sm_89": 101376, "sm_90": 232448, "sm_100": 232448, "sm_120": 101376}
 """Most shared memory of one block by compute capability: CUDA C++ Programming Guide, appendix
 "Compute Capabilities", "maximum amount of shared memory per thread block"."""
+
+PRODUCTS = "plain, products by mma.sync"
+"""What multiplies in a launch with products on the matrix unit, in no pattern of `gpu/tile.py`."""
 
 GRID_X, GRID_YZ, BLOCK_THREADS = 2**31 - 1, 65535, 1024
 """Limits of a launch: the same appendix, "maximum x-dimension of a grid" and so on."""
@@ -62,7 +66,7 @@ class Launch:
         grid, block: extents along x, y, z.
         shared_bytes: of dynamic shared memory.
         arguments: names of buffers, in the kernel's order, then host loop variables (int).
-        kind: what multiplies: ``plain`` threads, ``mma.sync`` or ``wgmma``.
+        kind: what multiplies: ``plain`` threads, ``mma.sync``, ``wgmma``, or `PRODUCTS`.
         why: the reason for which a launch is plain, or has no wgmma.
         maps: TMA descriptors that are arguments after the others.
     """
@@ -190,6 +194,7 @@ def cuda_module(program: Program, target: Target, why: str = "") -> CudaModule:
     steps, workspace = plan(program)
     limit = shared_limit(target.part)
     kernels = tuple(_kernels(steps))
+    calls = {each.name: _calls(each, program, target) for each in kernels}
     given = (*program.inputs, *program.outputs, *workspace)
     tensor, reasons = _tensor_kernels(kernels, program, given, target.part, why)
     workspace = _unrounded(workspace, [each for each in kernels if each.name in tensor])
@@ -197,15 +202,20 @@ def cuda_module(program: Program, target: Target, why: str = "") -> CudaModule:
     if tensor:
         tensor, reasons = _tensor_kernels(kernels, program, given, target.part, why)
     texts: dict[str, KernelText] = {}
+    functions: list[str] = []
     for kernel in kernels:
         if kernel.name in reasons:
+            mine = calls[kernel.name]
+            kernel = _warped(kernel, mine) if mine else kernel
             _check_limits(kernel, target)
-            texts[kernel.name] = kernel_text(program, kernel, given, limit, _grid(kernel))
+            texts[kernel.name] = kernel_text(program, kernel, given, limit, _grid(kernel), mine)
+            functions += [line for each in mine.values() for line in (*each.lines, "")]
     source, orders = _plain_source(texts, reasons, program, target)
-    if tensor:
+    if tensor or functions:
         parts = [line for each in tensor.values() for line in (*each.lines, "")]
-        source = "\n".join((source + prelude(program, target.part), *parts))
-    made = tuple(_host(step, texts, orders, tensor, reasons) for step in steps)
+        head = "\n".join((prelude(program, target.part), *functions, KERNELS))
+        source = "\n".join((head + source, *parts))
+    made = tuple(_host(step, texts, orders, tensor, reasons, calls) for step in steps)
     scratch = [each for text in texts.values() for each in text.scratch]
     return CudaModule(
         source,
@@ -214,6 +224,23 @@ def cuda_module(program: Program, target: Target, why: str = "") -> CudaModule:
         tuple(_array(each, program) for each in (*workspace, *scratch)),
         made,
     )
+
+
+def _calls(kernel: Kernel, program: Program, target: Target) -> dict[LoopStmt, Call]:
+    """Return the products of a plain launch that its mapping has on a matrix unit."""
+    digits = target.part.removeprefix("sm_").rstrip("af")
+    if program.format.name not in ("bf16", "fp16") or not digits.isdigit() or int(digits) < 80:
+        return {}
+    buffers = {each.name: each for each in all_buffers(program)}
+    if is_wide(program) or any(each.own for each in buffers.values()):
+        return {}
+    units = (each for each in target.arrays if any(axis.kind == "pe" for axis in each.axes))
+    return calls_of(kernel, buffers, frozenset(each.name for each in units))
+
+
+def _warped(kernel: Kernel, calls: Mapping[LoopStmt, Call]) -> Kernel:
+    """Return a launch with the warps that its products are shared by."""
+    return replace(kernel, threads=next(each.threads for each in calls.values()))
 
 
 def _tensor_kernels(
@@ -306,9 +333,10 @@ def _host(
     orders: Mapping[str, tuple[str, ...]],
     tensor: Mapping[str, TensorKernel],
     reasons: Mapping[str, str],
+    calls: Mapping[str, Mapping[LoopStmt, Call]],
 ) -> Launch | LaunchLoop:
     if isinstance(step, Repeat):
-        inner = tuple(_host(each, texts, orders, tensor, reasons) for each in step.steps)
+        inner = tuple(_host(each, texts, orders, tensor, reasons, calls) for each in step.steps)
         return LaunchLoop(step.variable, step.extent, inner)
     found = tensor.get(step.name)
     if found is not None:
@@ -320,7 +348,10 @@ def _host(
     x, y, z = (*_grid(step), 1, 1)[:3]
     shared, listed = texts[step.name].shared_bytes, orders[step.name]
     name, why = f"{step.name}_kernel", reasons[step.name]
-    return Launch(name, (x, y, z), (step.threads, 1, 1), shared, listed, why=why)
+    kind = "plain"
+    if calls[step.name]:
+        step, kind = _warped(step, calls[step.name]), PRODUCTS
+    return Launch(name, (x, y, z), (step.threads, 1, 1), shared, listed, kind, why)
 
 
 def _compile(text: str, target: Target) -> tuple[str, dict[str, tuple[str, ...]]]:

@@ -5,13 +5,15 @@ Excluded on purpose: the split into kernels (`tvm/kernels.py`), compiling (`tvm/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from penstock.codegen.gpu.product import Call
 from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
     Buffer,
+    Const,
     For,
     If,
     LoopStmt,
@@ -44,7 +46,12 @@ class KernelText:
 
 
 def kernel_text(
-    program: Program, kernel: Kernel, given: Sequence[Buffer], limit: int, grid: Sequence[int]
+    program: Program,
+    kernel: Kernel,
+    given: Sequence[Buffer],
+    limit: int,
+    grid: Sequence[int],
+    calls: Mapping[LoopStmt, Call],
 ) -> KernelText:
     """Print a kernel.
 
@@ -54,13 +61,14 @@ def kernel_text(
         given: buffers of the program that are parameters: inputs, outputs, workspace.
         limit: most bytes of shared memory.
         grid: blocks along x, y, z; one for each block loop, innermost first, or all along x.
+        calls: statements that are calls of a function.
     """
     pool = _Pool(limit, program)
     pool.place(kernel.body, 0)
     scratch = tuple(replace(each, shape=(kernel.blocks, *each.shape)) for each in pool.scratch)
     read, written = touched(kernel.body)
     used = [each for each in given if each.name in read | written]
-    printer = _KernelPrinter(program, kernel, pool)
+    printer = _KernelPrinter(program, kernel, pool, calls)
     lines = tuple(printer.function([*used, *scratch], grid))
     return KernelText(lines, pool.size, scratch)
 
@@ -119,8 +127,10 @@ class _Pool:
 class _KernelPrinter:
     """Prints statements that all threads of a block pass, and the leaves between barriers."""
 
-    def __init__(self, program: Program, kernel: Kernel, pool: _Pool) -> None:
-        self.program, self.kernel, self.pool = program, kernel, pool
+    def __init__(
+        self, program: Program, kernel: Kernel, pool: _Pool, calls: Mapping[LoopStmt, Call]
+    ) -> None:
+        self.program, self.kernel, self.pool, self.calls = program, kernel, pool, calls
         self.scratch = {each.name for each in pool.scratch}
         self.text = ScriptPrinter(
             program, scope="local", prefix=dict.fromkeys(self.scratch, "p_block")
@@ -200,6 +210,10 @@ class _KernelPrinter:
     def lines(self, stmt: LoopStmt, depth: int, ranges: Ranges) -> Iterator[str]:
         """Yield the lines of a statement that every thread reaches."""
         pad = "    " * depth
+        if stmt in self.calls:
+            yield from self._ordered(stmt, pad)
+            yield f"{pad}{self._called(self.calls[stmt], ranges)}"
+            return
         leaf = leaf_of(stmt)
         if leaf is not None:
             yield from self._ordered(stmt, pad)
@@ -223,6 +237,16 @@ class _KernelPrinter:
                 yield from self.lines(body, depth, ranges)
             case Block():
                 yield from in_order(stmt, depth, lambda each: self.lines(each, depth, ranges))
+
+    def _called(self, call: Call, ranges: Ranges) -> str:
+        zero = Const(0, True)
+        starts = (
+            self.expr.element(each, (zero,) * len(self.expr.buffers[each].shape), ranges)
+            for each in call.buffers
+        )
+        listed = [f'"{call.name}"', *(f"T.address_of({each})" for each in starts)]
+        listed += [self.names[each] for each in call.scalars]
+        return f'T.evaluate(T.call_extern("void", {", ".join(listed)}))'
 
     def _uniform_loop(self, loop: For, depth: int, ranges: Ranges) -> Iterator[str]:
         yield from self._ordered_reads(loop, "    " * depth)

@@ -29,7 +29,7 @@ from penstock.codegen.lower.program import lower
 from penstock.codegen.tvm.cuda import artifact
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import parse_format
-from penstock.einsum_ir.shapes import Bound
+from penstock.einsum_ir.shapes import Bound, bind
 from penstock.mapper.nodes import Keep, Mapping, Nest, Node
 from penstock.mapper.search.explore import explore
 from penstock.runtime.streaming import parted, streamed
@@ -54,15 +54,37 @@ cascade neighborhood(Q[h, p, e], K[h, m, e], V[h, m, f]) -> O[h, p, f]
 """Places of a grid with X columns see those at most W rows and columns away."""
 
 
+LATENT = """
+cascade latent(Q[h, p, e], K[m, e]) -> O[h, p, f]
+  const SC = 1 / sqrt(192)
+  R[h, p, e] = Q[h, p, e] * SC
+  S[h, p, m] = R[h, p, e] * K[m, e] s.t. m <= p + M - P
+  G[h, p] = S[h, p, m] :: max[m]
+  T[h, p, m] = exp(S[h, p, m] - G[h, p])
+  D[h, p] = T[h, p, m] :: sum[m]
+  O[h, p, f] = T[h, p, m] / D[h, p] * K[m, f] :: sum[m]
+"""
+"""MLA where the projections are taken into the query: a latent is key and, in part, value."""
+
+
 @dataclass(frozen=True)
 class Case:
-    """What is measured: a stock cascade or a text, widths, numbers of keys; one query or all."""
+    """What is measured: a stock cascade or a text, widths, numbers of keys; one query or all.
+
+    ``sizes`` are those of ranks that are others than usual. For decoding: ``rows`` of a block, and
+    ``parts`` to measure: (keys of a part, keys of a tile, buffers).
+    ``streams``: whether it is brought into a form that streams over tiles.
+    """
 
     cascade: str
     widths: tuple[int, ...] = (64, 128)
     lengths: tuple[int, ...] = (8192,)
     constants: tuple[tuple[str, float], ...] = ()
     decode: bool = False
+    sizes: tuple[tuple[str, int], ...] = ()
+    rows: int = 4
+    parts: tuple[tuple[int, int, int], ...] = ((2048, 64, 2), (1024, 64, 3), (4096, 128, 2))
+    streams: bool = True
 
     def load(self) -> Cascade:
         """Return the cascade."""
@@ -72,6 +94,7 @@ class Case:
 CASES = {
     "causal": Case("causal_attention", lengths=(4096, 16384)),
     "dense": Case("attention", lengths=(4096, 16384)),
+    "dense_wide": Case("attention", (256,)),
     "sliding_window": Case("sliding_window", constants=(("W", 256.0),)),
     "decode": Case("gqa_causal", (128,), (65536,), decode=True),
     "gqa_causal": Case("gqa_causal", (128,)),
@@ -81,6 +104,15 @@ CASES = {
     "document_mask": Case("document_mask"),
     "sigmoid": Case("sigmoid_attention"),
     "neighborhood": Case(NEIGHBORHOOD, (64,), constants=(("X", 64.0), ("W", 3.0))),
+    "latent": Case(
+        LATENT,
+        (512,),
+        decode=True,
+        sizes=(("h", 128), ("e", 576)),
+        rows=64,
+        parts=((1024, 64, 2), (512, 64, 2)),
+    ),
+    "linear": Case("linear_attention", (64,), streams=False),
 }
 """In the order of measuring: what is left when the time is up comes last."""
 
@@ -88,20 +120,21 @@ HEADS, GROUPS = 16, 4
 TILES = {
     64: ((128, 128, 2), (192, 128, 2), (128, 128, 3), (192, 96, 3)),
     128: ((128, 128, 2), (128, 176, 2), (128, 96, 2), (192, 80, 2)),
+    256: ((128, 64, 2), (64, 64, 3)),
 }
 """Width → (rows of a block, keys of a tile, buffers) to measure."""
 
-PARTS = ((2048, 64, 2), (1024, 64, 3), (4096, 128, 2))
-"""For decoding: (keys of a part, keys of a tile, buffers)."""
-
 
 def tiled(body: tuple[Node, ...], along: str, rows: int, buffers: int) -> tuple[Node, ...]:
-    """Return a mapping's body with another block tile of a rank, and other numbers of buffers."""
+    """Return a mapping's body with another block tile of a rank, and other numbers of buffers.
+
+    What is done once, not from tile to tile (a merge of parts), stays as it is.
+    """
     found: list[Node] = []
     for node in body:
         if isinstance(node, Nest):
             loop = node.loop
-            if loop.variable == along and loop.axis:
+            if loop.variable == along and loop.axis and any(isinstance(n, Nest) for n in node.body):
                 loop = replace(loop, tile=rows)
             found.append(replace(node, loop=loop, body=tiled(node.body, along, rows, buffers)))
         elif isinstance(node, Keep) and {"K", "V"} & set(node.tensors):
@@ -122,15 +155,17 @@ def made(
     sizes = {"h": HEADS, "g": GROUPS, "p": length, "m": length, "e": width, "f": width}
     if case.decode:
         sizes["p"] = 1
-    sizes = {name: size for name, size in sizes.items() if name in used}
+    sizes = {name: size for name, size in (sizes | dict(case.sizes)).items() if name in used}
     rows, keys, buffers = tile
     tiles, constants = Tiles(keys, keys, keys), dict(case.constants)
     if case.decode:
         bound = parted(whole, sizes, constants, tiles, part=rows)
-        along, rows = "h", HEADS // GROUPS
-    else:
+        along, rows = "h", case.rows
+    elif case.streams:
         along = "p"
         bound = streamed(whole, sizes, constants, tiles, always=True)
+    else:
+        along, bound = "", bind(whole, shapes=sizes)
     mapping: Mapping = explore(bound, target, fmt).mapping
     mapping = replace(mapping, body=tiled(mapping.body, along, rows, buffers))
     mapping = plain(mapping, bound, target) or mapping
@@ -143,10 +178,12 @@ def made(
 
 def points(case: str, length: int) -> float:
     """Return the pairs of row and key that are present in a head."""
-    if case == "dense":
+    if case in ("dense", "dense_wide"):
         return float(length) ** 2
-    if case == "decode":
+    if case in ("decode", "latent"):
         return float(length)
+    if case == "linear":
+        return float(length) * 64  # sums of 64 x 64 for each key, and as much for each query
     if case == "neighborhood":
         across, down = (
             [min(n, 3) + 1 + min(size - 1 - n, 3) for n in range(size)]
@@ -194,10 +231,10 @@ def written(folder: Path, name: str, width: int, length: int, machine: str) -> d
     shape: dict[str, int] = {}
     inputs: dict[str, list[int]] = {}
     moved = 0
-    for tile in PARTS if case.decode else TILES[width]:
+    for tile in (case.parts if case.decode else TILES[width]) if case.streams else ((0, 0, 0),):
         files, bound, shape = made(case, width, length, tile, machine)
-        said = "x".join(str(each) for each in tile)
-        place = f"{name}_{width}_{length}_{said}"
+        said = "x".join(str(each) for each in tile) if case.streams else "as explored"
+        place = f"{name}_{width}_{length}_{said.replace(' ', '_')}"
         files.save(folder / place)
         launch = json.loads(str(files.files["launch.json"]))
         kinds = sorted({each.get("kind", "loop") for each in launch["steps"]} - {"plain"})
@@ -217,7 +254,7 @@ def written(folder: Path, name: str, width: int, length: int, machine: str) -> d
         "inputs": inputs,
         "variants": variants,
         "rivals": rivals.names(name),
-        "flops": 4.0 * shape["h"] * width * points(name, length),
+        "flops": 2.0 * shape["h"] * (shape["e"] + shape["f"]) * points(name, length),
         "bytes": moved,
     }
 

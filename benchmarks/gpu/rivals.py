@@ -14,7 +14,7 @@ Make = Callable[[], Call]
 DEVICE = "cuda"
 """Where tensors are; `measure.py --cpu` sets another."""
 
-DECODE = ("decode",)
+DECODE = ("decode", "latent")
 ONE_PASS = ("sigmoid",)
 
 
@@ -45,7 +45,7 @@ def _scores(
     if kind == "alibi":
         scores = scores - 2.0 ** (-8 * (h + 1) / shape["h"]) * (p - m)
     there = torch.ones_like(scores, dtype=torch.bool)
-    if kind not in ("dense", "neighborhood"):
+    if kind not in ("dense", "dense_wide", "neighborhood"):
         there = m <= p
     if kind == "neighborhood":
         there = _near(case, p, m)
@@ -66,6 +66,7 @@ def _near(case: dict[str, Any], p: Any, m: Any) -> Any:
 def exact_rows(torch: Any, case: dict[str, Any], given: dict[str, Any]) -> tuple[Any, Any]:
     """Return float64 results of some rows of some heads, and which."""
     shape = case["shape"]
+    given = _with_values(case, given)
     heads = sorted({0, shape["h"] // 2, shape["h"] - 1})
     rows = torch.randperm(shape["p"])[:96].sort().values.to(DEVICE)
     rows[0], rows[-1] = 0, shape["p"] - 1
@@ -73,7 +74,12 @@ def exact_rows(torch: Any, case: dict[str, Any], given: dict[str, Any]) -> tuple
     for h in heads:
         g = h * given["K"].shape[0] // shape["h"]
         q, k, v = (given[name][at].double() for name, at in (("Q", h), ("K", g), ("V", g)))
-        scores = q[rows] @ k.T / shape["e"] ** 0.5
+        if case["case"] == "linear":
+            state, total = _felt(torch, k).T @ v, _felt(torch, k).sum(0)
+            some = _felt(torch, q[rows])
+            outs.append(some @ state / (some @ total)[:, None])
+            continue
+        scores = q[rows] @ k.T / (192 if case["case"] == "latent" else shape["e"]) ** 0.5
         scores = _scores(torch, case, given, scores, h, rows)
         if case["case"] == "attention_sink":
             sink = given["S"][h].double().expand(len(rows), 1)
@@ -84,6 +90,19 @@ def exact_rows(torch: Any, case: dict[str, Any], given: dict[str, Any]) -> tuple
             weights = torch.softmax(scores, -1)
         outs.append(weights @ v)
     return torch.stack(outs), (heads, rows)
+
+
+def _with_values(case: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return inputs with K and V of groups of heads, where a latent is both."""
+    if case["case"] != "latent":
+        return given
+    latent = given["K"][None]
+    return {**given, "K": latent, "V": latent[..., : case["shape"]["f"]]}
+
+
+def _felt(torch: Any, x: Any) -> Any:
+    """Return the features of linear attention: elu + 1."""
+    return torch.where(x > 0, x + 1, torch.exp(x))
 
 
 def rows_of(out: Any, rows: tuple[list[int], Any]) -> Any:
@@ -113,11 +132,13 @@ def ours(torch: Any, folder: Path, given: dict[str, Any]) -> Call:
 
 def names(case: str) -> tuple[str, ...]:
     """Return the rivals that can compute a case, quick ones first."""
-    if case in ONE_PASS:
+    if case in (*ONE_PASS, "linear", "latent"):
         return ("torch compiled",)
     if case in DECODE:
         return ("sdpa flash", "sdpa cudnn", "flex")
     if case == "gqa_causal":
+        return ("sdpa flash", "sdpa cudnn", "flex")
+    if case == "dense_wide":
         return ("sdpa flash", "sdpa cudnn", "flex")
     if case in ("dense", "causal"):
         return ("sdpa flash", "sdpa cudnn", "triton", "flex")
@@ -126,7 +147,7 @@ def names(case: str) -> tuple[str, ...]:
 
 def rivals(torch: Any, case: dict[str, Any], given: dict[str, Any]) -> dict[str, Make]:
     """Return the rivals by name; each is made when it is called."""
-    q, k, v = (given[name][None] for name in "QKV")
+    q, k, v = (_with_values(case, given)[name][None] for name in "QKV")
     plain = functools.partial(_sdpa, torch, q, k, v, case["case"] in ("causal", "gqa_causal"))
     made: dict[str, Make] = {
         "sdpa flash": functools.partial(plain, "FLASH_ATTENTION"),
@@ -163,6 +184,18 @@ def _compiled(torch: Any, function: Any) -> Any:
 def _one_pass(torch: Any, case: dict[str, Any], q: Any, k: Any, v: Any) -> Call:
     shape = case["shape"]
     rows, keys = (torch.arange(shape[name], device=DEVICE) for name in "pm")
+
+    def linear() -> Any:
+        state, total = _felt(torch, k).transpose(-1, -2) @ v, _felt(torch, k).sum(-2)
+        some = _felt(torch, q)
+        return some @ state / (some @ total[..., None])
+
+    def latent() -> Any:
+        scores = q[0, :, 0] @ k[0, 0].T / 192**0.5
+        return (torch.softmax(scores.float(), -1).to(v.dtype) @ v[0, 0])[:, None]
+
+    if case["case"] in ("linear", "latent"):
+        return _compiled(torch, linear if case["case"] == "linear" else latent)
     there = keys[None, :] <= rows[:, None] + shape["m"] - shape["p"]
 
     def whole() -> Any:
@@ -191,7 +224,7 @@ def _mods(torch: Any, case: dict[str, Any], given: dict[str, Any]) -> tuple[Any,
             return 50 * torch.tanh(s / 50)
         return s - torch.exp2(-8.0 * (h + 1) / heads) * (p - m)
 
-    masked = kind not in ("dense", *DECODE)
+    masked = kind not in ("dense", "dense_wide", *DECODE)
     return (mask if masked else None), (score if kind in ("soft_cap", "alibi") else None)
 
 

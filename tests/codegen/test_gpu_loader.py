@@ -133,7 +133,8 @@ def bench():
     "name",
     [
         *("causal", "dense", "sliding_window", "decode", "gqa_causal", "soft_cap", "alibi"),
-        *("attention_sink", "document_mask", "sigmoid", "neighborhood"),
+        *("attention_sink", "document_mask", "sigmoid", "neighborhood", "latent"),
+        *("linear", "dense_wide"),
     ],
 )
 def test_exact_results_and_rivals_are_what_the_cascade_says(bench, name):
@@ -147,6 +148,7 @@ def test_exact_results_and_rivals_are_what_the_cascade_says(bench, name):
     written = case.load().with_constants(**constants)
     sizes = {"h": 4, "g": 2, "p": 1 if case.decode else 90, "m": 90, "e": 16, "f": 16}
     used = {rank for each in written.inputs for rank in each.ranks}
+    used |= {rank for each in written.einsums for rank in each.variables}
     sizes = {rank: n for rank, n in sizes.items() if rank in used}
     told = {"case": name, "format": "bf16", "shape": sizes, "constants": constants}
     told["inputs"] = {e.tensor: [sizes[rank] for rank in e.ranks] for e in written.inputs}

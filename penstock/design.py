@@ -30,6 +30,7 @@ from penstock.einsum_ir.formats import Format, parse_format, run_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.interpreter.inputs import bind_arrays, default_format
 from penstock.einsum_ir.interpreter.interp import interpret
+from penstock.einsum_ir.rewrite.places import placed
 from penstock.einsum_ir.shapes import Bound, bind
 from penstock.errors import DataError, FileError, GeneratedCodeError, ToolError
 from penstock.files import read_text, write_whole
@@ -263,7 +264,7 @@ def explore(
     machine = as_target(target)
     chosen = run_format(fmt or parse_format(machine.format))
     if variants is None:
-        bounds: Sequence[Bound] = (_tiled(cascade, shapes or {}, constants, tile, part),)
+        bounds: Sequence[Bound] = (_tiled(cascade, shapes or {}, constants, machine, tile, part),)
     else:
         same = tuple(variants) or derived(cascade, chosen)
         bounds = bind_variants((cascade, *same), machine, shapes=shapes, constants=constants)
@@ -275,13 +276,20 @@ def _tiled(
     cascade: Cascade,
     shapes: MappingABC[str, int],
     constants: MappingABC[str, float] | None,
+    machine: Target,
     tile: int,
     part: int,
 ) -> Bound:
-    """Return a cascade, or its form that streams over tiles, of parts side by side if wanted."""
+    """Return a cascade, or its form that streams over tiles, of parts side by side if wanted.
+
+    For a GPU, windows that are gathered are keys under a condition, which the rows of a tile share.
+    """
+    bound = bind(cascade.with_constants(**(constants or {})), shapes=shapes)
     if not tile:
-        return bind(cascade.with_constants(**(constants or {})), shapes=shapes)
+        return bound
     tiles = Tiles(tile, tile, tile)
+    if machine.family == "gpu" and (changed := placed(bound)) is not bound:
+        cascade, shapes, constants = changed.cascade, {}, None
     if part:
         return parted(cascade, shapes, constants, tiles, part=part)
     return streamed(cascade, shapes, constants, tiles, always=True)

@@ -40,6 +40,7 @@ from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.interpreter.inputs import bind_arrays
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.interpreter.rounding import quantise
+from penstock.einsum_ir.rewrite.places import placed
 from penstock.einsum_ir.rewrite.ranks import slow_ranks
 from penstock.einsum_ir.shapes import Bound, bind
 from penstock.errors import MappingError, PenstockError
@@ -77,7 +78,11 @@ def generated(name: str, machine: str, *, even: bool = False) -> tuple[Bound, Pr
             bind(cascade.with_constants(**constants), shapes=larger)
             kept = larger
     written = bind(cascade.with_constants(**constants), shapes=kept)
-    bound = streamed(cascade, kept, constants, Tiles(16, 16, 16), always=True)
+    changed = placed(written)
+    if changed is written:
+        bound = streamed(cascade, kept, constants, Tiles(16, 16, 16), always=True)
+    else:
+        bound = streamed(changed.cascade, {}, {}, Tiles(16, 16, 16), always=True)
     mapping = mapped(bound, target)
     leaves = plain(mapping, bound, target)
     program = lower(bound, mapping, target, FMT)

@@ -18,6 +18,7 @@ from penstock.codegen.tvm.cuda import compile_cubin, cuda_module, tensor_module
 from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.interpreter.numerics import quantise
+from penstock.einsum_ir.rewrite.places import placed
 from penstock.einsum_ir.shapes import bind
 from penstock.mapper.fusion import Flow
 from penstock.mapper.nodes import Compute, Keep, Nest
@@ -82,10 +83,13 @@ def made(cascade, machine, fmt="bf16", tile=32, constants=None, buffers=1, overl
     used |= {rank for each in written.inputs for rank in each.ranks}
     sizes = {name: size for name, size in {**TOY, **shapes}.items() if name in used}
     constants = constants or {}
+    exact = bind(written.with_constants(**constants) if constants else written, shapes=sizes)
+    changed = placed(exact)
+    if changed is not exact:
+        written, sizes, constants = changed.cascade, {}, {}
     bound = streamed(written, sizes, constants, Tiles(tile, tile, tile), always=True)
     mapping, _ = build(bound, target, form, Flow(bound.cascade), Recipe())
     mapping = plain(replace(mapping, body=staged(mapping.body, buffers, overlap)), bound, target)
-    exact = bind(written.with_constants(**constants) if constants else written, shapes=sizes)
     return exact, lower(bound, mapping, target, form), target
 
 
@@ -136,6 +140,8 @@ CASES = [
     ("sigmoid_attention", "a100", {"fmt": "fp16"}),
     (UNSEEN, "h200", {}),
     (UNSEEN, "a100", {"p": 37}),
+    ("neighborhood", "h200", {"m": 75, "p": 75, "r": 13, "tile": 16}),
+    ("neighborhood_2d", "a100", {"y": 9, "x": 21, "r": 13, "c": 13, "tile": 1}),
 ]
 
 

@@ -168,7 +168,10 @@ def _overlap(bound: Bound, window: _Window) -> bool:
 def _changed(bound: Bound, window: _Window) -> Bound:
     cascade, name = bound.cascade, window.offset
     statements = tuple(
-        _einsum(each, window) if isinstance(each, Einsum) else each for each in cascade.statements
+        _einsum(each, window)
+        if isinstance(each, Einsum)
+        else replace(each, einsums=tuple(_einsum(inner, window) for inner in each.einsums))
+        for each in cascade.statements
     )
     shapes = tuple((rank, n) for rank, n in cascade.shapes if rank != name)
     constants = tuple(

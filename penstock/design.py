@@ -30,7 +30,6 @@ from penstock.einsum_ir.formats import Format, parse_format, run_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.interpreter.inputs import bind_arrays, default_format
 from penstock.einsum_ir.interpreter.interp import interpret
-from penstock.einsum_ir.rewrite.places import placed
 from penstock.einsum_ir.shapes import Bound, bind
 from penstock.errors import DataError, FileError, GeneratedCodeError, ToolError
 from penstock.files import read_text, write_whole
@@ -48,8 +47,7 @@ from penstock.mapper.search.front import explore_front as search_front
 from penstock.mapper.search.variants import bind_variants, derived
 from penstock.metrics import Check, Metric
 from penstock.report.data import Page, Simulated
-from penstock.runtime.streaming import parted, streamed
-from penstock.runtime.tiles import Tiles
+from penstock.runtime.streaming import tiled
 from penstock.samples import random_inputs
 from penstock.sim.simulate import Simulation
 from penstock.sim.simulate import simulate as run_simulation
@@ -264,35 +262,12 @@ def explore(
     machine = as_target(target)
     chosen = run_format(fmt or parse_format(machine.format))
     if variants is None:
-        bounds: Sequence[Bound] = (_tiled(cascade, shapes or {}, constants, machine, tile, part),)
+        bounds: Sequence[Bound] = (tiled(cascade, shapes or {}, constants, machine, tile, part),)
     else:
         same = tuple(variants) or derived(cascade, chosen)
         bounds = bind_variants((cascade, *same), machine, shapes=shapes, constants=constants)
     found = fitting(bounds, machine, chosen, objective=objective, progress=progress, others=others)
     return Design(found.bound.cascade, found.mapping, found.target, found.format), found
-
-
-def _tiled(
-    cascade: Cascade,
-    shapes: MappingABC[str, int],
-    constants: MappingABC[str, float] | None,
-    machine: Target,
-    tile: int,
-    part: int,
-) -> Bound:
-    """Return a cascade, or its form that streams over tiles, of parts side by side if wanted.
-
-    For a GPU, windows that are gathered are keys under a condition, which the rows of a tile share.
-    """
-    bound = bind(cascade.with_constants(**(constants or {})), shapes=shapes)
-    if not tile:
-        return bound
-    tiles = Tiles(tile, tile, tile)
-    if machine.family == "gpu" and (changed := placed(bound)) is not bound:
-        cascade, shapes, constants = changed.cascade, {}, None
-    if part:
-        return parted(cascade, shapes, constants, tiles, part=part)
-    return streamed(cascade, shapes, constants, tiles, always=True)
 
 
 def explore_front(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from penstock.einsum_ir.cascade import Cascade
 from penstock.einsum_ir.formats import Format, parse_format
 from penstock.einsum_ir.interpreter.whole import whole_inputs
+from penstock.einsum_ir.rewrite.places import placed
 from penstock.einsum_ir.rewrite.plan import Refusal
 from penstock.einsum_ir.rewrite.ranks import slow_ranks
 from penstock.einsum_ir.rewrite.reduce import reduce_passes
@@ -25,7 +26,7 @@ from penstock.mapper.search.plan import Recipe
 from penstock.runtime.tiles import Tiles
 from penstock.targets.base import Target
 
-__all__ = ["blocked_mapping", "parted", "stored_in", "streamed", "tile_of"]
+__all__ = ["blocked_mapping", "parted", "stored_in", "streamed", "tile_of", "tiled"]
 
 
 def tile_of(extent: int, tiles: Tiles) -> int:
@@ -107,6 +108,40 @@ def parted(
         f"{cascade.name} has no rank whose parts can be merged",
         fix="see `penstock rewrite`, which says why",
     )
+
+
+def tiled(
+    cascade: Cascade,
+    shapes: Mapping[str, int],
+    constants: Mapping[str, float] | None,
+    machine: Target,
+    tile: int,
+    part: int,
+) -> Bound:
+    """Return a cascade, or its form that streams over tiles, of parts side by side if wanted.
+
+    For a GPU, windows that are gathered are keys under a condition, which the rows of a tile share.
+
+    Args:
+        cascade: any cascade.
+        shapes: rank variable → extent.
+        constants: upper-case name → value.
+        machine: that it is for.
+        tile: coordinates of a tile; 0 for none.
+        part: coordinates of a part; 0 for none.
+
+    Raises:
+        CascadeError, MappingError: see `streamed` and `parted`.
+    """
+    bound = bind(cascade.with_constants(**(constants or {})), shapes=shapes)
+    if not tile:
+        return bound
+    if machine.family == "gpu" and (changed := placed(bound)) is not bound:
+        cascade, shapes, constants = changed.cascade, {}, None
+    tiles = Tiles(tile, tile, tile)
+    if part:
+        return parted(cascade, shapes, constants, tiles, part=part)
+    return streamed(cascade, shapes, constants, tiles, always=True)
 
 
 def _longest(bound: Bound) -> tuple[str, ...]:

@@ -140,7 +140,7 @@ CASES = [
     ("sigmoid_attention", "a100", {"fmt": "fp16"}),
     (UNSEEN, "h200", {}),
     (UNSEEN, "a100", {"p": 37}),
-    ("neighborhood", "h200", {"h": 1, "m": 75, "p": 75, "r": 13, "tile": 16}),
+    ("neighborhood", "h200", {"m": 75, "p": 75, "r": 13, "tile": 16}),
     ("neighborhood_2d", "a100", {"h": 1, "y": 8, "x": 19, "r": 13, "c": 13, "tile": 1}),
 ]
 
@@ -225,6 +225,49 @@ def test_decode_packs_heads_that_share_keys_and_splits_them(tmp_path, machine, r
     assert {each.type for each in module.workspace if each.name.endswith("_R")} == {"float32"}
     error = emulated(module, program, bind(written, shapes=sizes), tmp_path)
     assert error < LIMIT["bf16"]
+
+
+ALONE = """
+mapping alone for causal_attention on {machine}
+QS on sm: e@blocks, h@threads
+for m1@blocks
+  for h@blocks
+    for m01
+      keep QK_T_T, GM_T_T, SN_T_T, SD_T_T, GM_C2, SD_T_P, O_T_T, O_T_P in smem
+      keep K, V in smem x2
+      QK_T_T on sm: m00, e
+      GM_T_T on sm: m00
+      GM_T_R on sm
+      SN_T_T on sm: m00
+      SD_T_T on sm: m00
+      GM_C2 on sm
+      SD_T_P on sm
+      SD_T_R on sm
+      O_T_T on sm stage 2: f, m00
+      O_T_P on sm: f
+      O_T_R on sm: f
+for h@blocks
+  keep GM_R, GM_C, SD_R, O_R in smem
+  GM_R on sm: m1
+  GM_C on sm: m1@threads
+  SD_R on sm: m1
+  O_R on sm: f@threads, m1
+  O on sm: f@threads
+"""
+
+
+@needs_gxx
+@pytest.mark.parametrize("machine", ["h200", "a100"])
+def test_one_query_of_a_head_with_keys_of_its_own_is_a_tile_with_one_row(tmp_path, machine):
+    target, form = TARGETS.get(machine), parse_format("bf16")
+    written, sizes = zoo.load("causal_attention"), {"h": 2, "p": 1, "m": 150, "e": 16, "f": 24}
+    bound = parted(written, sizes, tiles=Tiles(32, 32, 32), part=64)
+    mapping = plain(parse_mapping(ALONE.format(machine=machine)), bound, target)
+    program = lower(bound, mapping, target, form)
+    module = cuda_module(program, target)
+    assert kinds(module) == [{"h200": "wgmma", "a100": "mma.sync"}[machine]]
+    exact = bind(written, shapes=sizes)
+    assert emulated(module, program, exact, tmp_path, scale=8.0) < LIMIT["bf16"]
 
 
 @needs_gxx

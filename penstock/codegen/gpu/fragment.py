@@ -155,8 +155,8 @@ def _shape(
 ) -> Shape:
     dims = {
         classes[buffer.name, place]: place
-        for place, extent in enumerate(buffer.shape)
-        if extent > 1 and (buffer.name, place) in classes
+        for place in range(len(buffer.shape))
+        if (buffer.name, place) in classes
     }
     row = dims.pop(0, -1)
     if not dims:

@@ -13,11 +13,13 @@ computed in the loop; `Unfit` says which, and such launches stay plain kernels.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from penstock.codegen.gpu.empty import needed
 from penstock.codegen.gpu.private import with_private
+from penstock.codegen.gpu.single import with_row
 from penstock.codegen.gpu.unfit import Unfit
 from penstock.codegen.loops.nodes import (
     Alloc,
@@ -134,6 +136,15 @@ def recognise(kernel: Kernel, program: Program) -> TileKernel:
     if not kernel.grid:
         raise Unfit("it has no grid")
     kernel = with_private(kernel, program)
+    try:
+        return _recognised(kernel, program)
+    except Unfit as unfit:
+        with contextlib.suppress(Unfit):
+            return _recognised(with_row(kernel), program)
+        raise unfit
+
+
+def _recognised(kernel: Kernel, program: Program) -> TileKernel:
     local = {
         each.buffer.name: each.buffer
         for each in walk_statements(kernel.body)
@@ -456,7 +467,7 @@ def _join(union: _Union, load: Load, local: dict[str, Buffer]) -> None:
         return
     shape = local[load.buffer].shape
     for place, (index, extent) in enumerate(zip(load.indices, shape, strict=True)):
-        if extent == 1:
+        if extent == 1 and not isinstance(index, Name):
             continue
         if not isinstance(index, Name):
             raise Unfit(f"{load.buffer} is read at a computed place of a tile")

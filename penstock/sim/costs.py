@@ -34,6 +34,7 @@ class Cost:
         target: the machine.
         paces: its own loops as the counting sees them.
         every: cycles between two of its steps, at least (`mapper/model/recurrence.py`).
+        late: cycles from its last step until its result is there, at least (the same).
         shares: operand → the share of its accesses in range, over all visits.
     """
 
@@ -43,6 +44,7 @@ class Cost:
     paces: tuple[Pace, ...]
     every: int = 1
     shares: Mapping[Use, float] = field(default_factory=dict)
+    late: float = 0.0
 
     @cached_property
     def array(self) -> Array:
@@ -115,7 +117,9 @@ class Cost:
     @property
     def near_latency(self) -> int:
         """Cycles from the end of a visit in a place until it can use the results there."""
-        return max(0, self.array.depth_cycles - 1) + self.array.result_cycles - 1
+        depth = max(0, self.array.depth_cycles - 1) + self.array.result_cycles - 1
+        step = max(self.every, self._of(point_ops(self.einsum), least=1.0))
+        return max(depth, math.ceil(self.late - step))
 
     def latency(self, sizes: Mapping[str, int]) -> int:
         """Return the cycles from the end of a visit until all its results can be read.

@@ -19,7 +19,7 @@ from penstock.einsum_ir.regions.occupied import occupied
 from penstock.einsum_ir.shapes import Bound
 from penstock.errors import MappingError
 from penstock.mapper.facts import Facts, Use, facts_of
-from penstock.mapper.model.recurrence import step_interval
+from penstock.mapper.model.recurrence import result_cycles, step_interval
 from penstock.mapper.model.visits import share_in_range
 from penstock.mapper.nodes import Compute, Keep, Loop, Mapping, Nest, Node, leaves
 from penstock.mapper.scopes import paces_of
@@ -336,7 +336,8 @@ class _Planner:
         einsum, around = step.einsum, paces[: len(nests)]
         shares = {use: share_in_range(step, use, around, self.facts) for use in step.reads}
         every = step_interval(leaf, einsum, nests, self.bound.extents, self.target, self.format)
-        return Cost(leaf, einsum, self.target, paces[len(nests) :], every, shares)
+        late = result_cycles(einsum, self.target, self.format)
+        return Cost(leaf, einsum, self.target, paces[len(nests) :], every, shares, late)
 
     def _count(self, einsum: Einsum, nests: tuple[Nest, ...]) -> None:
         chains, total = _chains(nests), 1

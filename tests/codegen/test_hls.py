@@ -161,29 +161,25 @@ def test_the_scripts_name_part_clock_and_top():
 
 
 KERNEL = """\
-static void read_X(const data_t X[8][64], pk::fifo<data_t, 4>& X_s) {
+static void read_X(const data_t X[8][64], fifo<4>& X_s) {
   // for p by 4, Y on grid, for m; port of X: 4 words of 512 bits, one a cycle
-  PK_FOR(p1, 2) PK_FOR(m, 64) { PK_PIPELINE(4)
-    pk::word<data_t, 4> X_w_2; PK_EACH(p0x, 4) X_w_2[p0x] = X[p1 * 4 + p0x][m];
-    X_s.write(X_w_2);
-  }
+  PK_FOR(p1, 2) PK_FOR(m, 64) { PK_PIPELINE(4) X_s.write(pk::take_block<4, 1>(X, p1 * 4, m)); }
 }
-
-static void read_W(const data_t W[64], pk::fifo<data_t, 1>& W_s) {
+static void read_W(const data_t W[64], fifo<1>& W_s) {
   PK_FOR(c, 64) PK_FOR(k, 4) { PK_PIPELINE(1) W_s.write(W[c]); }  // copy W
 }
 
-static void compute(pk::fifo<data_t, 1>& W_s, pk::fifo<data_t, 4>& X_s, pk::fifo<data_t, 4>& Y_s) {
-  PK_LOCAL data_t WB[64][4]; PK_COMPLETE(WB, 2) PK_KEEP(WB, lutram) PK_LOCAL acc_t sum[4]; PK_REGISTERS(sum)  // in bram
+static void compute(fifo<1>& W_s, fifo<4>& X_s, fifo<4>& Y_s) {
+  PK_TILE(data_t, WB, [64][4], 1, 4) PK_KEEP(WB, lutram) PK_TILE(acc_t, sum, [4], 4)  // in bram
   PK_FOR(c, 64) PK_FOR(k, 4) { PK_PIPELINE(1) WB[c][k] = W_s.read(); }  // copy W
   PK_FOR(p1, 2) PK_FOR(m, 64) { PK_PIPELINE(1)  // for p by 4, Y on grid, for m
     if (m == 0) pk::fill(sum, 0);
     const auto X_w = X_s.read(); PK_EACH(p0x, 4) sum[p0x] += X_w[p0x] * WB[m][p0x];
-    if (m == 63) { pk::word<data_t, 4> Y_w; PK_EACH(q0x, 4) Y_w[q0x] = sum[q0x]; Y_s.write(Y_w); }
+    if (m == 63) Y_s.write(pk::pack<data_t>(sum));
   }
 }
 
-static void write_Y(data_t Y[8], pk::fifo<data_t, 4>& Y_s) {
+static void write_Y(data_t Y[8], fifo<4>& Y_s) {
   PK_FOR(p1, 2) { PK_PIPELINE(1) pk::put(Y, Y_s.read(), p1 * 4); }  // for p by 4, Y on grid
 }
 
@@ -193,9 +189,10 @@ extern "C" void weighted_kernel(const data_t X[8][64], const data_t W[64], data_
   // one token is written while one is read
   PK_STREAM(W_s, 2, data_t, 1) PK_STREAM(X_s, 2, data_t, 4) PK_STREAM(Y_s, 2, data_t, 4)
   PK_DATAFLOW
-  PK_TASK(read_X(X, X_s)) PK_TASK(read_W(W, W_s)) PK_TASK(compute(W_s, X_s, Y_s)) PK_TASK(write_Y(Y, Y_s))
+  PK_TASK(read_X(X, X_s)) PK_TASK(read_W(W, W_s)) PK_TASK(compute(W_s, X_s, Y_s))
+  PK_TASK(write_Y(Y, Y_s))
 }
-"""  # noqa: E501
+"""
 
 
 def test_each_pragma_stands_where_the_mapping_says():
@@ -222,13 +219,14 @@ def test_partitions_follow_the_index_of_the_unrolled_loop():
     def times(name, factor):
         return Op("*", (name, whole(factor)))
 
-    assert partition(t, 64, 4) == "PK_KEEP(A, lutram)"  # a quarter of a block, or no block at all
-    assert partition(t, 256, 4) == "PK_KEEP(A, bram)"
-    assert partition(v, 4, 4) == "PK_REGISTERS(A)"
-    assert partition(Op("+", (times(t, 4), v)), 64, 4) == "PK_CYCLIC(A, 1, 4)"
-    assert partition(Op("+", (times(v, 16), t)), 64, 4) == "PK_BLOCK(A, 1, 4)"
-    assert partition(Op("//", (v, whole(2))), 64, 4) == "PK_REGISTERS(A)"
-    assert partition(Op("//", (v, whole(2))), 5000, 4) == "PK_CYCLIC(A, 1, 4) PK_KEEP(A, bram)"
+    small = (("1",), "PK_KEEP(A, lutram)")  # a quarter of a block, or no block at all
+    assert partition(t, 64, 4) == small
+    assert partition(t, 256, 4) == (("1",), "PK_KEEP(A, bram)")
+    assert partition(v, 4, 4) == (("4",), "")
+    assert partition(Op("+", (times(t, 4), v)), 64, 4) == (("4",), "")
+    assert partition(Op("+", (times(v, 16), t)), 64, 4) == (("1",), "PK_BLOCK(A, 1, 4)")
+    assert partition(Op("//", (v, whole(2))), 64, 4) == (("64",), "")
+    assert partition(Op("//", (v, whole(2))), 5000, 4) == (("4",), "PK_KEEP(A, bram)")
 
 
 def test_what_does_not_fit_is_refused_with_its_numbers_or_said():

@@ -24,6 +24,7 @@ from penstock.codegen.loops.nodes import (
 )
 from penstock.design import explore, remap, sample
 from penstock.einsum_ir.formats import parse_format
+from penstock.mapper.notation import parse_mapping
 from penstock.pipelines import kernel_timing
 
 LANES = {"kind": "pe", "axis": "grid.lanes"}
@@ -234,15 +235,61 @@ def test_strides_of_places_become_dimensions():
         if isinstance(each, Alloc) and each.buffer.name == "S"
     ]
     assert buffer.shape == (8, 16, 3)
-    assert HlsNotes(shaped).buffer(buffer).startswith("PK_CYCLIC(S, 1, 4) PK_CYCLIC(S, 2, 4)")
+    assert HlsNotes(shaped).buffer(buffer)[0] == ("4", "4", "1")
 
 
 @pytest.mark.slow
-def test_a_kernel_is_short_enough_to_be_read():
-    """Causal 1-pass attention of grouped heads; others: benchmarks/hls/lines.py."""
-    shapes = {"h": 4, "g": 2, "p": 64, "m": 64, "e": 32, "f": 32}
-    design, _ = explore(zoo.load("gqa_causal_1pass"), "u280", shapes=shapes, fmt=FIXED)
+@pytest.mark.parametrize(
+    ("name", "groups", "ratio"),
+    [("attention", {}, 2), ("gqa_causal_1pass", {"g": 2}, 4)],
+)
+def test_a_kernel_is_short_enough_to_be_read(name, groups, ratio):
+    """Of 8 tiles at most, so that filling the tasks counts; larger ones: docs/hls_timing.md."""
+    shapes = {"h": 4, **groups, "p": 64, "m": 64, "e": 32, "f": 32}
+    design, _ = explore(zoo.load(name), "u280", shapes=shapes, fmt=FIXED)
     text = generate(design, "hls").files["kernel.cpp"]
     assert len(text.splitlines()) < 150
-    assert max(map(len, text.splitlines())) <= 120
-    assert kernel_timing(design.program(), 300e6).cycles < 5 * design.evaluate().latency_cycles
+    assert max(map(len, text.splitlines())) <= 100
+    assert kernel_timing(design.program(), 300e6).cycles < ratio * design.evaluate().latency_cycles
+
+
+@pytest.mark.slow
+def test_fills_of_tiles_are_short_beside_what_uses_them():
+    """8 heads of 128 x 64: a project overlaps as much as its mapping's model."""
+    shapes = {"h": 8, "p": 128, "m": 128, "e": 64, "f": 64}
+    design, _ = explore(zoo.load("attention"), "u280", shapes=shapes, fmt=FIXED)
+    timing = kernel_timing(design.program(), 300e6)
+    assert timing.cycles <= 1.2 * design.evaluate().latency_cycles
+    steps = {(task, loop): steps for task, loop, _, _, steps in timing.loops}
+    assert steps["read_K", "h, i"] == 8 * 128 * 64 // (8 * 32)  # eight words of the port a token
+
+
+def test_a_sum_that_is_rescaled_goes_with_what_is_added_to_it():
+    """The rescaled sum is of stage 1 and the new one of stage 3: a task with the new one."""
+    shapes = {"b": 1, "h": 2, "p": 8, "m": 16, "e": 4, "f": 4, "m0": 4}
+    text = """mapping one for attention_1pass on u280
+keep RM, RD, RNV in uram
+for m1
+  for p by 4 pipelined
+    keep BQK, LM, SLD, SLNV, PRM, SPD, SPNV, SLN in uram
+    BQK on pe2d: h, m0, p, e
+    LM on pe1d stage 1: h, p, m0
+    RM on pe1d stage 1: h, p
+    SLN on pe1d stage 1: h, m0, p
+    SLD on pe1d stage 1: h, p, m0
+    PRM on pe1d stage 1: h, p
+    SPD on pe1d stage 1: h, p
+    RD on pe1d stage 1: h, p
+    SPNV on pe1d stage 1: h, f, p
+    SLNV on pe2d stage 2: h, f, p, m0
+    RNV on pe1d stage 3: h, f, p
+AV on pe1d: h, p, f
+"""
+    cascade = zoo.load("attention_1pass")
+    design = remap(cascade, "u280", shapes=shapes, fmt=FIXED, mapping=parse_mapping(text))
+    tasks = {task.name: str(task.body) for task in hls.tasks_of(design.program()).tasks}
+    computing = [name for name in tasks if name.startswith("compute")]
+    assert computing == [f"compute_{n}" for n in range(4)]
+    assert "'SPNV'" in tasks["compute_3"]
+    assert "'SPNV'" not in tasks["compute_1"]
+    assert "'SPD'" in tasks["compute_1"]

@@ -120,7 +120,8 @@ def test_a_second_tile_of_the_mapping_waits_in_the_stream():
     assert "keep Q, K, V in uram x2" in str(design.mapping)
     streams = hls.tasks_of(design.program()).streams
     depths = {each.tensor: (each.depth, each.memory) for each in streams.values()}
-    assert depths == {"Q": (5, "uram"), "K": (6, "uram"), "V": (6, "uram"), "O": (2, "")}
+    assert depths == {"Q": (5, "uram"), "K": (3, "uram"), "V": (3, "uram"), "O": (2, "")}
+    assert {each.tensor: each.lanes for each in streams.values()}["K"] == 2 * 4  # two rows a token
     assert streams["K_s"].reason == "keep K in uram x2: the next tile waits here"
 
 

@@ -8,6 +8,7 @@ from penstock.einsum_ir.formats import parse_format
 from penstock.einsum_ir.frontend.notation import parse
 from penstock.mapper.notation import parse_mapping
 from penstock.mapper.resources import number_of
+from penstock.pipelines import kernel_timing
 from penstock.targets import TARGETS
 from penstock.targets.cores import core
 
@@ -63,6 +64,41 @@ def test_a_state_rescaled_in_every_step(loops, fmt, cycles):
     mapping, shapes = parse_mapping(text), {"p": 64, "t": 40}
     design = remap(parse(STATE), "u280", shapes=shapes, fmt=fmt, mapping=mapping)
     assert design.evaluate().leaves[0].cycles == cycles
+
+
+CIRCLE = """cascade circle(X[p,t], G[p,t]) -> Z[p]
+  init S[p,0] = 0
+  loop t:
+    D[p,t] = S[p,t] * G[p,t]
+    S[p,t+1] = D[p,t] + X[p,t]
+  Z[p] = S[p,T] + S[p,T]
+"""
+
+
+@pytest.mark.parametrize(
+    ("fmt", "rows", "cycles"),
+    [
+        ("fixed<16,6>", 16, 3),  # 1.37 + 0.063 * 16 + 0.67 ns: 2 cycles of logic, and the memory's
+        ("fp32", 16, 3 + 4 + 2),  # fmul and fadd, the state's memory
+        ("bf16", 16, 3 + 4 + 2),
+        ("fp64", 16, 6 + 6 + 2),
+        ("fp32", 256, 2 * 15 + 9),  # 16 rows in turn, by one array: latencies are nearly hidden
+    ],
+)
+def test_a_circle_through_two_einsums_takes_its_latency(fmt, rows, cycles):
+    """What is rescaled in one and added to in another, as the streaming form's sums are."""
+    text = (
+        "mapping one for circle on u280\nkeep S, D, X, G, Z in uram\nfor t pipelined\n"
+        "  D on pe1d: p by 16, p@lanes\n  S on pe1d: p by 16, p@lanes\n"
+        "Z on pe1d: p by 16, p@lanes\n"
+    )
+    shapes, mapping = {"p": rows, "t": 40}, parse_mapping(text)
+    design = remap(parse(CIRCLE), "u280", shapes=shapes, fmt=parse_format(fmt), mapping=mapping)
+    (pipeline,) = design.evaluate().pipelines
+    assert pipeline.interval_cycles == pytest.approx(cycles)
+    if rows == 16:  # the generated loop over keys has the same interval
+        loops = kernel_timing(design.program(), 300e6).loops
+        assert {interval for _, loop, interval, _, _ in loops if loop == "t"} == {cycles}
 
 
 @pytest.mark.parametrize("fmt", [FIXED, FP32])

@@ -54,7 +54,7 @@ __all__ = [
     "workspace",
 ]
 
-WIDTH = 120
+WIDTH = 100
 
 WIDE = 2**15
 """Integer literals from here on are 64-bit ones, so that their products with indices are."""
@@ -123,10 +123,10 @@ class Notes:
         del loop
         return "", ""
 
-    def buffer(self, buffer: Buffer) -> str:
-        """Return what follows the definition of a local buffer."""
+    def buffer(self, buffer: Buffer) -> tuple[tuple[str, ...], str]:
+        """Return the banks of a local buffer, and what follows its definition."""
         del buffer
-        return ""
+        return (), ""
 
 
 def workspace(program: Program) -> tuple[Buffer, ...]:

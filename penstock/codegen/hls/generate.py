@@ -21,6 +21,7 @@ import penstock
 from penstock.codegen.backends import Golden, Provenance, Timing
 from penstock.codegen.base import Artifact
 from penstock.codegen.hls.buffers import hoisted, without_units
+from penstock.codegen.hls.bursts import in_bursts
 from penstock.codegen.hls.cpp import WIDTH, together, top_name, workspace, wrapped
 from penstock.codegen.hls.data import (
     FLOATS,
@@ -35,7 +36,7 @@ from penstock.codegen.hls.data import (
 from penstock.codegen.hls.facts import without_implied
 from penstock.codegen.hls.fills import spread_fills
 from penstock.codegen.hls.loops import sink_spatial
-from penstock.codegen.hls.nests import merged
+from penstock.codegen.hls.nests import merged, received
 from penstock.codegen.hls.pragmas import CLOCK_HZ, HlsNotes, interface
 from penstock.codegen.hls.pragmas import streams as stream_pragmas
 from penstock.codegen.hls.print import KernelText, print_kernel
@@ -149,6 +150,7 @@ def tasks_of(program: Program, timing: Timing | None = None) -> Tasks:
     """Return the tasks that a program is printed as; `timing` says how deep their streams are."""
     program, tiles = shaped(program)
     tasks = split(program, _workspace(program), tiles)
+    tasks = received(tasks, HlsNotes.of(tasks, CLOCK_HZ).hardware)
     return tasks if timing is None else tasks.with_depths(timing.depths)
 
 
@@ -160,7 +162,7 @@ def shaped(program: Program) -> tuple[Program, dict[str, str]]:
     program = sink_spatial(widen(unroll_units(program)))
     program, tiles = in_rows(program)
     program = widen(program)
-    program = cut_strides(spread_fills(hoisted(without_units(program))))
+    program = cut_strides(spread_fills(in_bursts(hoisted(without_units(program)))))
     _, stages = stages_in(program, _workspace(program))
     hardware = HlsNotes(program).hardware
     program = merged(program, hardware, copies=len(stages.names) == 1)

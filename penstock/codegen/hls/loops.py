@@ -20,6 +20,7 @@ Excluded on purpose: any other change of order; other backends (they have thread
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -40,10 +41,11 @@ from penstock.codegen.loops.nodes import (
 )
 from penstock.codegen.loops.rewrite import map_indices, placed, substituted
 from penstock.codegen.loops.walk import elements, names, walk_expression
-from penstock.codegen.lower.index import Lin, add, constant, to_expr
+from penstock.codegen.lower.index import Lin, add, atom, constant, range_of, to_expr
 from penstock.codegen.timing.dependence import affine
 
-__all__ = ["UNROLLED", "conjuncts", "has_serial", "is_serial", "one_of", "sink_spatial"]
+__all__ = ["UNROLLED", "conjuncts", "has_serial", "is_serial", "one_of", "outermost"]
+__all__ += ["sink_spatial", "steps"]
 
 UNROLLED = ("pe", "simd")
 """Kinds of axes whose places are hardware side by side."""
@@ -60,6 +62,26 @@ def is_serial(stmt: LoopStmt) -> bool:
 def has_serial(stmt: LoopStmt) -> bool:
     """Return whether there is such a loop in a statement."""
     return any(is_serial(each) for each in walk_statements(stmt))
+
+
+def outermost(stmt: LoopStmt) -> list[For]:
+    """Return the outermost loops in time."""
+    match stmt:
+        case For() if is_serial(stmt):
+            return [stmt]
+        case Block(body):
+            return [loop for each in body for loop in outermost(each)]
+        case For() | If() | Alloc():
+            return outermost(stmt.body)
+        case Store():
+            return []
+
+
+def steps(loop: For) -> int:
+    """Return the steps of a loop with those in it, one after another, of the longest of these."""
+    _, most = range_of(atom(loop.extent), {})
+    inner = max((steps(each) for each in outermost(loop.body)), default=1)
+    return int(most) * inner if math.isfinite(most) else inner
 
 
 def one_of(stmts: list[LoopStmt]) -> LoopStmt:

@@ -25,6 +25,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 from penstock.codegen.hls.loops import conjuncts, has_serial, is_serial, one_of
+from penstock.codegen.hls.split import Tasks
 from penstock.codegen.loops.nodes import (
     Alloc,
     Block,
@@ -60,7 +61,7 @@ from penstock.codegen.timing.dependence import Affine, affine, below
 from penstock.codegen.timing.schedule import Hardware, pipelined
 from penstock.codegen.timing.timeline import perfect
 
-__all__ = ["merged"]
+__all__ = ["merged", "names_of_both", "received"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,17 @@ def merged(program: Program, hardware: Hardware, *, copies: bool) -> Program:
     return replace(program, body=_Merge(program, hardware, copies).statement(program.body, {}))
 
 
+def received(tasks: Tasks, hardware: Hardware) -> Tasks:
+    """Return tasks that work on what another one sends them as it comes, where they can.
+
+    Each keeps its statements; a loop that takes tokens in and the one after it that uses them
+    become one.
+    """
+    maker = _Merge(tasks.program, hardware, copies=True, across=True)
+    found = tuple(replace(each, body=maker.statement(each.body, {})) for each in tasks.tasks)
+    return tasks.with_tasks(found)
+
+
 @dataclass
 class _Merge:
     """Rebuilds one program."""
@@ -98,6 +110,7 @@ class _Merge:
     program: Program
     hardware: Hardware
     copies: bool
+    across: bool = False
     lanes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -170,8 +183,10 @@ class _Merge:
     def both(self, one: LoopStmt, two: LoopStmt) -> LoopStmt | None:
         """Return two nests as one, None where that is not possible or makes them slower."""
         if isinstance(one, Block) and isinstance(two, Block):
-            if one.stage != two.stage:
+            if one.stage != two.stage and not self.across:
                 return None
+        elif self.across:
+            pass
         elif (
             isinstance(one, Block)
             or isinstance(two, Block)
@@ -196,8 +211,8 @@ class _Merge:
         loops = first.with_body(body)
         assert isinstance(loops, For)
         if isinstance(one, Block) and isinstance(two, Block):
-            return Block((loops,), _names_of_both(one.comment, two.comment), one.stage)
-        return replace(loops, comment=_names_of_both(loops.comment, second.loops[0].comment))
+            return Block((loops,), names_of_both(one.comment, two.comment), two.stage)
+        return replace(loops, comment=names_of_both(loops.comment, second.loops[0].comment))
 
     def leaves(self, stmt: LoopStmt) -> bool:
         """Whether a statement writes an output: that is another task's."""
@@ -294,7 +309,7 @@ def _arguments(store: Store) -> tuple[LoopExpr, ...]:
     return store.value.args if isinstance(store.value, Op) else (store.value,)
 
 
-def _names_of_both(one: str, two: str) -> str:
+def names_of_both(one: str, two: str) -> str:
     """``A on x`` and ``B on x`` are ``A, B on x``; ``copy A in`` likewise."""
     for pattern in (
         r"(?P<pre>)(?P<own>.+)(?P<post> on .+)",

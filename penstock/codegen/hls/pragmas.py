@@ -70,11 +70,12 @@ def streams(tasks: Tasks, names: dict[str, str]) -> tuple[str, ...]:
     """Return the definitions of the streams, each with its depth and the reason for it."""
     found: dict[str, list[str]] = {}
     for each in tasks.streams.values():
+        reason = each.reason.replace(f"keep {each.tensor} ", "keep .. ")
         name = names[each.name]
         text = f"PK_STREAM({name}, {each.depth}, {type_name(each.kind, each.own)}, {each.lanes})"
         if kind := fifo_kind(each, tasks.program):
             text += f" PK_KEEP_FIFO({name}, {kind})"
-        found.setdefault(each.reason, []).append(text)
+        found.setdefault(reason, []).append(text)
     return tuple(
         line
         for reason, parts in found.items()
@@ -184,26 +185,27 @@ class HlsNotes(Notes):
         loops = (each for body in pipelined for each in walk_statements(body))
         return frozenset(each.variable for each in loops if isinstance(each, For))
 
-    def buffer(self, buffer: Buffer) -> str:
-        """Return the pragmas of a local buffer: partitions, then the storage."""
-        if not buffer.shape:
-            return ""
+    def buffer(self, buffer: Buffer) -> tuple[tuple[str, ...], str]:
+        """Return the banks of a local buffer, dimension by dimension, and further pragmas."""
         name, splits = self._names_of[buffer.name], self._partitions.get(buffer.name, ())
-        if in_registers(splits, buffer.shape):
-            return f"PK_REGISTERS({name})"
+        banks, words = ["1"] * len(buffer.shape), math.prod(buffer.shape)
         parts: list[str] = []
-        words = math.prod(buffer.shape)
         for place, (how, extent) in enumerate(zip(splits, buffer.shape, strict=False)):
             if how is None:
                 continue
-            banks = extent if how.kind == "complete" else how.factor
-            words = words // extent * -(-extent // banks)
-            kind = "WORDS" if how.word else "COMPLETE"
-            if how.kind != "complete":
-                kind = f"{how.kind.upper()}_WORDS" if how.word else how.kind.upper()
-            factor = "" if how.kind == "complete" else f", {how.factor}"
-            parts.append(f"PK_{kind}({name}, {place + 1}{factor})")
-        return " ".join([*parts, *self._storage(buffer, name, words)])
+            count = extent if how.kind == "complete" else how.factor
+            words = words // extent * -(-extent // count)
+            if how.word:
+                kind = "WORDS" if how.kind == "complete" else f"{how.kind.upper()}_WORDS"
+                factor = "" if how.kind == "complete" else f", {how.factor}"
+                parts.append(f"PK_{kind}({name}, {place + 1}{factor})")
+            elif how.kind == "block":
+                parts.append(f"PK_BLOCK({name}, {place + 1}, {how.factor})")
+            else:
+                banks[place] = str(count)
+        if in_registers(splits, buffer.shape):
+            return tuple(map(str, buffer.shape)), ""
+        return tuple(banks), " ".join([*parts, *self._storage(buffer, name, words)])
 
     def _storage(self, buffer: Buffer, name: str, words: int) -> list[str]:
         """Return where a buffer lies, by the size of its banks in words."""

@@ -9,16 +9,18 @@ Excluded on purpose: which pragma stands where (`hls/pragmas.py`), files (`hls/g
 
 from __future__ import annotations
 
-import math
+import functools
 import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
-from penstock.codegen.hls.cpp import WIDTH, Notes, Printer, comment_lines, dims, together, wrapped
+from penstock.codegen.hls.cpp import WIDTH, Notes, comment_lines, dims, together, wrapped
 from penstock.codegen.hls.data import type_name
 from penstock.codegen.hls.loops import is_serial
+from penstock.codegen.hls.moves import MovePrinter
+from penstock.codegen.hls.nests import names_of_both
 from penstock.codegen.hls.split import Stream, Task, Tasks
 from penstock.codegen.loops.nodes import (
     Alloc,
@@ -35,8 +37,8 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
-from penstock.codegen.loops.walk import elements, names, walk_expression
-from penstock.codegen.lower.index import integer
+from penstock.codegen.loops.rewrite import map_bodies
+from penstock.codegen.loops.walk import elements, walk_expression
 
 __all__ = ["KernelText", "print_kernel", "token_type"]
 
@@ -92,6 +94,12 @@ def _apart(functions: list[list[str]]) -> Iterator[str]:
         yield from lines
 
 
+def _fifo(stream: Stream) -> str:
+    """Return the C++ type of a stream."""
+    kind = type_name(stream.kind, stream.own)
+    return f"fifo<{stream.lanes}>" if kind == "data_t" else f"fifo<{stream.lanes}, {kind}>"
+
+
 def token_type(stream: Stream) -> str:
     """Return the C++ type of what goes through a stream."""
     return _register_type(stream, stream.lanes)
@@ -102,16 +110,8 @@ def _register_type(of: Stream | Buffer, lanes: int) -> str:
     return name if lanes == 1 else f"pk::word<{name}, {lanes}>"
 
 
-class _TaskPrinter(Printer):
+class _TaskPrinter(MovePrinter):
     """Prints the tasks of one program under one set of names and constants."""
-
-    def __init__(self, tasks: Tasks, notes: Notes) -> None:
-        self.tasks = tasks
-        super().__init__(tasks.program, notes)
-        written = Counter(each.buffer for each in elements(self.program.body) if each.written)
-        self.rewritten = {name for name, count in written.items() if count > 1}
-        self.shapes = {each.name: each.shape for each in self._all_buffers()}
-        self.inlined: dict[str, str] = {}
 
     def function(self, task: Task) -> Iterator[str]:
         """Yield the lines of a task's function."""
@@ -120,10 +120,11 @@ class _TaskPrinter(Printer):
         arguments = [self.pointer(buffers[p], constant=p in inputs) for p in task.ports]
         for name in task.streams:
             each = self.tasks.streams[name]
-            kind = type_name(each.kind, each.own)
-            arguments.append(f"pk::fifo<{kind}, {each.lanes}>& {self.names[name]}")
+            arguments.append(f"{_fifo(each)}& {self.names[name]}")
         yield from wrapped(f"static void {self.task(task)}({', '.join(arguments)}) {{", 0)
-        yield from self.lines(task.body, 1)
+        stored = Counter(each.buffer for each in elements(task.body) if each.written)
+        self.written_once = {name for name, count in stored.items() if count == 1}
+        yield from self.lines(self.chained(task.body), 1)
         yield "}"
 
     def task(self, task: Task) -> str:
@@ -155,6 +156,8 @@ class _TaskPrinter(Printer):
                 whole = self.whole(stmt)
                 if whole:
                     return _with_comment(wrapped(whole, depth), said, depth)
+                if isinstance(stmt, For) and self.stands_alone(stmt):
+                    return self.once(stmt, depth, said)
                 return self.compound(stmt, depth, said)
             case Store():
                 return _with_comment(wrapped(self.simple(stmt), depth), said, depth)
@@ -170,9 +173,50 @@ class _TaskPrinter(Printer):
             result = _beside_each_other(result, lines) if sends else [*result, *lines]
         return result
 
+    def chained(self, stmt: LoopStmt) -> LoopStmt:
+        """Return a statement in which what is stored and then copied is one statement."""
+        stmt = map_bodies(stmt, self.chained)
+        if not isinstance(stmt, Block):
+            return stmt
+        result: list[LoopStmt] = []
+        for each in stmt.body:
+            last = result[-1] if result else None
+            if self.copies(last, each):
+                assert isinstance(each, Store)
+                self.also[id(last)] = each
+            else:
+                result.append(each)
+        return replace(stmt, body=tuple(result))
+
+    def copies(self, first: LoopStmt | None, second: LoopStmt) -> bool:
+        """Whether a statement stores again what the one before it has just stored."""
+        return (
+            isinstance(first, Store)
+            and isinstance(second, Store)
+            and id(first) not in self.also
+            and bool(first.indices)
+            and second.buffer not in self.tasks.streams
+            and second.value == Load(first.buffer, first.indices)
+            and self.types[first.buffer] == self.types[second.buffer]
+        )
+
     def sends(self, stmt: LoopStmt) -> bool:
         """Whether a statement puts a token into a stream."""
         return isinstance(stmt, Store) and stmt.buffer in self.tasks.streams
+
+    def stands_alone(self, stmt: For) -> bool:
+        """Whether a loop side by side is in no loop that is pipelined."""
+        return not self.beside and not is_serial(stmt) and bool(self.notes.loop(stmt)[0])
+
+    def once(self, stmt: For, depth: int, said: tuple[str, ...]) -> list[str]:
+        """Return the lines of what is done in one step: a pipelined loop of one."""
+        self.beside = True
+        found = (each.comment for each in walk_statements(stmt) if isinstance(each, Block))
+        comments = (*said, *filter(None, found)) or tuple(_beside(stmt))
+        name = functools.reduce(names_of_both, comments) if comments else ""
+        lines = self.opened("PK_ONCE", "PK_PIPELINE(1)", _plain(stmt), (name,), depth)
+        self.beside = False
+        return lines
 
     def compound(self, stmt: For | If, depth: int, said: tuple[str, ...]) -> list[str]:
         """Return the lines of loops and conditions that contain nothing but each other."""
@@ -184,7 +228,7 @@ class _TaskPrinter(Printer):
                 heads.append(f"if ({self.value(inner.condition, 0)})")
             else:
                 heads.append(self.head(inner))
-                opening, reason = self.notes.loop(inner)
+                opening, reason = ("", "") if self.beside else self.notes.loop(inner)
                 comments += [inner.comment] if is_serial(inner) and inner.comment else []
             inner = inner.body
             while isinstance(inner, Block) and len(inner.body) == 1:
@@ -221,6 +265,9 @@ class _TaskPrinter(Printer):
         if stmt.buffer in self.tasks.streams:
             return f"{self.names[stmt.buffer]}.write({self.stored(stmt)});"
         target = self.element(stmt.buffer, stmt.indices)
+        if id(stmt) in self.also:
+            copy = self.also[id(stmt)]
+            target = f"{self.element(copy.buffer, copy.indices)} = {target}"
         match stmt.value:
             case Op("+", (own, other)) if own == Load(
                 stmt.buffer, stmt.indices
@@ -228,88 +275,6 @@ class _TaskPrinter(Printer):
                 return f"{target} += {self.value(other, 0)};"
             case _:
                 return f"{target} = {self.stored(stmt)};"
-
-    def whole(self, stmt: LoopStmt) -> str:
-        """Return one call for loops over all of an array, or a row of it; "" if they are not."""
-        lanes: dict[str, int] = {}
-        while isinstance(stmt, For) and not is_serial(stmt) and isinstance(stmt.extent, Const):
-            lanes[stmt.variable] = int(stmt.extent.value)
-            stmt = stmt.body
-        if not lanes or not isinstance(stmt, Store) or not self.shapes.get(stmt.buffer):
-            return ""
-        if isinstance(stmt.value, Const):
-            return self.filled(stmt, lanes)
-        if isinstance(stmt.value, Load):
-            if len(lanes) == 1:
-                return self.row(stmt, stmt.value, *next(iter(lanes.items())))
-            return self.all_of(stmt, stmt.value, lanes)
-        return ""
-
-    def all_of(self, stmt: Store, load: Load, lanes: dict[str, int]) -> str:
-        """Return the call that moves a token into all of an array's last dimensions, or back."""
-        words, flat = self.tasks.words, flattened(lanes)
-        if self.types[stmt.buffer] != self.types[load.buffer]:
-            return ""
-        if load.buffer in words and load.indices == (flat,):
-            token = self.inlined.get(load.buffer, self.names[load.buffer])
-            block = self.block_of(stmt.buffer, stmt.indices, lanes)
-            return block and f"pk::put({block}, {token});"
-        if stmt.buffer in words and stmt.indices == (flat,):
-            block = self.block_of(load.buffer, load.indices, lanes)
-            count = math.prod(lanes.values())
-            return block and f"{self.names[stmt.buffer]} = pk::take<{count}>({block});"
-        return ""
-
-    def block_of(self, buffer: str, indices: tuple[LoopExpr, ...], lanes: dict[str, int]) -> str:
-        """Return the text of an array's last dimensions, if lanes run through all of them."""
-        outer, inner = indices[: -len(lanes)], indices[-len(lanes) :]
-        whole = inner == tuple(Name(lane) for lane in lanes)
-        full = self.shapes[buffer][-len(lanes) :] == tuple(lanes.values())
-        if not outer and any(each.name == buffer for each in self._parameters()):
-            return ""  # a parameter is a pointer: C++ does not know its first extent
-        if not whole or not full or self.kinds[buffer] == "mask" or {*names(*outer)} & {*lanes}:
-            return ""
-        return self.names[buffer] + "".join(f"[{self.index(each, 0)}]" for each in outer)
-
-    def filled(self, stmt: Store, lanes: dict[str, int]) -> str:
-        """Return the call that gives all of an array, or of a token, one value."""
-        extents = [lanes.get(each.name) for each in stmt.indices if isinstance(each, Name)]
-        every = tuple(extents) == self.shapes[stmt.buffer]
-        if stmt.buffer in self.tasks.words:  # its places are numbered through
-            every = (math.prod(lanes.values()),) == self.shapes[stmt.buffer]
-        if not every or stmt.buffer in self.given:
-            return ""
-        return f"pk::fill({self.names[stmt.buffer]}, {self.stored(stmt)});"
-
-    def row(self, stmt: Store, load: Load, lane: str, count: int) -> str:
-        """Return the call that moves a token into a row, or neighbours of a row into a token."""
-        words, here = self.tasks.words, (Name(lane),)
-        if self.types[stmt.buffer] != self.types[load.buffer]:
-            return ""
-        if load.buffer in words and load.indices == here and self.shapes[load.buffer] == (count,):
-            place = self.place(stmt.buffer, stmt.indices, lane)
-            token = self.inlined.get(load.buffer, self.names[load.buffer])
-            return place and f"pk::put({place[0]}, {token}{place[1]});"
-        if stmt.buffer in words and stmt.indices == here and self.shapes[stmt.buffer] == (count,):
-            place = self.place(load.buffer, load.indices, lane)
-            return place and f"{self.names[stmt.buffer]} = {_taken(place, count)};"
-        return ""
-
-    def place(
-        self, buffer: str, indices: tuple[LoopExpr, ...], lane: str
-    ) -> tuple[str, str] | Literal[""]:
-        """Return a row, and where in it neighbours begin (as a further argument)."""
-        *outer, last = indices
-        if lane in names(*outer) or self.kinds[buffer] == "mask":
-            return ""
-        row = self.names[buffer] + "".join(f"[{self.index(each, 0)}]" for each in outer)
-        match last:
-            case Name(name) if name == lane:
-                return row, ""
-            case Op("+", (start, Name(name))) if name == lane and lane not in names(start):
-                return row, f", {self.index(start, 0)}"
-            case _:
-                return ""
 
     # -- buffers and registers -----------------------------------------------------------------
 
@@ -368,7 +333,7 @@ class _TaskPrinter(Printer):
         token = isinstance(first.value, Load) and first.value.buffer in self.tasks.streams
         if not token or lanes is None or first.buffer not in self.tasks.words:
             return False
-        return self.whole(lanes).startswith("pk::put(")
+        return self.whole(lanes).startswith("pk::put")
 
     def sent(self, first: LoopStmt, rest: LoopStmt) -> str:
         """Return the statement that sends neighbours of a row, "" if that is not all."""
@@ -412,9 +377,10 @@ class _TaskPrinter(Printer):
         """Return the definition of an array with its banks."""
         name = self.names[buffer.name]
         unread = "" if buffer.name in self.read else f" (void){name};"
+        banks, kept = self.notes.buffer(buffer)
         kind = type_name(buffer.kind, buffer.own)
-        text = f"PK_LOCAL {kind} {name}{dims(buffer)};{unread} {self.notes.buffer(buffer)}"
-        return text.rstrip()
+        text = f"PK_TILE({', '.join((kind, name, dims(buffer), *banks))})"
+        return f"{text}{unread} {kept}".rstrip()
 
     def definition(self, buffer: Buffer, depth: int) -> list[str]:
         """Return the definition of a local buffer: a token, an array, a register."""
@@ -437,19 +403,6 @@ class _TaskPrinter(Printer):
         return super().element(buffer, indices)
 
 
-def flattened(lanes: Mapping[str, int]) -> LoopExpr:
-    """Return the index of a place in a token."""
-    (first, _), *rest = lanes.items()
-    index: LoopExpr = Name(first)
-    for lane, count in rest:
-        index = Op("+", (Op("*", (index, integer(count))), Name(lane)))
-    return index
-
-
-def _taken(place: tuple[str, str], count: int) -> str:
-    return f"pk::take<{count}>({place[0]}{place[1]})"
-
-
 def _beside(stmt: LoopStmt) -> list[str]:
     """Return the comments of the loops side by side in a statement."""
     loops = (each for each in walk_statements(stmt) if isinstance(each, For))
@@ -465,14 +418,20 @@ def _heading(comments: Sequence[str]) -> Sequence[str]:
 
 
 def _with_comment(lines: Iterable[str], said: Sequence[str], depth: int) -> list[str]:
-    """Put a comment at the end of the first line, or in front of it where there is no room."""
+    """Put a comment at the end of the first line, or in front of it where there is no room.
+
+    The loops that a mapping lists are left out if the rest fits then: the line itself has them.
+    """
     result, text = list(lines), "; ".join(filter(None, said))
     if not text:
         return result
-    line = f"{result[0]}  // {text}"
-    if len(result) == 1 and len(line) <= WIDTH:
-        return [line]
-    return [*comment_lines(text, depth), *result]
+    short = "; ".join(each.split(": ")[0] if " on " in each else each for each in said if each)
+    for each in (text, short):
+        line = f"{result[0]}  // {each}"
+        if len(result) == 1 and len(line) <= WIDTH:
+            return [line]
+    loops = "@" in short and " on " not in short and "for " not in short
+    return result if loops else [*comment_lines(short, depth), *result]
 
 
 def _beside_each_other(above: list[str], below: list[str]) -> list[str]:
@@ -490,6 +449,12 @@ def _without(body: list[str], said: Sequence[str]) -> list[str]:
     text, _, comment = body[0].partition("  // ")
     known = comment and any(each == comment or each.endswith(f" {comment}") for each in said)
     return [text] if len(body) == 1 and known else body
+
+
+def _plain(stmt: LoopStmt) -> LoopStmt:
+    """Return a statement without comments inside."""
+    stmt = map_bodies(stmt, _plain)
+    return replace(stmt, comment="") if isinstance(stmt, Block | For) else stmt
 
 
 def _short(body: Sequence[str], depth: int) -> bool:

@@ -124,6 +124,13 @@ class Tasks:
     words: frozenset[str]
     direct: dict[str, str]
 
+    def with_tasks(self, tasks: tuple[Task, ...]) -> Tasks:
+        """Return other tasks with the same streams."""
+        joined: LoopStmt = Block(tuple(task.body for task in tasks))
+        for each in self.streams.values():
+            joined = Alloc(Buffer(each.name, (), each.kind, own=each.own), joined)
+        return replace(self, program=replace(self.program, body=joined), tasks=tasks)
+
     def with_depths(self, depths: Mapping[str, int]) -> Tasks:
         """Return the tasks with other depths of their streams."""
         streams = {n: replace(each, depth=depths[n]) for n, each in self.streams.items()}
@@ -163,12 +170,8 @@ def split(
             tasks.append(_task(name, body, ports, splitter.streams))
     if not tasks:
         tasks.append(Task(stages.names[0], Block(()), (), ()))
-    joined: LoopStmt = Block(tuple(task.body for task in tasks))
-    for each in splitter.streams.values():
-        joined = Alloc(Buffer(each.name, (), each.kind, own=each.own), joined)
-    whole = replace(program, body=joined)
     words = frozenset(splitter.words)
-    return Tasks(whole, tuple(tasks), splitter.streams, words, direct)
+    return Tasks(program, (), splitter.streams, words, direct).with_tasks(tuple(tasks))
 
 
 def _task(name: str, body: LoopStmt, ports: set[str], streams: dict[str, Stream]) -> Task:

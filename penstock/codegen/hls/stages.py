@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import networkx as nx
 
-from penstock.codegen.hls.loops import has_serial
+from penstock.codegen.hls.loops import has_serial, outermost, steps
 from penstock.codegen.loops.nodes import Alloc, Block, For, If, LoopStmt, Program, walk_statements
 from penstock.codegen.loops.walk import elements
 from penstock.codegen.lower.index import has_load
@@ -25,6 +25,9 @@ from penstock.codegen.lower.index import has_load
 __all__ = ["COMPUTE", "Stages", "stages_of"]
 
 COMPUTE = "compute"
+
+SHORT = 4
+"""An Einsum moves to another stage if it is so many times shorter than that."""
 
 
 @dataclass(frozen=True)
@@ -124,19 +127,88 @@ def _groups(units: list[_Unit], shared: frozenset[str]) -> nx.DiGraph[frozenset[
     for one in units:
         for two in units:
             ports = (one.reads | one.writes) & (two.reads | two.writes) & shared
-            together = one.stage is not None and one.stage == two.stage
-            if together or ports or one.writes & two.writes:
+            if ports or one.writes & two.writes:
                 graph.add_edge(one, two)
+    order = {unit: n for n, unit in enumerate(units)}
+    found = _without_cycles([frozenset(each) for each in nx.connected_components(graph)])
+    near = _nearer(found, order)
+    found = _in_stages(found, order, near)
     while True:
-        found = _without_cycles([frozenset(each) for each in nx.connected_components(graph)])
-        for group in found:
-            for one, two in zip(group, [*group][1:], strict=False):
-                graph.add_edge(one, two)
-        alone = next((each for each in found if all(u.stage is None for u in each)), None)
-        neighbour = None if alone is None else _neighbour(alone, found)
+        alone = next((each for each in _sorted(found, order) if _stage(each) < 0), None)
+        neighbour = None if alone is None else _neighbour(alone, found, order, near)
         if alone is None or neighbour is None:
             return found
-        graph.add_edge(next(iter(alone)), next(iter(neighbour)))
+        found = _joined(found, alone, neighbour)
+
+
+def _sorted(graph: nx.DiGraph[frozenset[_Unit]], order: dict[_Unit, int]) -> list[frozenset[_Unit]]:
+    """Return groups in an order in which they could run one after another."""
+
+    def first(group: frozenset[_Unit]) -> int:
+        return min(order[each] for each in group)
+
+    return list(nx.lexicographical_topological_sort(graph, key=first))
+
+
+def _stage(group: frozenset[_Unit]) -> int:
+    """Return the last stage of a group, -1 of one without."""
+    return max((each.stage for each in group if each.stage is not None), default=-1)
+
+
+def _joined(
+    graph: nx.DiGraph[frozenset[_Unit]], one: frozenset[_Unit], two: frozenset[_Unit]
+) -> nx.DiGraph[frozenset[_Unit]]:
+    return _without_cycles([*(each for each in graph if each not in (one, two)), one | two])
+
+
+def _nearer(graph: nx.DiGraph[frozenset[_Unit]], order: dict[_Unit, int]) -> dict[_Unit, int]:
+    """Return the stages of units; a short one goes with what it reads, if less is sent then.
+
+    What rescales a sum needs the old maximum and the new one, but sends a factor only.
+    """
+    stages = {unit: _stage(group) for group in graph for unit in group}
+    for group in _sorted(graph, order):
+        sources = list(graph.predecessors(group))
+        before = {stages[unit] for each in sources for unit in each}
+        if len(before) != 1 or not 0 <= max(before) < _stage(group):
+            continue
+        (stage,) = before
+        near = [unit for unit in order if stages[unit] == stage]
+        later = [unit for unit in order if stages[unit] != stage and unit not in group]
+        given = frozenset[str]().union(*(unit.writes for each in sources for unit in each))
+        taken = frozenset[str]().union(*(unit.reads for unit in group)) & given
+        others = frozenset[str]().union(*(unit.reads for unit in later))
+        made = frozenset[str]().union(*(unit.writes for unit in group)) & others
+        short = SHORT * sum(map(_work, group)) <= sum(map(_work, near))
+        if short and len(taken - others) > len(made):
+            stages |= dict.fromkeys(group, stage)
+    return stages
+
+
+def _work(unit: _Unit) -> int:
+    """Return about how many steps a unit takes."""
+    return sum(steps(loop) for loop in outermost(unit.stmt))
+
+
+def _in_stages(
+    graph: nx.DiGraph[frozenset[_Unit]], order: dict[_Unit, int], stages: dict[_Unit, int]
+) -> nx.DiGraph[frozenset[_Unit]]:
+    """Join groups of one stage, but those that another stage stands between.
+
+    What a running sum adds to is of an early stage in the mapping, and needs what a late one made
+    in the iteration before: as a group of its own it goes with the late one, beside those between.
+    """
+    last: dict[int, frozenset[_Unit]] = {}
+    for group in _sorted(graph, order):
+        stage = max(stages[unit] for unit in group)
+        if stage < 0:
+            continue
+        other = last.get(stage)
+        trial = graph if other is None else _joined(graph, other, group)
+        if other is not None and len(trial) == len(graph) - 1:
+            graph, group = trial, other | group
+        last[stage] = group
+    return graph
 
 
 def _without_cycles(groups: list[frozenset[_Unit]]) -> nx.DiGraph[frozenset[_Unit]]:
@@ -157,22 +229,20 @@ def _without_cycles(groups: list[frozenset[_Unit]]) -> nx.DiGraph[frozenset[_Uni
 
 
 def _neighbour(
-    alone: frozenset[_Unit], graph: nx.DiGraph[frozenset[_Unit]]
+    alone: frozenset[_Unit],
+    graph: nx.DiGraph[frozenset[_Unit]],
+    order: dict[_Unit, int],
+    stages: dict[_Unit, int],
 ) -> frozenset[_Unit] | None:
     """Return the last stage that a group reads from, else the first that reads from it."""
 
     def stage(group: frozenset[_Unit]) -> int:
-        return max((each.stage for each in group if each.stage is not None), default=-1)
+        return max(stages[unit] for unit in group)
 
-    before: list[frozenset[_Unit]] = [
-        each for each in nx.ancestors(graph, alone) if stage(each) >= 0
-    ]
-    after: list[frozenset[_Unit]] = [
-        each for each in nx.descendants(graph, alone) if stage(each) >= 0
-    ]
-    if before:
-        return max(before, key=stage)
-    return min(after, key=stage) if after else None
+    staged = [each for each in _sorted(graph, order) if stage(each) >= 0]
+    before = [each for each in staged if each in nx.ancestors(graph, alone)]
+    after = [each for each in staged if each in nx.descendants(graph, alone)]
+    return max(before, key=stage, default=min(after, key=stage, default=None))
 
 
 def _named(
@@ -182,8 +252,7 @@ def _named(
     outside: frozenset[str],
 ) -> Stages:
     order = {unit: n for n, unit in enumerate(units)}
-    key = {group: min(order[each] for each in group) for group in graph}
-    groups = list(nx.lexicographical_topological_sort(graph, key=key.__getitem__))
+    groups = _sorted(graph, order)
     names = tuple(f"{COMPUTE}_{n}" for n in range(len(groups)))
     task = {unit: name for name, group in zip(names, groups, strict=True) for unit in group}
     readers: dict[str, set[str]] = {}

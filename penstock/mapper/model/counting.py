@@ -18,7 +18,7 @@ from penstock.einsum_ir.formats import Format
 from penstock.mapper.facts import Facts, Use
 from penstock.mapper.model.leafcount import elements, steps_in_time
 from penstock.mapper.model.moves import moved
-from penstock.mapper.model.recurrence import step_interval
+from penstock.mapper.model.recurrence import result_cycles, step_interval
 from penstock.mapper.model.tiles import Grid, Pace, sizes
 from penstock.mapper.model.visits import Visits, active_tiles, share_in_range, visits_of
 from penstock.mapper.scopes import Leaf, Scope, Tree
@@ -38,6 +38,8 @@ class LeafCount:
         cycles: that the array is taken.
         place_cycles: of single places of the array, ``points`` x cycles of a point.
         operators: operator → how many.
+        init_cycles: before its loop, of what starts a state.
+        late_cycles: from the last steps of its visits until their results are there.
     """
 
     einsum: str
@@ -49,6 +51,7 @@ class LeafCount:
     place_cycles: float
     operators: Mapping[str, int]
     init_cycles: float = 0.0
+    late_cycles: float = 0.0
 
 
 @dataclass
@@ -102,6 +105,8 @@ def count_leaf(leaf: Leaf, visits: Visits, facts: Facts, target: Target, fmt: Fo
     costs = dict(leaf.array.cycles)
     point = sum(count * costs[op] for op, count in step.ops.items()) if step.ops else 1.0
     every = step_interval(leaf.compute, einsum, leaf.nests, facts.extents, target, fmt)
+    late = result_cycles(einsum, target, fmt)
+    late -= max(point, every) if late else 0.0
     names = einsum.variables
     steps = sum(
         count * steps_in_time(leaf.inner, dict(kind), names)
@@ -128,6 +133,7 @@ def count_leaf(leaf: Leaf, visits: Visits, facts: Facts, target: Target, fmt: Fo
         places + started[1],
         operators,
         started[0],
+        sum(visits.in_time.values()) * late,
     )
 
 

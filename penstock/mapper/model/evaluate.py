@@ -352,7 +352,12 @@ def _pipeline(leaves: list[Leaf], counts: list[LeafCount], facts: Facts) -> Pipe
         return Pipeline(str(nests[-1].loop), 0.0, 0.0, "nothing to do", {})
     tasks = tuple(
         Task(
-            leaf.name, leaf.array.name, leaf.compute.stage, count.cycles / iterations, _drain(leaf)
+            leaf.name,
+            leaf.array.name,
+            leaf.compute.stage,
+            count.cycles / iterations,
+            _drain(leaf),
+            count.late_cycles / iterations,
         )
         for leaf, count in zip(leaves, counts, strict=True)
     )

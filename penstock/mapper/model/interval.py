@@ -31,7 +31,9 @@ __all__ = [
 class Task:
     """What one array does for one Einsum during one interval.
 
-    ``drain`` is how many cycles after its last the result is there for others.
+    ``drain`` is how many cycles after its last the result is there for others, ``late`` how many
+    more where those are what it waits for itself (`recurrence.result_cycles`; one Einsum's own
+    recurrence is in its cycles).
     """
 
     name: str
@@ -39,6 +41,7 @@ class Task:
     stage: int
     cycles: float
     drain: float = 0.0
+    late: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +157,15 @@ def heaviest_circle(
 
 
 def _edges(tasks: Sequence[Task], waits: Sequence[Wait]) -> tuple[Edge, ...]:
-    edges = [
-        Edge(
-            wait.earlier,
-            wait.later,
-            tasks[wait.earlier].cycles + tasks[wait.earlier].drain,
-            wait.iterations + tasks[wait.later].stage - tasks[wait.earlier].stage,
+    after = _after(len(tasks), waits)
+    edges = []
+    for wait in waits:
+        first, last = tasks[wait.earlier], tasks[wait.later]
+        circle = wait.earlier != wait.later and wait.earlier in after[wait.later]
+        cycles = first.cycles + first.drain + (first.late if circle else 0.0)
+        edges.append(
+            Edge(wait.earlier, wait.later, cycles, wait.iterations + last.stage - first.stage)
         )
-        for wait in waits
-    ]
     lists: dict[str, list[int]] = {}
     for number, task in enumerate(tasks):
         lists.setdefault(task.array, []).append(number)
@@ -171,6 +174,19 @@ def _edges(tasks: Sequence[Task], waits: Sequence[Wait]) -> tuple[Edge, ...]:
         edges += [Edge(a, b, tasks[a].cycles, 0) for a, b in pairwise(mine)]
         edges.append(Edge(mine[-1], mine[0], tasks[mine[-1]].cycles, 1))
     return tuple(edge for edge in edges if edge.intervals >= 0)
+
+
+def _after(nodes: int, waits: Sequence[Wait]) -> list[set[int]]:
+    """Return for each task those that wait for it, others in between or not."""
+    found: list[set[int]] = [set() for _ in range(nodes)]
+    changed = True
+    while changed:
+        changed = False
+        for wait in waits:
+            more = {wait.later} | found[wait.later]
+            changed = changed or not more <= found[wait.earlier]
+            found[wait.earlier] |= more
+    return found
 
 
 def _heavier(nodes: int, edges: Sequence[Edge], interval: float) -> list[Edge]:

@@ -6,8 +6,10 @@ Exact sums take one cycle. `codegen/timing/schedule.py` finds the same for gener
 operators are those of `targets/cores.py` for both. Machines other than FPGAs say in their
 descriptions what an operator costs, all included.
 
-Excluded: recurrences through several Einsums or through a loop around the leaf: their circles of
-waits are in `interval.py`, without the latency of operators (the simulator has that).
+Recurrences through several Einsums of a pipelined loop (a sum that one rescales and another adds
+to) are circles of waits in `interval.py`; `result_cycles` is what each of them takes.
+
+Excluded: recurrences through Einsums in a loop that is not pipelined (the simulator has those).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from penstock.mapper.resources import number_of
 from penstock.targets.base import Target
 from penstock.targets.cores import Cost, Number, core, usable_ns
 
-__all__ = ["step_interval"]
+__all__ = ["result_cycles", "step_interval"]
 
 MEMORY_CYCLES = 2  # to read a state from a memory and to write it back
 
@@ -54,6 +56,35 @@ def step_interval(
         return 1
     cycles = _cycles(ops, target) + MEMORY_CYCLES * (apart > 1)
     return max(1, math.ceil(cycles / apart - 1e-9))
+
+
+def result_cycles(einsum: Einsum, target: Target, fmt: Format) -> float:
+    """Return the cycles from the last operand of an element to its value; 0 if it is no FPGA.
+
+    Operators are in the version that Vitis HLS takes in recurrences. A state goes through its
+    memory: what chains of logic leave of a cycle is lost, and one more to read it.
+    """
+    if target.family != "fpga":
+        return 0.0
+    number = number_of(fmt)
+    fold = (core(REDUCTIONS[einsum.reduce.op].fold, number),) if einsum.reduce else ()
+    usable = usable_ns(target.clock_hz)
+    parts = [op.in_loop(usable) for op in (*_longest(einsum.body, number), *fold)]
+    whole, share = sum(part[0] for part in parts), math.fsum(part[1] for part in parts)
+    cycles: float = whole + (1 + max(1.0, share) if einsum.iterative else share)
+    return cycles
+
+
+def _longest(expr: Expr, number: Number) -> tuple[Cost, ...]:
+    """Return the operators on the way through an expression that has the most registers."""
+    if not isinstance(expr, Apply):
+        return ()
+    ways = [_longest(arg, number) for arg in expr.args]
+    return (*max(ways, key=_registers, default=()), core(expr.op, number))
+
+
+def _registers(way: tuple[Cost, ...]) -> int:
+    return sum(each.latency for each in way)
 
 
 def _cycles(ops: tuple[Cost, ...], target: Target) -> float:
@@ -98,7 +129,7 @@ def _through(expr: Expr, tensor: str, number: Number) -> tuple[Cost, ...] | None
             return () if expr.tensor == tensor else None
         case Apply(op, args):
             ways = [way for arg in args if (way := _through(arg, tensor, number)) is not None]
-            longest = max(ways, key=lambda way: sum(each.latency for each in way), default=None)
+            longest = max(ways, key=_registers, default=None)
             return None if longest is None else (*longest, core(op, number))
         case _:
             return None

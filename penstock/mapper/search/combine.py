@@ -92,6 +92,7 @@ def sliced(costs: Costs, parts: Sequence[NDArray[np.int64]]) -> Costs:
                 arrays=site.arrays[part],
                 cycles=site.cycles[part],
                 init_cycles=site.init_cycles[part],
+                late_cycles=site.late_cycles[part],
                 energy_pj=site.energy_pj[part],
                 moves=moves,
                 shares={key: each[part] for key, each in site.shares.items()},
@@ -449,7 +450,8 @@ class Single:
             costs, pick = sites[number], self.picks[number]
             array = self.whole.target.arrays[int(costs.arrays[pick])].name
             stage = int(self.value(self.whole.stages[number]))
-            tasks.append(Task(costs.site.einsum, array, stage, float(costs.cycles[pick])))
+            cycles, late = float(costs.cycles[pick]), float(costs.late_cycles[pick])
+            tasks.append(Task(costs.site.einsum, array, stage, cycles, late=late))
             waits += [
                 Wait(place[maker], place[number], lag)
                 for maker, lag in costs.site.waits

@@ -52,7 +52,8 @@ class SiteCosts:
         site: itself.
         picks: the numbers of those options in the site's list.
         arrays: the number of each option's array in the target.
-        cycles: that the array is taken; ``init_cycles`` more before its loop.
+        cycles: that the array is taken; ``init_cycles`` more before its loop, ``late_cycles``
+            after its visits until what they made is there.
         energy_pj: of the operations.
         moves: (tensor, memory) → traffic if the tensor lives there.
         layouts: tensor → a number for each way to lay it along threads.
@@ -65,6 +66,7 @@ class SiteCosts:
     arrays: NDArray[np.int64]
     cycles: Floats
     init_cycles: Floats
+    late_cycles: Floats
     energy_pj: Floats
     moves: Mapping[tuple[str, str], Moves]
     shares: Mapping[tuple[str, str], Floats]
@@ -102,7 +104,8 @@ class Ways:
         options: themselves.
         tensors: that the Einsum reads or writes.
         arrays: the number of each option's array in the target.
-        cycles: that the array is taken; ``init_cycles`` more before its loop.
+        cycles: that the array is taken; ``init_cycles`` more before its loop, ``late_cycles``
+            after its visits until what they made is there.
         energy_pj: of the operations.
         parts: LUT, FF and DSP of the operators, zeros where no part limits them.
         layouts: tensor → a number for each way to lay it along threads.
@@ -113,6 +116,7 @@ class Ways:
     arrays: NDArray[np.int64]
     cycles: Floats
     init_cycles: Floats
+    late_cycles: Floats
     energy_pj: Floats
     parts: Floats
     layouts: Mapping[str, NDArray[np.int64]]
@@ -227,6 +231,7 @@ class Tabulator:
             np.array([numbers[each.array] for each in counts]),
             np.array([each.cycles for each in counts], dtype=np.float64),
             np.array([each.init_cycles for each in counts], dtype=np.float64),
+            np.array([each.late_cycles for each in counts], dtype=np.float64),
             np.array(energy, dtype=np.float64),
             np.array([self._parts(leaf) for leaf in leaves]),
             {tensor: self._layouts(leaves, tensor) for tensor in sorted(_touched(leaves[0]))},
@@ -435,6 +440,7 @@ class _Counter:
             self.ways.arrays[self.alive],
             self.ways.cycles[self.alive],
             self.ways.init_cycles[self.alive],
+            self.ways.late_cycles[self.alive],
             self.ways.energy_pj[self.alive],
             {
                 key: Moves({m: a[kept] for m, a in each.at.items()}, each.energy_pj[kept])
@@ -493,6 +499,8 @@ class _Counter:
             columns += list(self.ways.parts[self.alive].T)
         if self.tab.objective != "energy":
             columns += [self.ways.cycles[self.alive], self.ways.init_cycles[self.alive]]
+            if self.site.pipeline >= 0 and self.ways.late_cycles.any():
+                columns.append((self.ways.cycles + self.ways.late_cycles)[self.alive])
             columns += [
                 each.at[memory]
                 for each in moves.values()

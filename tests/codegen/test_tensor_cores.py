@@ -128,7 +128,6 @@ def launches(steps):
 
 
 CASES = [
-    ("causal_attention", "h200", {}),
     ("soft_cap", "h200", {"e": 128, "f": 48, "buffers": 3, "overlap": False}),
     ("attention", "a100", {"fmt": "fp16", "e": 64, "f": 64, "buffers": 3}),
     ("sliding_window", "h200", {"constants": {"W": 20.0}, "p": 130, "m": 130, "tile": 16}),
@@ -139,7 +138,6 @@ CASES = [
     ("sigmoid_attention", "h200", {}),
     ("sigmoid_attention", "a100", {"fmt": "fp16"}),
     (UNSEEN, "h200", {}),
-    (UNSEEN, "a100", {"p": 37}),
     ("neighborhood", "h200", {"m": 75, "p": 75, "r": 13, "tile": 16}),
     ("neighborhood_2d", "a100", {"h": 1, "y": 8, "x": 19, "r": 13, "c": 13, "tile": 1}),
 ]
@@ -160,7 +158,6 @@ CUT = [
     (LATENT, "a100", {"e": 576, "f": 512, "p": 40, "m": 90, "fmt": "fp16"}),
     (UNSEEN, "h200", {"f": 256, "tile": 48, "p": 37}),
     (UNSEEN, "a100", {"f": 264, "e": 71, "tile": 48, "p": 37}),
-    ("document_mask", "h200", {"f": 256, "p": 64, "m": 64, "overlap": False}),
 ]
 
 

@@ -6,7 +6,8 @@ Each cascade is mapped to the machine it runs on, as it is written and, where it
 passes over a rank, in its streaming form; compiled; and run in fp32 on the inputs of the tests of
 the stock cascades. A line gives the largest difference over the largest value (limit 1e-5), or
 the reason for which there is no code. In bf16 and fp16, which inputs and outputs are in (fp32
-between them, as in `penstock.jit`), 2 units in the last place of the output are left out of it.
+between them, as in `penstock.jit`), 2 units in the last place of the output are left out of it; for
+each factor that is bf16 for the sake of pairs of products (`runtime/halves.py`) 2**-8 is allowed.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ LIMIT = 1e-5
 USUAL = {"b": 2, "h": 2, "g": 1, "p": 37, "m": 41, "e": 8, "f": 8, "d": 8, "n": 12, "k": 9}
 USUAL |= {"y": 9, "x": 9, "r": 13, "c": 13, "s": 6, "t": 12, "i": 5, "j": 5, "m0": 8}
 FMT = parse_format("fp32")
+FACTOR = 2**-8
+"""What rounding one factor of a sum of products to bf16 may add: a unit in its last place."""
 
 Given = tuple[dict[str, np.ndarray], dict[str, int], dict[str, float]]
 
@@ -112,7 +115,7 @@ def checked(name: str, stream: bool, fmt: Format = FMT) -> tuple[str, float | No
         each.tensor: quantise(arrays[each.tensor], fmt).astype(np.float32)
         for each in used.cascade.inputs
     }
-    stored, _ = stored_in(used, fmt)
+    stored, _ = stored_in(used, fmt, target)
     program = lower(stored, default_mapping(stored, target, FMT), target, FMT)
     for each in program.inputs:
         if each.kind == "index":  # those of cascades without a table are drawn as fractions
@@ -123,7 +126,10 @@ def checked(name: str, stream: bool, fmt: Format = FMT) -> tuple[str, float | No
     if fmt != FMT:
         found = {tensor: nearer(each, want[tensor], fmt) for tensor, each in found.items()}
     error = relative_error(found, want)
-    return ("ok" if error <= LIMIT else "WRONG"), error
+    own, given = dict(stored.cascade.formats), dict(used.cascade.formats)
+    ends = {each.tensor for each in (*used.cascade.inputs, *used.cascade.outputs)}
+    rounded = own.keys() - given.keys() - ends
+    return ("ok" if error <= LIMIT + FACTOR * len(rounded) else "WRONG"), error
 
 
 def nearer(found: np.ndarray, want: np.ndarray, fmt: Format) -> np.ndarray:

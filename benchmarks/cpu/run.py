@@ -1,16 +1,17 @@
 """Attention on this CPU: penstock beside PyTorch's SDPA, compiled FlexAttention, and NumPy.
 
-    python benchmarks/cpu/run.py [--threads N] [--heads 8] [--quick] [--case NAME ...] [--json FILE]
+    python benchmarks/cpu/run.py [--threads N] [--heads 8] [--quick] [--case NAME ...]
+                                 [--format fp32|bf16] [--json FILE]
 
-fp32. Every implementation is first checked against float64; then all of a case run in turn, again
-and again, on the same number of threads, and NumPy after them: its threads spin for a while after
-each call. A row gives medians and ratios. The last columns count the multiply-adds of present
-points (2 operations each), and their share of what the same threads do in a loop of nothing but
-multiply-adds, measured before each case; "at 100%" is the ratio to PyTorch's best that a kernel
-with nothing but those multiply-adds at that peak would have: no fp32 kernel that computes each
-present point once can be above it. With one thread the clock is the CPU time of that thread, so
-that other work on the machine counts less; the columns called "least" are of each one's fastest
-run, which it disturbs least. `taskset -c 1` keeps all on one core.
+fp32, or bf16, which NumPy has not. Every implementation is first checked against float64; then all
+of a case run in turn, again and again, on the same number of threads, and NumPy after them: its
+threads spin for a while after each call. A row gives medians and ratios. The last columns count the
+multiply-adds of present points (2 operations each), and their share of what the same threads do in
+a loop of nothing but multiply-adds, measured before each case; "at 100%" is the ratio to PyTorch's
+best that a kernel with nothing but those multiply-adds at that peak would have: no kernel that
+computes each present point once can be above it. With one thread the clock is the CPU time of that
+thread, so that other work on the machine counts less; the columns called "least" are of each one's
+fastest run, which it disturbs least. `taskset -c 1` keeps all on one core.
 """
 
 from __future__ import annotations
@@ -38,8 +39,26 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 import penstock
 from penstock import zoo
 
-LIMIT = 1e-5
-"""Largest difference from float64, relative to the largest value."""
+LIMITS = {"fp32": 1e-5, "bf16": 2**-7}
+"""Largest difference from float64, relative to the largest value; of bf16, 2 units of its last."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+PAIRS = """
+#include <immintrin.h>
+float peak(long count) {
+    __m512 a[12];
+    __m512bh b = (__m512bh)_mm512_set1_epi16(0x3f7f), c = (__m512bh)_mm512_set1_epi16(0x3a83);
+    for (int i = 0; i < 12; ++i) a[i] = _mm512_set1_ps(i);
+    for (long n = 0; n < count; ++n) {
+        _Pragma("GCC unroll 12") for (int i = 0; i < 12; ++i) a[i] = _mm512_dpbf16_ps(a[i], b, c);
+        __asm__ volatile("" ::"v"(a[0]));
+    }
+    float s = 0;
+    for (int i = 0; i < 12; ++i) s += a[i][0];
+    return s;
+}
+"""
 
 PEAK = """
 typedef float V __attribute__((vector_size(BYTES)));
@@ -113,11 +132,12 @@ def cases(heads: int, length: int) -> Iterator[Case]:
 
 
 def implementations(
-    case: Case, heads: int, length: int, dim: int, threads: int
+    case: Case, heads: int, length: int, dim: int, threads: int, fmt: str
 ) -> tuple[dict[str, Callable[[], np.ndarray]], np.ndarray, int]:
     """Return what is timed by name, the float64 result of one head, and the present points."""
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(heads, length, dim, generator=generator) for _ in range(3))
+    shape, dtype = (heads, length, dim), DTYPES[fmt]
+    q, k, v = (torch.randn(shape, generator=generator).to(dtype) for _ in range(3))
     i, j = torch.arange(length)[:, None], torch.arange(length)[None, :]
     rule = causal if case.name == "causal" else case.present
     mask = None if rule is None else rule(i, j)
@@ -127,7 +147,7 @@ def implementations(
         head = torch.arange(heads)[:, None, None]
         bias = torch.where(mask, case.bias(head, i, j).float(), -math.inf)
     extra = {} if mask is None else {"attn_mask": mask}
-    extra = extra if bias is None else {"attn_mask": bias[None]}
+    extra = extra if bias is None else {"attn_mask": bias[None].to(dtype)}
     extra = {"is_causal": True} if case.name == "causal" else extra
     sdpa = torch.nn.functional.scaled_dot_product_attention
     last = [each[-1:].double() for each in (q, k, v)]
@@ -148,28 +168,31 @@ def implementations(
     given = (q, k, v)
     if case.square:
         given = tuple(e.reshape(heads, case.square, case.square, dim) for e in given)
-        given = (*given, torch.zeros(heads, 13, 13))
-    n = [each.numpy() for each in (q, k, v)]
-    additive = None if mask is None else torch.where(mask, 0.0, -math.inf).numpy()
-    additive = additive if bias is None else bias.numpy()
+        given = (*given, torch.zeros(heads, 13, 13, dtype=dtype))
+    runs = {
+        "penstock": lambda: ours(*given).reshape(heads, length, dim),
+        "SDPA": lambda: sdpa(q[None], k[None], v[None], **extra)[0],
+        "flex": lambda: compiled(q[None], k[None], v[None], block_mask=block, score_mod=score)[0],
+    }
+    if fmt == "fp32":
+        additive = None if mask is None else torch.where(mask, 0.0, -math.inf)
+        runs["numpy"] = plain(q, k, v, additive if bias is None else bias)
+    return runs, reference, points
 
-    def plain() -> np.ndarray:
-        scores = n[0] @ n[1].transpose(0, 2, 1) * np.float32(dim**-0.5)
+
+def plain(*given: torch.Tensor | None) -> Callable[[], np.ndarray]:
+    """Return attention in NumPy, of queries, keys, values and what is added to the logits."""
+    q, k, v, additive = (None if each is None else each.numpy() for each in given)
+
+    def run() -> np.ndarray:
+        scores = q @ k.transpose(0, 2, 1) * np.float32(q.shape[-1] ** -0.5)
         if additive is not None:
             scores += additive
         scores -= scores.max(-1, keepdims=True)
         np.exp(scores, out=scores)
-        return (scores @ n[2]) / scores.sum(-1, keepdims=True)
+        return (scores @ v) / scores.sum(-1, keepdims=True)
 
-    runs = {
-        "penstock": lambda: ours(*given).reshape(heads, length, dim).numpy(),
-        "SDPA": lambda: sdpa(q[None], k[None], v[None], **extra)[0].numpy(),
-        "flex": lambda: compiled(q[None], k[None], v[None], block_mask=block, score_mod=score)[
-            0
-        ].numpy(),
-        "numpy": plain,
-    }
-    return runs, reference, points
+    return run
 
 
 def clock(threads: int) -> Callable[[], float]:
@@ -177,13 +200,14 @@ def clock(threads: int) -> Callable[[], float]:
     return time.thread_time if threads == 1 else time.perf_counter
 
 
-def peak(threads: int) -> float:
+def peak(threads: int, fmt: str) -> float:
     """Return the multiply-adds a second that the threads reach, as 1e9 operations (2 each)."""
     flags = Path("/proc/cpuinfo").read_text()
     size = 64 if "avx512f" in flags else 32
+    pairs = fmt == "bf16" and "avx512_bf16" in flags
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder) / "peak.c", Path(folder) / "peak.so"
-        source.write_text(PEAK.replace("BYTES", str(size)))
+        source.write_text(PAIRS if pairs else PEAK.replace("BYTES", str(size)))
         command = ["gcc", "-O3", "-march=native", "-mprefer-vector-width=512", "-shared", "-fPIC"]
         subprocess.run([*command, str(source), "-o", str(library)], check=True)
         run = ctypes.CDLL(str(library)).peak
@@ -198,34 +222,43 @@ def peak(threads: int) -> float:
             else:
                 list(pool.map(run, [count] * threads))
             seconds = now() - start
-            best = max(best, threads * count * 12 * (size // 4) * 2 / seconds / 1e9)
+            best = max(
+                best, threads * count * 12 * (size // 4) * (4 if pairs else 2) / seconds / 1e9
+            )
     return best
 
 
-def measure(case: Case, heads: int, length: int, dim: int, threads: int, budget: float) -> dict:
+def measure(
+    case: Case, heads: int, length: int, dim: int, threads: int, budget: float, fmt: str
+) -> dict:
     """Check and time one case; a competitor that fails is left out, and said."""
-    row: dict = {"case": case.name, "heads": heads, "length": length, "dim": dim}
-    top = peak(threads)
-    runs, reference, points = implementations(case, heads, length, dim, threads)
+    row: dict = {"case": case.name, "heads": heads, "length": length, "dim": dim, "format": fmt}
+    top = peak(threads, fmt)
+    runs, reference, points = implementations(case, heads, length, dim, threads, fmt)
     times: dict[str, list[float]] = {}
     now = clock(threads)
     scale = np.abs(reference).max()
     for name, run in runs.items():
         try:
-            error = float(np.abs(run()[-1] - reference).max() / scale)
+            made = run()[-1]
+            made = made if isinstance(made, np.ndarray) else made.float().numpy()
+            error = float(np.abs(made - reference).max() / scale)
         except Exception as failure:
             if name == "penstock":
                 raise
             print(f"  {name} failed: {str(failure).splitlines()[0][:100]}", file=sys.stderr)
             continue
         row[f"{name}_error"] = error
-        if error > LIMIT:
-            raise SystemExit(f"{name} is wrong: {error:.2e} of the largest value")
+        if error > LIMITS[fmt]:
+            if name == "penstock":
+                raise SystemExit(f"{name} is wrong: {error:.2e} of the largest value")
+            print(f"  {name} is off by {error:.2e} of the largest value", file=sys.stderr)
         times[name] = []
     alone = ("numpy",)  # its threads spin for 0.1 s after a call, on the cores of what comes next
+    alone = tuple(name for name in alone if name in times)
     for names, seconds in (tuple(name for name in times if name not in alone), budget), (alone, 0):
         end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(times[names[0]]) < 3:
+        while names and (time.perf_counter() < end or len(times[names[0]]) < 3):
             for name in names:
                 start = now()
                 runs[name]()
@@ -268,6 +301,8 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--quick", action="store_true", help="1024 x 64 only")
     parser.add_argument("--case", action="append", help="only rows of this name")
+    parser.add_argument("--format", choices=tuple(DTYPES), default="fp32")
+    parser.add_argument("--length", type=int, action="append", help="only rows of this length")
     parser.add_argument("--seconds", type=float, default=6.0, help="of timing for each row")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -275,7 +310,7 @@ def main() -> None:
     os.environ["TVM_NUM_THREADS"] = str(given.threads)
     sizes = [(1024, 64)] if given.quick else [(n, d) for n in (1024, 4096) for d in (64, 128)]
     print(
-        f"{platform.processor() or platform.machine()}, {given.threads} threads, fp32, "
+        f"{platform.processor() or platform.machine()}, {given.threads} threads, {given.format}, "
         f"{given.heads} heads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
     )
     print(HEAD, flush=True)
@@ -284,7 +319,11 @@ def main() -> None:
         for case in cases(given.heads, length):
             if given.case and case.name not in given.case:
                 continue
-            row = measure(case, given.heads, length, dim, given.threads, given.seconds)
+            if given.length and length not in given.length:
+                continue
+            row = measure(
+                case, given.heads, length, dim, given.threads, given.seconds, given.format
+            )
             row |= {"threads": given.threads, "load": os.getloadavg()[0]}
             rows.append(row)
             print(line(row), flush=True)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from penstock.einsum_ir.nodes import Access, Einsum, Var, variables
+from penstock.einsum_ir.nodes import Access, Apply, Einsum, Expr, Var, accesses, variables
 from penstock.einsum_ir.shapes import Bound
 from penstock.mapper.nodes import Loop
 from penstock.targets.base import Array, Axis
 
-__all__ = ["Assignment", "lane_axis", "lane_variable", "register_tile", "tiled_loops"]
+__all__ = ["Assignment", "lane_axis", "lane_variable", "register_tile", "summed_loops"]
+__all__ += ["tiled_loops"]
 
 Assignment = tuple[tuple[str, str], ...]
 """(axis, variable) pairs: which variable lies along which axis."""
@@ -66,6 +67,55 @@ def _cheap(access: Access, name: str, einsum: Einsum, remaining: Mapping[str, in
         return False
     again = [other for other in einsum.variables if other not in variables(*access.indices)]
     return any(remaining[other] >= REUSE for other in again)
+
+
+def summed_loops(
+    einsum: Einsum, bound: Bound, array: Array, remaining: Mapping[str, int]
+) -> tuple[Loop, ...] | None:
+    """Return the loops of a reduction with lanes along what it reduces; None if that is no use.
+
+    It is where that variable fills a vector, all that depends on it is read along its last rank,
+    and none that is kept does: it is too short, or moves through an input in no even steps, as the
+    queries do through windows of keys. Reading through a table is left out. What the lanes hold is
+    added up at the end of each element.
+    """
+    axis = None if einsum.selects or einsum.iterative is not None else lane_axis(array)
+    if axis is None or einsum.reduce is None or einsum.reduce.op != "sum":
+        return None
+    kept = [v for v in variables(einsum.output) if remaining[v] > 1]
+    inputs = {each.tensor for each in bound.cascade.inputs}
+    read = [access for access in einsum.operands if access.tensor in inputs]
+    long = [v for v in kept if remaining[v] >= axis.size]
+    tables = any(accesses(*access.indices) for access in einsum.operands)
+    if not read or tables or any(all(_even(access, v) for access in read) for v in long):
+        return None
+    for name in einsum.reduce.over:
+        moving = [each for each in einsum.operands if name in variables(*each.indices)]
+        along = [
+            each.indices[-1] == Var(name) and name not in variables(*each.indices[:-1])
+            for each in moving
+        ]
+        if moving and all(along) and remaining[name] >= axis.size:
+            others = [v for v in einsum.reduce.over if v != name and remaining[v] > 1]
+            return (*(Loop(v) for v in (*kept, *others)), Loop(name, 1, axis.name))
+    return None
+
+
+def _even(access: Access, name: str) -> bool:
+    """Whether an input is read at neighbouring places of one rank as a variable moves, or one."""
+    moving = [index for index in access.indices if name in variables(index)]
+    terms = [term for index in moving for term in _summands(index) if name in variables(term)]
+    return not moving or (len(moving) == 1 and terms == [Var(name)])
+
+
+def _summands(expr: Expr) -> tuple[Expr, ...]:
+    match expr:
+        case Apply("+", (left, right)):
+            return (*_summands(left), *_summands(right))
+        case Apply("-", (left, right)):
+            return (*_summands(left), Apply("neg", (right,)))
+        case _:
+            return (expr,)
 
 
 def register_tile(rows: int, vectors: int, registers: int) -> tuple[int, int]:

@@ -344,13 +344,13 @@ def kernel_program(
     from penstock.runtime.streaming import blocked_mapping, stored_in, streamed
 
     if mapping is None:
-        bound, inner = stored_in(streamed(cascade, extents, tiles=tiles), parse_format(fmt))
+        bound, inner = stored_in(streamed(cascade, extents, tiles=tiles), parse_format(fmt), target)
         mapping = default_mapping(bound, target, inner)
         if block:
             mapping = blocked_mapping(bound, target, inner, block)
             check(mapping, bound, target, inner)
     else:
-        bound, inner = stored_in(bind(cascade, shapes=extents), parse_format(fmt))
+        bound, inner = stored_in(bind(cascade, shapes=extents), parse_format(fmt), target)
     return lower(bound, mapping, target, inner)
 
 

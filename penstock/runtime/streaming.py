@@ -23,8 +23,10 @@ from penstock.mapper.fusion import Flow
 from penstock.mapper.nodes import Mapping as LoopForest
 from penstock.mapper.search.build import build
 from penstock.mapper.search.plan import Recipe
+from penstock.runtime.halves import factors, unscaled
 from penstock.runtime.tiles import Tiles
 from penstock.targets.base import Target
+from penstock.targets.cpu import adds_pairs
 
 __all__ = ["blocked_mapping", "parted", "stored_in", "streamed", "tile_of", "tiled"]
 
@@ -162,16 +164,20 @@ def blocked_mapping(bound: Bound, target: Target, fmt: Format, block: int) -> Lo
     return build(bound, target, fmt, Flow(bound.cascade), Recipe(outer=block))[0]
 
 
-def stored_in(bound: Bound, fmt: Format) -> tuple[Bound, Format]:
+def stored_in(bound: Bound, fmt: Format, target: Target | None = None) -> tuple[Bound, Format]:
     """Return a form for inputs and outputs of a format, and the format of all else.
 
-    Those of 16 bits are read and written as they are; what is between is fp32.
+    Those of 16 bits are read and written as they are; what is between is fp32, but for factors of
+    products that the machine adds in pairs (`runtime/halves.py`).
     """
     if fmt.bits >= 32:
         return bound, fmt
+    pairs = target is not None and adds_pairs(target, fmt.name)
+    bound = unscaled(bound) if pairs else bound
     cascade = bound.cascade
     tensors = {each.tensor for each in (*cascade.inputs, *cascade.outputs)}
     tensors -= whole_inputs(cascade) | {each.name for each in cascade.einsums if each.selects}
+    tensors |= factors(cascade) if pairs else frozenset()
     formats = {**dict.fromkeys(tensors, fmt.name), **dict(cascade.formats)}
     cascade = replace(cascade, formats=tuple(formats.items()))
     return replace(bound, cascade=cascade), parse_format("fp32")

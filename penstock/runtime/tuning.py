@@ -109,7 +109,7 @@ def _choices(
     axes = [lane_axis(array) for array in target.arrays]
     lanes = max((axis.size for axis in axes if axis is not None), default=1)
     for tile in STREAMED:
-        form = stored_in(streamed(cascade, shapes, tiles=Tiles(tile, tile, tile)), fmt)
+        form = stored_in(streamed(cascade, shapes, tiles=Tiles(tile, tile, tile)), fmt, target)
         bound, inner = form
         for vectors in VECTORS:
             block = vectors * lanes

@@ -13,7 +13,7 @@ from pathlib import Path
 from penstock.targets.base import Array, Axis, Memory, Target
 from penstock.targets.operators import general
 
-__all__ = ["cpu", "this_machine"]
+__all__ = ["adds_pairs", "cpu", "this_machine"]
 
 CLOCK_HZ = 3e9  # assumption: a server core under load
 DRAM_BYTES_PER_S = 20e9  # assumption: one channel of DDR5-4800 at half its peak
@@ -68,6 +68,11 @@ def cpu(
     )
 
 
+def adds_pairs(target: Target, fmt: str) -> bool:
+    """Whether one instruction adds two products of a format to each fp32 lane."""
+    return fmt == "bf16" and "avx512_bf16" in target.part.split()
+
+
 def this_machine() -> Target:
     """Return the machine that this runs on."""
     lanes, registers, part = _vectors(_cpu_flags(), platform.machine())
@@ -95,7 +100,8 @@ def _cpu_flags() -> frozenset[str]:
 def _vectors(flags: frozenset[str], machine: str) -> tuple[int, int, str]:
     """Return (fp32 lanes, registers, name) of the widest vectors that the flags promise."""
     if "avx512f" in flags:
-        return 16, 32, f"{machine} avx512f"
+        pairs = " avx512_bf16" if "avx512_bf16" in flags else ""
+        return 16, 32, f"{machine} avx512f{pairs}"
     if "avx2" in flags and "fma" in flags:
         return 8, 16, f"{machine} avx2"
     arm = machine in ("aarch64", "arm64")

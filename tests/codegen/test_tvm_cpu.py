@@ -29,6 +29,7 @@ from penstock.codegen.tvm.expr import _CALLS, _LEVEL
 from penstock.codegen.tvm.plan import plan
 from penstock.codegen.tvm.script import identifiers, script
 from penstock.einsum_ir.formats import parse_format
+from penstock.einsum_ir.frontend.notation import parse
 from penstock.einsum_ir.interpreter.arithmetic import _FLOAT
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.ops import OPERATORS
@@ -405,6 +406,30 @@ def agree(name, shapes, fmt, machine="cpu"):
 @pytest.mark.parametrize(("name", "shapes"), SMALL)
 def test_cascades_agree_with_the_interpreter(name, shapes):
     agree(name, shapes, "fp32")
+
+
+def test_functions_of_coordinates_inside_functions():
+    """TVM takes a binding in a binding for a conflict where a copy of the loop gives it a value."""
+    text = """cascade nested(X[h, p]) -> O[h, p], R[h, p]
+      O[h, p] = sq(sq(exp2(h))) * X[h, p]
+      R[h, p] = silu(exp2(h - p)) + sigmoid(exp2(-h)) * X[h, p]
+      format R = bf16"""
+    bound, target = bind(parse(text), shapes={"h": 2, "p": 21}), TARGETS.get("cpu")
+    form = parse_format("fp32")
+    inputs = random_inputs(bound, form)
+    made = lower(bound, default_mapping(bound, target, form), target, form)
+    wanted, found = interpret(bound, inputs, form), tvm_cpu.execute(made, inputs)
+    for output, each in wanted.items():
+        close(found[output], each, {"O": 1e-5, "R": 2**-8}[output])
+
+
+def test_windows_that_differ_are_summed_along_lanes():
+    """Keys of a neighbourhood would be gathered: the lanes lie along what is contiguous."""
+    shapes = {"h": 2, "y": 9, "x": 19, "i": 3, "j": 5, "e": 32, "f": 32, "r": 5, "c": 9}
+    bound = bind(zoo.load("neighborhood_2d"), shapes=shapes)
+    mapping = default_mapping(bound, TARGETS.get("cpu"), parse_format("fp32"))
+    assert "QK on vector: x, i, j, e@lanes" in str(mapping)
+    agree("neighborhood_2d", shapes, "fp32")
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ from penstock.einsum_ir.shapes import bind
 from penstock.errors import DataError
 from penstock.runtime import jit as jitted
 from penstock.samples import random_inputs
+from penstock.targets import TARGETS
+from penstock.targets.cpu import adds_pairs
 
 NAIVE = """cascade scaled(A[m, k], B[k, n], S[m]) -> C[m, n], D[m]
   C[m, n] = A[m, k] * B[k, n] * S[m] :: sum[k]
@@ -79,7 +81,10 @@ SIXTEEN += [(name, "bfloat16", 8) for name in ("alibi", "gla", "topk_attention")
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind", "bits"), SIXTEEN)
 def test_sixteen_bits_outside_fp32_between(cache, name, kind, bits):
-    """Within 2 ulp of the output's type: several passes over 37 keys, or tiles of 150."""
+    """Within 2 ulp of the output's type: several passes over 37 keys, or tiles of 150.
+
+    Where products of bf16 numbers are added in pairs a factor is rounded too: half a unit of it.
+    """
     torch = pytest.importorskip("torch")
     cascade, long = zoo.load(name), 150 if name == "causal_attention" else 37
     sizes = {"h": 2, "p": long, "m": long, "t": long, "e": 16, "f": 16}
@@ -91,10 +96,12 @@ def test_sixteen_bits_outside_fp32_between(cache, name, kind, bits):
     made = penstock.jit(cascade, shapes=more)(*tensors)
     exact = {name: each.double().numpy() for name, each in zip(given, tensors, strict=True)}
     wanted = interpret(bound, exact, parse_format("fp64")).values()
+    pairs = kind == "bfloat16" and adds_pairs(TARGETS.get("cpu"), "bf16")
+    limit = 1e-5 + 2**-9 * pairs
     for found, want in zip(made if isinstance(made, tuple) else [made], wanted, strict=True):
         ulp = np.ldexp(1.0, np.frexp(want)[1] - bits)
         off = np.abs(found.double().numpy() - want)
-        assert (off <= 2 * ulp + 1e-5 * np.abs(want).max()).all()
+        assert (off <= 2 * ulp + limit * np.abs(want).max()).all()
 
 
 @pytest.mark.slow

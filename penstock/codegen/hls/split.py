@@ -26,7 +26,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from penstock.codegen.hls.direct import direct_tensors
 from penstock.codegen.hls.loops import conjuncts, has_serial, one_of
@@ -38,6 +37,7 @@ from penstock.codegen.loops.nodes import (
     Const,
     For,
     If,
+    Kind,
     Load,
     LoopExpr,
     LoopStmt,
@@ -54,7 +54,6 @@ from penstock.einsum_ir.formats import Format
 
 __all__ = ["Stream", "Task", "Tasks", "split", "stages_in"]
 
-Kind = Literal["data", "acc", "mask", "index"]
 
 Parts = dict[str, list[LoopStmt]]
 """Task → its statements, in order."""

@@ -23,6 +23,7 @@ __all__ = [
     "Const",
     "For",
     "If",
+    "Kind",
     "Load",
     "LoopExpr",
     "LoopStmt",
@@ -35,6 +36,10 @@ __all__ = [
 ]
 
 
+Kind = Literal["data", "acc", "mask", "index", "pair"]
+"""What the elements of a `Buffer` are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Buffer:
     """A named array.
@@ -44,7 +49,8 @@ class Buffer:
         shape: extents, in elements; () for a scalar register.
         kind: ``data`` elements are in the program's format, ``acc`` in its accumulator type
             (wide enough that sums are exact in fixed point), ``mask`` is 0 or 1, ``index``
-            elements are whole numbers of 32 bits (inputs that only indices and predicates read).
+            elements are whole numbers of 32 bits (inputs that only indices and predicates read);
+            a ``pair`` element holds two bf16 numbers (`codegen/tvm/pairs.py`).
         memory: the target's memory that holds it; the outermost one for parameters.
         copies: how many of them the mapping has, so that filling one overlaps with using another.
         own: the format of its elements, if that is not the program's; what is stored is rounded
@@ -53,7 +59,7 @@ class Buffer:
 
     name: str
     shape: tuple[int, ...]
-    kind: Literal["data", "acc", "mask", "index"] = "data"
+    kind: Kind = "data"
     memory: str = ""
     copies: int = 1
     own: Format | None = None
@@ -89,8 +95,10 @@ class Op:
     ``float`` makes a value of an index; ``as int8`` and its like round a value.
     ``where(c, a, b)`` evaluates only the chosen side; ``and`` and ``or`` may evaluate both.
     ``//`` and ``%`` floor, as in Python. An element of an ``index`` buffer is an integer, one of a
-    ``mask`` a truth value. A value may stand where an integer is wanted (a computed index): a test
-    around it has made sure that it is a whole number.
+    ``mask`` a truth value. ``pair(a, b)`` is an element of a ``pair`` buffer, ``half(x, k)`` its
+    first (k = 0) or second number, ``dot2(s, x, y)`` = s + x0 * y0 + x1 * y1. A value may stand
+    where an integer is wanted (a computed index): a test around it has made sure that it is a
+    whole number.
     """
 
     op: str

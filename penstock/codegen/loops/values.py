@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from penstock.codegen.loops.nodes import Program
+from penstock.codegen.loops.nodes import Kind, Program
 from penstock.einsum_ir.formats import Format, parse_format
 from penstock.einsum_ir.interpreter.numerics import (
     FIXED_FUNCTIONS,
@@ -32,7 +32,7 @@ class Unset:
         raise ValueError("a mask is read before it is set")
 
     @staticmethod
-    def value(kind: Literal["data", "acc", "mask", "index"], fmt: Format) -> Any:
+    def value(kind: Kind, fmt: Format) -> Any:
         """Return the first contents of a buffer."""
         if kind == "mask":
             return Unset()
@@ -88,6 +88,9 @@ FLOAT_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "**": np.power,
     "//": np.floor_divide,
     "%": np.mod,
+    "pair": lambda first, second: (first, second),
+    "half": lambda pair, which: pair[int(which)],
+    "dot2": lambda total, x, y: total + x[0] * y[0] + x[1] * y[1],
 }
 """Operators of floats that Python's own signs do not give."""
 

@@ -28,6 +28,7 @@ from penstock.einsum_ir.formats import Format
 from penstock.einsum_ir.interpreter.rounding import quantise
 from penstock.errors import DataError
 from penstock.targets.base import Target
+from penstock.targets.cpu import adds_pairs, this_machine
 
 __all__ = ["Kernel", "artifact", "build", "compiled", "execute", "schedule", "stored_elements"]
 
@@ -115,14 +116,18 @@ def _loaded(array: NDArray[Any], buffer: Buffer, fmt: Format) -> NDArray[Any]:
     return (array.astype(np.uint32) << 16).view(np.float32)
 
 
-def schedule(program: Program) -> str:
+def schedule(program: Program, machine: Target | None = None) -> str:
     """Return the TVMScript of a program as it is compiled for a CPU, without imports.
+
+    Args:
+        program: any.
+        machine: on which it shall run; None = this one.
 
     Raises:
         DataError: a fixed-point format, or an operator that TVM lacks.
     """
     check_format(program.format)
-    planned, kinds = plan(program)
+    planned, kinds = plan(program, pairs=adds_pairs(machine or this_machine(), "bf16"))
     return script(planned, kinds)
 
 
@@ -171,7 +176,7 @@ def artifact(program: Program, target: Target, source: Provenance) -> Artifact:
     Raises:
         DataError: a fixed-point format, or an operator that TVM lacks.
     """
-    text = schedule(program)
+    text = schedule(program, target)
     listed = ", ".join(
         f"{each.name} {memory_type(each, program.format)}{list(each.shape)}"
         for each in (*program.inputs, *program.outputs)

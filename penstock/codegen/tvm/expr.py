@@ -63,6 +63,8 @@ def element_type(buffer: Buffer, fmt: Format) -> str:
             return _storage(buffer.own, fmt) if own and buffer.own else "int32"
         case "acc":
             return compute_type(fmt)
+        case "pair":
+            return "uint32"
         case "data":
             return _storage(buffer.own or fmt, fmt)
 
@@ -200,6 +202,8 @@ class ExprPrinter:
             return f'T.cast({self.condition(expr, ranges)}, "int8")'
         if buffer.kind == "index":
             return f'T.cast({self.index(expr, ranges)}, "int32")'
+        if buffer.kind == "pair":
+            return self.value(expr, ranges)
         if isinstance(expr, Op) and expr.op == f"as {buffer.own}" and self._cast(buffer):
             expr = expr.args[0]  # storing rounds
         text, kept = self.value(expr, ranges), self.element_type(buffer)
@@ -240,6 +244,8 @@ class ExprPrinter:
             return Typed(f"{text} > T.int8(0)", "bool", _LEVEL[">"])
         if buffer.kind == "index":
             return Typed(f'T.cast({text}, "int64")' if self.wide else text, "int")
+        if buffer.kind == "pair":
+            return Typed(text, "value")
         wanted = compute_type(self.fmt)
         kept = self.element_type(buffer)
         if kept != wanted:
@@ -252,7 +258,15 @@ class ExprPrinter:
         folded = interval(expr, {})
         if folded is not None and folded[0] == folded[1]:
             return self.typed(Const(folded[0], True), ranges)
+        if expr.op == "pair":
+            listed = ", ".join(self._bits(each, ranges) for each in expr.args)
+            return Typed(f"p_pair({listed})", "value")
         args = [self.typed(arg, ranges) for arg in expr.args]
+        if expr.op == "half":
+            return Typed(f"p_half({args[0].text}, {args[1].text})", "value")
+        return self._applied(expr, args, ranges)
+
+    def _applied(self, expr: Op, args: list[Typed], ranges: Ranges) -> Typed:
         match expr.op:
             case "and" | "or" | "not":
                 return self._logic(expr.op, [self._as_bool(arg) for arg in args])
@@ -275,6 +289,12 @@ class ExprPrinter:
                 raise DataError(
                     f"operator '{op}' has no TVM form", fix="use --backend hls or --backend loops"
                 )
+
+    def _bits(self, expr: LoopExpr, ranges: Ranges) -> str:
+        """Return the text of a value as the bits of a bf16 number."""
+        if isinstance(expr, Load) and self._bf16(self.buffers[expr.buffer]):
+            return self.element(expr.buffer, expr.indices, ranges)
+        return f"p_to_bf16({self.value(expr, ranges)})"
 
     def _rounded(self, own: Format, text: str) -> str:
         """Return a value rounded to a format (`einsum_ir.interpreter.rounding.quantise`)."""

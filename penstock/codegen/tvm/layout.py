@@ -38,7 +38,7 @@ from penstock.codegen.tvm.kernels import extent_of, race_free
 from penstock.codegen.tvm.ranges import Ranges, interval, names, stride
 from penstock.codegen.tvm.script import ranges_inside
 
-__all__ = ["LANE_KINDS", "packed", "relaid"]
+__all__ = ["LANE_KINDS", "PACK_ELEMENTS", "REUSE", "packed", "ranges_of", "relaid"]
 
 LANE_KINDS = frozenset(("simd", "thread", "pe"))
 
@@ -152,7 +152,7 @@ def packed(
     """
     trips = interval(loop.extent, ranges)
     often = trips is not None and trips[1] >= REUSE
-    inner = _ranges_of(loop, ranges)
+    inner = ranges_of(loop, ranges)
     written = touched(loop.body)[1]
     made: dict[Load, Load] = {}
     new: list[Buffer] = []
@@ -179,7 +179,8 @@ def packed(
     return tuple(new), tuple(fills), replace(loop, body=body)
 
 
-def _ranges_of(loop: For, ranges: Ranges) -> dict[str, tuple[int, int]]:
+def ranges_of(loop: For, ranges: Ranges) -> dict[str, tuple[int, int]]:
+    """Return the ranges of the variables inside a loop, those of all loops in it included."""
     known = dict(ranges_inside(loop, ranges))
     for each in walk_statements(loop.body):
         if isinstance(each, For):

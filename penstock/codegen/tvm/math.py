@@ -98,6 +98,39 @@ def p_to_bf16(x):
     return _let(x, lambda x: _let(T.reinterpret("uint32", x), lambda bits: rounded(x, bits)))
 '''
 
+_PAIRS = '''
+p_dot2_code = """
+define i32 @penstock_dot2(ptr %at, ptr %first, i32 %word) alwaysinline {
+  %s = load <16 x float>, ptr %at, align 4
+  %a = load <32 x bfloat>, ptr %first, align 4
+  %one = insertelement <16 x i32> poison, i32 %word, i32 0
+  %all = shufflevector <16 x i32> %one, <16 x i32> poison, <16 x i32> zeroinitializer
+  %b = bitcast <16 x i32> %all to <32 x bfloat>
+  %r = call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(
+      <16 x float> %s, <32 x bfloat> %a, <32 x bfloat> %b)
+  store <16 x float> %r, ptr %at, align 4
+  ret i32 0
+}
+declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
+"""
+
+def p_dot2(total, first, second):
+    """Add to 16 numbers the products of 16 pairs of bf16 numbers and one: AVX-512's vdpbf16ps."""
+    at = T.address_of(total), T.address_of(first)
+    return T.evaluate(T.call_extern("int32", "penstock_dot2", *at, second))
+
+
+def p_pair(first, second):
+    """Two bf16 numbers (uint16) in one word."""
+    return T.cast(first, "uint32") | (T.cast(second, "uint32") << T.uint32(16))
+
+
+def p_half(pair, which):
+    """The float32 that is the first (0) or second (1) number of a word."""
+    kept = pair >> T.cast(which * 16, "uint32")
+    return T.reinterpret("float32", kept << T.uint32(16))
+'''
+
 _CUDA_EXP = '''
 def _precise(name):
     """TVM's own choice for float32 is the fast, inexact intrinsic."""
@@ -246,7 +279,7 @@ def p_to_float(x, places, smallest, largest, beyond):
     return _let(x, body)
 '''
 
-CPU_MATH = _COMMON + _CPU_EXP + _DERIVED + _ROUNDING
+CPU_MATH = _COMMON + _CPU_EXP + _PAIRS + _DERIVED + _ROUNDING
 """For LLVM: expressions that vectorise."""
 
 CUDA_MATH = _COMMON + _CUDA_EXP + _DERIVED + _ROUNDING

@@ -55,39 +55,62 @@ from penstock.codegen.tvm.lanes import (
 )
 from penstock.codegen.tvm.layout import LANE_KINDS, packed, relaid
 from penstock.codegen.tvm.masks import Masks
+from penstock.codegen.tvm.math import MATH_NAMES
+from penstock.codegen.tvm.pairs import in_pairs
 from penstock.codegen.tvm.ranges import Ranges, holds, interval, names, stride
+from penstock.codegen.tvm.registers import emitted
 from penstock.codegen.tvm.rewrite import (
     conditions,
     hoisted,
     joined,
     privatised,
     renamed,
+    unnested,
     without_ifs,
 )
 from penstock.codegen.tvm.script import LoopKind, identifiers, ranges_inside
-from penstock.codegen.tvm.tiles import Start, Tile, emitted, filled, find_tile, finished, scaled
+from penstock.codegen.tvm.tiles import (
+    Start,
+    Tile,
+    divided,
+    factored,
+    filled,
+    find_tile,
+    finished,
+    scaled,
+)
 
 __all__ = ["plan"]
 
 PARALLEL = frozenset(("core", "block"))
+SHORT = 16
+"""Below as many vectors a sum has one partial result: other sums beside it hide its latency."""
+
 LANES = {"fp64": 8}
 """Elements of a vector of 64 bytes in the compute type; 16 unless it is here."""
 
 
-def plan(program: Program, *, lanes: int = 0) -> tuple[Program, dict[str, LoopKind]]:
+def plan(
+    program: Program, *, lanes: int = 0, pairs: bool = False
+) -> tuple[Program, dict[str, LoopKind]]:
     """Decide what each loop becomes.
 
     Args:
         program: any.
         lanes: elements of a vector, a power of 2; 0 = as many as 64 bytes hold.
+        pairs: whether the machine adds two products of bf16 numbers at a time.
 
     Returns:
         The program as TVM shall run it, and the kinds of its loops (others are serial).
     """
     exact = frozenset(("acc",) if program.format.bits < 32 else ("acc", "data"))
-    program = relaid(program)
+    kept = ("fp32", "fp64")
+    formats = {e.name: (e.own or program.format).name for e in all_buffers(program)}
+    rounded = frozenset(name for name, fmt in formats.items() if fmt not in kept)
+    body = unnested(program.body, MATH_NAMES, rounded, set(identifiers(program)))
+    program = relaid(replace(program, body=body))
     program = replace(program, body=fused(program.body, exact))
-    planner = _Planner(program, lanes or LANES.get(program.format.name, 16), exact)
+    planner = _Planner(program, lanes or LANES.get(program.format.name, 16), exact, pairs)
     body = planner.masks.introduced(planner.parallel(program.body), {})
     body = used(hoisted(planner.visit(body, {}), planner.kinds))
     loops = {each.variable for each in walk_statements(body) if isinstance(each, For)}
@@ -99,6 +122,7 @@ class _Planner:
     program: Program
     lanes: int
     exact: frozenset[str]
+    pairs: bool = False
     vectors: int = 31
     kinds: dict[str, LoopKind] = field(default_factory=dict)
     fresh: int = 0
@@ -210,15 +234,28 @@ class _Planner:
             return self.inside(loop, ranges)
         if (made := self.side_by_side(loop, ranges)) is not None:
             return made
-        new, fills, loop = packed(loop, ranges, self.buffers, self.tag())
+        new, fills, loop = self.copied(loop, ranges)
         if not new:
             return self.inside(loop, ranges)
-        self.buffers |= {each.name: each for each in new}
         copied = [self.visit(each, ranges) for each in fills]
         inner: LoopStmt = Block((*copied, self.inside(loop, ranges)))
         for each in new:
             inner = Alloc(each, inner)
         return inner
+
+    def copied(
+        self, loop: For, ranges: Ranges
+    ) -> tuple[tuple[Buffer, ...], tuple[LoopStmt, ...], For]:
+        """Return copies of what a loop reads, in pairs and packed, their fills, and the loop."""
+        pairs: tuple[Buffer, ...] = ()
+        first: tuple[LoopStmt, ...] = ()
+        if self.pairs:
+            given = self.buffers, self.program.format, self.lanes, self.tile, self.tag()
+            pairs, first, loop = in_pairs(loop, ranges, *given)
+            self.buffers |= {each.name: each for each in pairs}
+        new, fills, loop = packed(loop, ranges, self.buffers, self.tag())
+        self.buffers |= {each.name: each for each in new}
+        return (*pairs, *new), (*first, *fills), loop
 
     def inside(self, loop: For, ranges: Ranges) -> For:
         inner = ranges_inside(loop, ranges)
@@ -345,9 +382,12 @@ class _Planner:
         found = self.accumulation(loop)
         if found is None:
             return None
-        last = found.loop
+        last, scale = found.loop, None
+        if found.op == "+":
+            rest, scale = factored(found.rest)
+            found = replace(found, rest=rest)
         tag = self.tag()
-        short = isinstance(last.extent, Const) and extent_of(last) < 4 * self.lanes
+        short = isinstance(last.extent, Const) and extent_of(last) < SHORT * self.lanes
         width = self.lanes if short else 4 * self.lanes
         part = Buffer(f"{found.store.buffer}_part{tag}", (width,), "acc")
         self.buffers[part.name] = part
@@ -359,7 +399,9 @@ class _Planner:
             width //= 2
             folds.append(self.fold(found, part, width, tag))
         store = found.store
-        total = Op(found.op, (Load(store.buffer, store.indices), Load(part.name, (_ZERO,))))
+        made: LoopExpr = Load(part.name, (_ZERO,))
+        made = made if scale is None else Op("*", (made, scale))
+        total = Op(found.op, (Load(store.buffer, store.indices), made))
         end = Store(store.buffer, store.indices, total)
         return Alloc(part, Block((start, chain, *folds, end)))
 
@@ -383,7 +425,7 @@ class _Planner:
         last, width = found.loop, part.shape[0]
         by, name = Const(width, True), last.variable
         lane, outer, left = f"{name}_l{tag}", f"{name}_o{tag}", f"{name}_t{tag}"
-        count, remainder = _divided(last.extent, width)
+        count, remainder = divided(last.extent, width)
         at = Op("+", (Op("*", (Name(outer), by)), Name(lane)))
         whole = For(lane, by, _accumulating(last.body, found, part, {name: at}, lane), "simd")
         inner = {**ranges, lane: (0, width - 1)}
@@ -423,14 +465,6 @@ class _Accumulation:
 
 
 _ZERO = Const(0, True)
-
-
-def _divided(extent: LoopExpr, width: int) -> tuple[LoopExpr, LoopExpr]:
-    if isinstance(extent, Const):
-        whole, rest = divmod(int(extent.value), width)
-        return Const(whole, True), Const(rest, True)
-    by = Const(width, True)
-    return Op("//", (extent, by)), Op("%", (extent, by))
 
 
 def _accumulating(

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from penstock.codegen.loops.nodes import (
     Alloc,
+    Block,
     Buffer,
     Const,
     For,
@@ -24,11 +25,12 @@ from penstock.codegen.loops.nodes import (
     Store,
     walk_statements,
 )
-from penstock.codegen.loops.rewrite import map_bodies, map_expressions, map_leaves
+from penstock.codegen.loops.rewrite import map_bodies, map_expressions, map_leaves, unused
+from penstock.codegen.loops.walk import loads
 from penstock.codegen.tvm.ranges import Ranges, interval
 
 __all__ = ["clamped", "conditions", "hoisted", "joined", "privatised", "renamed"]
-__all__ += ["without_ifs"]
+__all__ += ["unnested", "without_ifs"]
 
 
 STACK = 1024
@@ -169,6 +171,51 @@ def hoisted(stmt: LoopStmt, kinds: Mapping[str, str]) -> LoopStmt:
     for each in reversed(found):
         stmt = Alloc(each, stmt)
     return stmt
+
+
+def unnested(
+    stmt: LoopStmt, functions: frozenset[str], rounded: frozenset[str], taken: set[str]
+) -> LoopStmt:
+    """Store functions of coordinates that stand inside functions: ``t = exp2(h); X = sq(t)``.
+
+    What TVM binds in an expression (`tvm/math.py`) it wants to have one value in all copies of it,
+    but for what reads a buffer: a copy for h = 0 and one for h = 1 of ``sq(exp2(h))`` conflict.
+
+    Args:
+        stmt: any.
+        functions: the operators that TVM binds something in.
+        rounded: buffers that such a function rounds for.
+        taken: names of the program; new ones are added.
+    """
+    stmt = map_bodies(stmt, lambda each: unnested(each, functions, rounded, taken))
+    if not isinstance(stmt, Store):
+        return stmt
+    inner = dict.fromkeys(_nested(stmt.value, functions, inside=stmt.buffer in rounded))
+    names = {each: unused(f"{stmt.buffer}_of", taken) for each in inner}
+    made: LoopStmt = replace(stmt, value=_named(stmt.value, names))
+    for each, name in names.items():
+        first = unnested(Store(name, (), each), functions, rounded, taken)
+        made = Alloc(Buffer(name, (), "acc"), Block((first, made)))
+    return made
+
+
+def _nested(expr: LoopExpr, functions: frozenset[str], *, inside: bool) -> Iterator[LoopExpr]:
+    if not isinstance(expr, Op):
+        return
+    own = expr.op in functions
+    if own and inside and next(loads(expr), None) is None:
+        yield expr
+        return
+    for each in expr.args:
+        yield from _nested(each, functions, inside=inside or own)
+
+
+def _named(expr: LoopExpr, names: Mapping[LoopExpr, str]) -> LoopExpr:
+    if expr in names:
+        return Load(names[expr], ())
+    if isinstance(expr, Op):
+        return Op(expr.op, tuple(_named(each, names) for each in expr.args))
+    return expr
 
 
 def conditions(stmt: LoopStmt) -> Iterator[LoopExpr]:

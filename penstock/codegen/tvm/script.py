@@ -30,6 +30,7 @@ from penstock.codegen.loops.nodes import (
     For,
     If,
     LoopStmt,
+    Op,
     Program,
     Store,
     walk_statements,
@@ -52,7 +53,7 @@ RESERVED = frozenset((
 ))  # fmt: skip
 """What an identifier of the text cannot be; nor may it be that of one of our functions."""
 
-CONVERSIONS = ("from_bf16", "to_bf16", "to_int", "to_fixed", "to_float")
+CONVERSIONS = ("from_bf16", "to_bf16", "to_int", "to_fixed", "to_float", "pair", "half", "dot2")
 OURS = frozenset(f"p_{name}" for name in (*MATH_NAMES, *CONVERSIONS))
 
 ENDING = re.compile(r"(?:_(?:\d+|mask|[klot]))+$")
@@ -83,7 +84,11 @@ def script(
     given = (*program.inputs, *program.outputs)
     parameters = ", ".join(printer.parameter(each) for each in given)
     head = ("@I.ir_module", "class Module:", "    @T.prim_func", f"    def {name}({parameters}):")
-    return "\n".join((*head, *printer.lines(program.body, 2, {}))) + "\n"
+    lines = list(printer.lines(program.body, 2, {}))
+    if any("p_dot2(" in each for each in lines):
+        imported = '        with T.attr(0, "pragma_import_llvm", p_dot2_code):'
+        lines = [imported, *(f"    {each}" for each in lines)]
+    return "\n".join((*head, *lines)) + "\n"
 
 
 def is_wide(program: Program) -> bool:
@@ -169,6 +174,10 @@ class ScriptPrinter:
     def loop(self, loop: For, depth: int, ranges: Ranges) -> Iterator[str]:
         """Yield the lines of a loop."""
         kind = self.kinds.get(loop.variable, "serial")
+        value = loop.body.value if isinstance(loop.body, Store) else None
+        if isinstance(value, Op) and value.op == "dot2":
+            yield f"{'    ' * depth}{self.dotted(loop, value, ranges)}"
+            return
         extent = self.extent(loop, ranges)
         said = "  # " + " ".join(loop.comment.split()) if loop.comment else ""
         header = f"for {self.names[loop.variable]} in T.{kind}({extent}):{said}"
@@ -178,6 +187,13 @@ class ScriptPrinter:
                 depth += 1
         yield f"{'    ' * depth}{header}"
         yield from self.lines(loop.body, depth + 1, ranges_inside(loop, ranges))
+
+    def dotted(self, loop: For, value: Op, ranges: Ranges) -> str:
+        """Return a vector loop around a ``dot2`` as one call: TVM would take it lane by lane."""
+        self.names[loop.variable] = "0"
+        inner = ranges_inside(loop, ranges)
+        total, first, second = (self.expr.value(each, inner) for each in value.args)
+        return f"p_dot2({total}, {first}, {second})"
 
     def extent(self, loop: For, ranges: Ranges) -> str:
         """Return the extent of a loop, in the type of indices."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from penstock.einsum_ir.nodes import Access, Einsum, Expr, Num, Sym, Var, substitute, walk
+from penstock.einsum_ir.nodes import Access, Apply, Einsum, Expr, Num, Sym, Var, substitute, walk
 from penstock.einsum_ir.regions.algebra import Algebra, NumpyAlgebra
 from penstock.einsum_ir.regions.bounds import interval
 from penstock.einsum_ir.rewrite.live import einsums_of
@@ -26,26 +26,33 @@ from penstock.einsum_ir.shapes import Bound, bind
 __all__ = ["inlined"]
 
 
-def inlined(bound: Bound) -> Bound:
+def inlined(bound: Bound, *, scaled: bool = False) -> Bound:
     """Return the cascade without views that stay inside their ranks.
 
     Args:
         bound: any cascade with its extents.
+        scaled: also without products of a view and constants.
     """
     for each in bound.cascade.statements:
-        if isinstance(each, Einsum) and _is_view(each, bound) and _stays(each, bound):
-            return inlined(_without(each, bound))
+        if isinstance(each, Einsum) and _is_view(each, bound, scaled) and _stays(each, bound):
+            return inlined(_without(each, bound), scaled=scaled)
     return bound
 
 
-def _is_view(einsum: Einsum, bound: Bound) -> bool:
-    plain = isinstance(einsum.body, Access) and einsum.reduce is None and einsum.where is None
+def _is_view(einsum: Einsum, bound: Bound, scaled: bool) -> bool:
+    body = einsum.body
+    while scaled and isinstance(body, Apply) and body.op == "*":
+        constant = isinstance(body.args[1], Num | Sym)
+        if not constant and not isinstance(body.args[0], Num | Sym):
+            break
+        body = body.args[0] if constant else body.args[1]
+    plain = isinstance(body, Access) and einsum.reduce is None and einsum.where is None
     names = [each.name for each in einsum.output.indices if isinstance(each, Var)]
     given = {each.tensor for each in bound.cascade.inputs}
     return (
         plain
-        and isinstance(einsum.body, Access)
-        and einsum.body.tensor in given
+        and isinstance(body, Access)
+        and body.tensor in given
         and len(names) == len(set(names)) == len(einsum.output.indices)
         and einsum.name not in {each.tensor for each in bound.cascade.outputs}
         and einsum.name not in dict(bound.cascade.formats)

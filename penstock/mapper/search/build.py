@@ -21,7 +21,7 @@ from penstock.errors import MappingError
 from penstock.mapper.check import check
 from penstock.mapper.facts import facts_of
 from penstock.mapper.fusion import Flow, steps_of
-from penstock.mapper.lanes import lane_axis, lane_variable
+from penstock.mapper.lanes import lane_axis, lane_variable, summed_loops
 from penstock.mapper.leaf import (
     arrays_for,
     cycles_of_point,
@@ -231,13 +231,19 @@ def vector_leaf(
     left: MappingABC[str, int],
     order: Sequence[str],
 ) -> Compute | None:
-    """Return a leaf with the lanes that all Einsums of a core's nest share, or None."""
+    """Return a leaf with the lanes that all Einsums of a core's nest share, or None.
+
+    A reduction that would have to gather along any that it keeps has them along what it reduces.
+    """
     for array in able:
         name = lane_variable(einsum, bound, array, left, order)
         axis = lane_axis(array)
         if name and axis is not None:
             loops = leaf_loops(einsum, array, left, ((axis.name, name),))
             return Compute(einsum.name, array.name, loops)
+        summed = summed_loops(einsum, bound, array, left)
+        if summed is not None:
+            return Compute(einsum.name, array.name, summed)
     return None
 
 

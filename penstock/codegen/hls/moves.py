@@ -27,7 +27,7 @@ from penstock.codegen.loops.nodes import (
     walk_statements,
 )
 from penstock.codegen.loops.walk import elements, names
-from penstock.codegen.lower.index import atom, integer, range_of
+from penstock.codegen.lower.index import atom, has_load, integer, range_of
 
 __all__ = ["MovePrinter"]
 
@@ -64,7 +64,8 @@ class MovePrinter(Printer):
             stmt = stmt.body
         if not lanes or not isinstance(stmt, Store) or not self.shapes.get(stmt.buffer):
             return ""
-        if id(stmt) in self.also or any(lanes.keys().isdisjoint(names(each)) for each in guards):
+        step = any(lanes.keys().isdisjoint(names(each)) or has_load(each) for each in guards)
+        if id(stmt) in self.also or step:
             return ""
         guarded = bool(guards)
         if guarded and not self.free(stmt, lanes):

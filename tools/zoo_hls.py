@@ -12,11 +12,10 @@ reason for which there is no code.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
-from zoo_tvm import LIMIT, prepared, ranks_of
+from zoo_tvm import LIMIT, all_checked, prepared, ranks_of
 
 from penstock import zoo
 from penstock.agreement import relative_error
@@ -26,7 +25,6 @@ from penstock.einsum_ir.formats import Format, parse_format
 from penstock.einsum_ir.interpreter.inputs import bind_arrays
 from penstock.einsum_ir.interpreter.interp import interpret
 from penstock.einsum_ir.interpreter.rounding import quantise
-from penstock.errors import PenstockError
 from penstock.mapper.search.build import default_mapping
 from penstock.runtime.streaming import streamed
 from penstock.runtime.tiles import Tiles
@@ -57,34 +55,15 @@ def checked(name: str, stream: bool, fmt: Format, part: Target) -> tuple[str, fl
 
 
 def main() -> None:
-    """Check the cascades and print a line for each, then the counts."""
+    """Check the cascades that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*")
     parser.add_argument("--format", default="fp32", help="fp32 or fixed<W,I>")
     parser.add_argument("--target", default="u280")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    fmt, part, rows = parse_format(given.format), TARGETS.get(given.target), []
-    for name in given.names or zoo.names():
-        for stream in (False, True):
-            try:
-                said, error = checked(name, stream, fmt, part)
-            except PenstockError as refused:
-                said, error = f"refused: {refused.what}", None
-            if said == "one form":
-                continue
-            form = "streamed" if stream else "written"
-            rows.append({"cascade": name, "form": form, "result": said, "error": error})
-            shown = "" if error is None else f"{error:.1e}"
-            print(f"{name:24}{form:10}{shown:10}{said}", flush=True)
-            if given.json:
-                given.json.write_text(json.dumps(rows, indent=1) + "\n")
-    counts = dict.fromkeys(("ok", "WRONG", "refused"), 0)
-    for row in rows:
-        counts[str(row["result"]).split(":")[0]] += 1
-    print(", ".join(f"{count} {said}" for said, count in counts.items()))
-    if counts["WRONG"]:
-        raise SystemExit(1)
+    fmt, part = parse_format(given.format), TARGETS.get(given.target)
+    all_checked(given.names, lambda name, stream: checked(name, stream, fmt, part), given.json)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -146,18 +146,21 @@ def ranks_of(cascade: object) -> set[str]:
     return inputs | {v for each in cascade.einsums for v in each.variables}  # type: ignore[attr-defined]
 
 
-def main() -> None:
-    """Check the cascades and print a line for each, then the counts."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*")
-    parser.add_argument("--format", choices=("fp32", "bf16", "fp16"), default="fp32")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+def all_checked(
+    names: Sequence[str], check: Callable[[str, bool], tuple[str, float | None]], path: Path | None
+) -> None:
+    """Print a line for each form of each cascade, then the counts; exit with 1 if one is wrong.
+
+    Args:
+        names: of stock cascades; all if empty.
+        check: name, whether in its streaming form → what happened, and the error.
+        path: of a JSON file with the rows.
+    """
     rows = []
-    for name in given.names or zoo.names():
+    for name in names or zoo.names():
         for stream in (False, True):
             try:
-                said, error = checked(name, stream, parse_format(given.format))
+                said, error = check(name, stream)
             except PenstockError as refused:
                 said, error = f"refused: {refused.what}", None
             if said == "one form":
@@ -166,14 +169,25 @@ def main() -> None:
             rows.append({"cascade": name, "form": form, "result": said, "error": error})
             shown = "" if error is None else f"{error:.1e}"
             print(f"{name:24}{form:10}{shown:10}{said}", flush=True)
-            if given.json:
-                given.json.write_text(json.dumps(rows, indent=1) + "\n")
+            if path:
+                path.write_text(json.dumps(rows, indent=1) + "\n")
     counts = dict.fromkeys(("ok", "WRONG", "refused"), 0)
     for row in rows:
         counts[str(row["result"]).split(":")[0]] += 1
     print(", ".join(f"{count} {said}" for said, count in counts.items()))
     if counts["WRONG"]:
         raise SystemExit(1)
+
+
+def main() -> None:
+    """Check the cascades that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--format", choices=("fp32", "bf16", "fp16"), default="fp32")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    fmt = parse_format(given.format)
+    all_checked(given.names, lambda name, stream: checked(name, stream, fmt), given.json)
 
 
 if __name__ == "__main__":

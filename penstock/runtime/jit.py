@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import platform
 import sys
 import warnings
@@ -30,6 +29,7 @@ from penstock.codegen.tvm.env import TVM_VERSION, cores
 from penstock.codegen.tvm.library import Entry, build_library, load_library
 from penstock.einsum_ir.cascade import Cascade
 from penstock.errors import DataError, MappingError, nearest
+from penstock.files import write_whole
 from penstock.mapper.nodes import Mapping as LoopForest
 from penstock.runtime.tiles import Tiles
 from penstock.runtime.tuned import Trial, cache_folder, database, fastest, kernel_digits
@@ -250,7 +250,7 @@ class Jitted:
         if not (path.exists() and about.exists()):
             program = self._program(extents, fmt, trial)
             build_library(program, path)
-            _write(about, _description(program))
+            write_whole(about, _description(program))
         found = json.loads(about.read_text(encoding="utf-8"))
         for (_, element), wanted, tensor in zip(arguments, found["types"], self.names, strict=True):
             if element != wanted:
@@ -388,13 +388,6 @@ def _description(program: Program) -> str:
     )
     shapes = [each.shape for each in program.outputs]
     return json.dumps({"types": types, "shapes": shapes, "made": made}) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that another process sees all of it or nothing."""
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 @functools.cache
